@@ -1,0 +1,67 @@
+"""Names of parameters: MindSpore's, the official PyTorch releases' and timm's."""
+
+import re
+from typing import Dict, Iterable
+
+from mindspore import nn
+
+# Cells mirror the official module tree, so only the leaves of normalisation layers have other names.
+_NORM_LEAVES = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
+
+# State-dict entries that carry no weights: counters of batch normalisation.
+_COUNTERS = re.compile(r"(^|\.)num_batches_tracked$")
+
+# timm's names to the official ones, applied in order; {last} is the index of the last stage.
+_TIMM_FASTVIT = (
+    (r"^stem\.", "patch_embed."),
+    (r"^final_conv\.", "conv_exp."),
+    (r"^head\.fc\.", "head."),
+    (r"^stages\.3\.pos_emb\.pos_enc\.", "network.6.pe."),
+    (r"^stages\.3\.pos_emb\.reparam_conv\.", "network.6.reparam_conv."),
+    (r"^stages\.([123])\.downsample\.proj\.0\.reparam_conv\.", r"stages.\1.downsample.proj.0.lkb_reparam."),
+    (r"^stages\.([123])\.downsample\.", lambda m: f"network.{2 * int(m[1]) - 1}."),
+    (r"^stages\.([012])\.blocks\.", lambda m: f"network.{2 * int(m[1])}."),
+    (r"^stages\.3\.blocks\.", "network.{last}."),
+    (r"\.conv_kxk\.", ".rbr_conv."),
+    (r"\.conv_scale\.", ".rbr_scale."),
+    (r"\.identity\.", ".rbr_skip."),
+    (r"\.large_conv\.", ".lkb_origin."),
+    (r"\.mlp\.", ".convffn."),
+    (r"\.se\.fc1\.", ".se.reduce."),
+    (r"\.se\.fc2\.", ".se.expand."),
+    (r"\.(layer_scale(_[12])?)\.gamma$", r".\1"),
+)
+
+
+def torch_names(network: nn.Cell) -> Dict[str, str]:
+    """The PyTorch state-dict name of every parameter of ``network``, by its MindSpore name, in the network's order."""
+    names = {}
+    for prefix, cell in network.cells_and_names():
+        leaves = _NORM_LEAVES if isinstance(cell, _NORMS) else {}
+        for leaf, parameter in cell._params.items():
+            if parameter is not None:
+                names[parameter.name] = ".".join(filter(None, (prefix, leaves.get(leaf, leaf))))
+    return names
+
+
+def is_counter(name: str) -> bool:
+    """True for a state-dict entry that no network needs, such as ``num_batches_tracked``."""
+    return _COUNTERS.search(name) is not None
+
+
+def official_names(names: Iterable[str]) -> Dict[str, str]:
+    """The official name of every state-dict name given, timm's FastViT names included; others stay as they are."""
+    names = list(names)
+    if not any(name.startswith("stem.") for name in names):
+        return {name: name for name in names}
+    last = 7 if any(name.startswith("stages.3.pos_emb.") for name in names) else 6
+    return {name: _rewrite(name, last) for name in names}
+
+
+def _rewrite(name: str, last: int) -> str:
+    for pattern, replacement in _TIMM_FASTVIT:
+        if isinstance(replacement, str):
+            replacement = replacement.replace("{last}", str(last))
+        name = re.sub(pattern, replacement, name)
+    return name

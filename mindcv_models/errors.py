@@ -1,0 +1,14 @@
+"""The one kind of error that is the user's to mend."""
+
+import difflib
+from typing import Iterable
+
+
+class InputError(ValueError):
+    """Wrong input: one line with what was given, what was expected and what to do. Scripts exit with status 2 on it."""
+
+
+def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
+    """A hint for a mistyped ``name``: the nearest known ones, or ``otherwise``."""
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise

@@ -1,0 +1,44 @@
+"""Models by name: this project's and MindCV's, from one registry."""
+
+import fnmatch
+from typing import List
+
+import mindcv.models
+from mindcv.models.registry import is_model
+from mindspore import nn
+
+from . import fastvit
+from .errors import InputError, nearest
+
+__all__ = ["create_model", "list_models"]
+
+FAMILIES = (fastvit,)
+
+
+def list_models(pattern: str = "*") -> List[str]:
+    """Names of this project's models that match a shell-style ``pattern``, sorted."""
+    own = sorted(name for family in FAMILIES for name in family.VARIANTS)
+    return [name for name in own if fnmatch.fnmatch(name, pattern)]
+
+
+def create_model(model_name: str, num_classes: int = 1000, in_channels: int = 3, **kwargs) -> nn.Cell:
+    """Build a model of this project or of MindCV by name.
+
+    Args:
+        num_classes: width of the classifier; 0 leaves it out.
+        in_channels: channels of the input images.
+        **kwargs: the model's own options, such as ``drop_path_rate`` or ``features_only`` with ``out_indices``;
+            None leaves an option at its default.
+
+    Raises:
+        InputError: no model has that name, or it does not know an option.
+    """
+    if not is_model(model_name):
+        hint = nearest(model_name, mindcv.list_models(), "mindcv.list_models() lists the names.")
+        raise InputError(f"unknown model {model_name!r}: {hint}")
+    try:
+        return mindcv.create_model(model_name, num_classes=num_classes, in_channels=in_channels, **kwargs)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise InputError(f"{model_name}: {error}. Leave that option out, or choose a model that has it.") from error

@@ -1,0 +1,444 @@
+"""FastViT: a fast hybrid vision transformer using structural reparameterization.
+
+Paper: Vasu et al., ICCV 2023, https://arxiv.org/abs/2303.14189. Attribute names are those of the official
+checkpoints, so that parameters map one to one. Maps are NCHW; any image size works, and ``C1..C4`` are the widths of
+the four stages, which run at strides 4, 8, 16 and 32.
+
+A network is built in its training form. :func:`mindcv_models.reparameterize` returns the equivalent inference form,
+in which each cell with a ``fuse`` method has become a single convolution.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Tuple
+
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import Normal
+
+from mindcv.models.layers.drop_path import DropPath
+from mindcv.models.registry import register_model
+
+from .layers import GELU, Kernel
+
+__all__ = ["FastViT", "FastViTFeatures"]
+
+
+def conv2d(in_channels, out_channels, kernel_size, stride=1, groups=1, bias=False, init=None):
+    """A convolution with symmetric zero padding of half the kernel; PyTorch's default initialisation, or ``init``."""
+    return nn.Conv2d(
+        in_channels, out_channels, kernel_size, stride,
+        pad_mode="pad", padding=kernel_size // 2, group=groups, has_bias=bias,
+        weight_init=init, bias_init="zeros" if init else None,
+    )  # fmt: skip
+
+
+def layer_scale(channels, value):
+    return Parameter(Tensor(np.full((channels, 1, 1), value, np.float32)))
+
+
+class ConvNorm(nn.Cell):
+    """Convolution without bias, then batch normalisation."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, groups=1, init=None):
+        super().__init__()
+        self.conv = conv2d(in_channels, out_channels, kernel_size, stride, groups, init=init)
+        self.bn = nn.BatchNorm2d(out_channels, eps=1e-5, momentum=0.9)
+
+    def kernel(self) -> Kernel:
+        return Kernel.of_conv(self.conv).then_norm(self.bn)
+
+    def construct(self, x):
+        return self.bn(self.conv(x))
+
+
+class SkipNorm(nn.Cell):
+    """Batch normalisation alone: a MobileOne block with nothing but its skip branch."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.rbr_skip = nn.BatchNorm2d(channels, eps=1e-5, momentum=0.9)
+
+    def kernel(self, size, groups) -> Kernel:
+        return Kernel.identity(self.rbr_skip.num_features, size, groups).then_norm(self.rbr_skip)
+
+    def construct(self, x):
+        return self.rbr_skip(x)
+
+
+class SqueezeExcite(nn.Cell):
+    """Channel attention from the map's mean (Hu et al., CVPR 2018), with 1/16 of the channels between."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.reduce = conv2d(channels, int(channels * 0.0625), 1, bias=True)
+        self.expand = conv2d(int(channels * 0.0625), channels, 1, bias=True)
+
+    def construct(self, x):
+        gate = x.mean((2, 3), keep_dims=True)  # (B, C, 1, 1)
+        gate = self.expand(ops.relu(self.reduce(gate)))
+        return x * ops.sigmoid(gate)
+
+
+class FusedBlock(nn.Cell):
+    """What a reparameterized cell becomes: one convolution with bias, then what followed the branches."""
+
+    def __init__(self, conv, se=None, activation=None):
+        super().__init__()
+        self.reparam_conv = conv
+        self.se = se or nn.Identity()
+        self.activation = activation or nn.Identity()
+
+    def construct(self, x):
+        return self.activation(self.se(self.reparam_conv(x)))
+
+
+class MobileOneBlock(nn.Cell):
+    """A sum of linear branches, then squeeze and excitation, then GELU (section 3.2).
+
+    The branches are a convolution, a 1x1 convolution if the kernel is larger than that and ``scale`` is set, and the
+    input itself where shapes allow; each is followed by its own batch normalisation.
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, groups=1, se=False, act=True):
+        super().__init__()
+        self.rbr_conv = nn.CellList([ConvNorm(in_channels, out_channels, kernel_size, stride, groups)])
+        self.rbr_scale = ConvNorm(in_channels, out_channels, 1, stride, groups) if kernel_size > 1 else None
+        has_skip = in_channels == out_channels and stride == 1
+        self.rbr_skip = nn.BatchNorm2d(in_channels, eps=1e-5, momentum=0.9) if has_skip else None
+        self.se = SqueezeExcite(out_channels) if se else nn.Identity()
+        self.activation = GELU() if act else nn.Identity()
+
+    def kernel(self) -> Kernel:
+        conv = self.rbr_conv[0].conv
+        size = conv.kernel_size[0]
+        kernel = self.rbr_conv[0].kernel()
+        if self.rbr_scale is not None:
+            kernel += self.rbr_scale.kernel().pad(size)
+        if self.rbr_skip is not None:
+            kernel += Kernel.identity(conv.in_channels, size, conv.group).then_norm(self.rbr_skip)
+        return kernel
+
+    def fuse(self) -> nn.Cell:
+        return FusedBlock(self.kernel().conv(like=self.rbr_conv[0].conv), self.se, self.activation)
+
+    def construct(self, x):
+        out = self.rbr_conv[0](x)
+        if self.rbr_scale is not None:
+            out = out + self.rbr_scale(x)
+        if self.rbr_skip is not None:
+            out = out + self.rbr_skip(x)
+        return self.activation(self.se(out))
+
+
+class RepMixer(nn.Cell):
+    """Token mixing by a depthwise convolution whose skip connection can be fused away (section 3.2.1)."""
+
+    def __init__(self, dim, layer_scale_init):
+        super().__init__()
+        self.norm = SkipNorm(dim)
+        self.mixer = MobileOneBlock(dim, dim, 3, groups=dim, act=False)
+        self.layer_scale = layer_scale(dim, layer_scale_init)
+
+    def fuse(self) -> nn.Cell:
+        conv = self.mixer.rbr_conv[0].conv
+        size, groups = conv.kernel_size[0], conv.group
+        mixed = (self.mixer.kernel() - self.norm.kernel(size, groups)).scale(self.layer_scale.asnumpy())
+        return FusedBlock((Kernel.identity(conv.in_channels, size, groups) + mixed).conv(like=conv))
+
+    def construct(self, x):
+        return x + self.layer_scale * (self.mixer(x) - self.norm(x))
+
+
+class Attention(nn.Cell):
+    """Multi-head self-attention over the positions of a map, heads of 32 channels (section 3.2.3)."""
+
+    head_dim = 32
+
+    def __init__(self, dim):
+        super().__init__()
+        self.num_heads = dim // self.head_dim
+        self.scale = self.head_dim**-0.5
+        self.qkv = nn.Dense(dim, 3 * dim, weight_init=Normal(0.02), has_bias=False)
+        self.proj = nn.Dense(dim, dim, weight_init=Normal(0.02), bias_init="zeros")
+
+    def construct(self, x):
+        b, c, h, w = x.shape
+        tokens = x.reshape(b, c, h * w).transpose(0, 2, 1)  # (B, N, C)
+        qkv = self.qkv(tokens).reshape(b, h * w, 3, self.num_heads, self.head_dim)
+        q, k, v = ops.unstack(qkv.transpose(2, 0, 3, 1, 4))  # (B, heads, N, 32) each
+        attention = ops.softmax(ops.matmul(q * self.scale, k.swapaxes(2, 3)), axis=-1)  # (B, heads, N, N)
+        tokens = ops.matmul(attention, v).transpose(0, 2, 1, 3).reshape(b, h * w, c)
+        return self.proj(tokens).transpose(0, 2, 1).reshape(b, c, h, w)
+
+
+class ConvFFN(nn.Cell):
+    """Depthwise 7x7 convolution with batch normalisation, then a two-layer MLP of 1x1 convolutions."""
+
+    def __init__(self, dim, hidden_dim, drop_rate):
+        super().__init__()
+        self.conv = ConvNorm(dim, dim, 7, groups=dim, init=Normal(0.02))
+        self.fc1 = conv2d(dim, hidden_dim, 1, bias=True, init=Normal(0.02))
+        self.act = GELU()
+        self.fc2 = conv2d(hidden_dim, dim, 1, bias=True, init=Normal(0.02))
+        self.drop = nn.Dropout(p=drop_rate) if drop_rate else nn.Identity()
+
+    def construct(self, x):
+        x = self.drop(self.act(self.fc1(self.conv(x))))
+        return self.drop(self.fc2(x))
+
+
+class RepMixerBlock(nn.Cell):
+    """RepMixer, then ConvFFN with a scaled residual."""
+
+    def __init__(self, dim, mlp_ratio, drop_rate, drop_path_rate, layer_scale_init):
+        super().__init__()
+        self.token_mixer = RepMixer(dim, layer_scale_init)
+        self.convffn = ConvFFN(dim, int(dim * mlp_ratio), drop_rate)
+        self.layer_scale = layer_scale(dim, layer_scale_init)
+        self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+
+    def construct(self, x):
+        x = self.token_mixer(x)
+        return x + self.drop_path(self.layer_scale * self.convffn(x))
+
+
+class AttentionBlock(nn.Cell):
+    """Attention after batch normalisation, then ConvFFN, each with a scaled residual."""
+
+    def __init__(self, dim, mlp_ratio, drop_rate, drop_path_rate, layer_scale_init):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(dim, eps=1e-5, momentum=0.9)
+        self.token_mixer = Attention(dim)
+        self.convffn = ConvFFN(dim, int(dim * mlp_ratio), drop_rate)
+        self.layer_scale_1 = layer_scale(dim, layer_scale_init)
+        self.layer_scale_2 = layer_scale(dim, layer_scale_init)
+        self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+
+    def construct(self, x):
+        x = x + self.drop_path(self.layer_scale_1 * self.token_mixer(self.norm(x)))
+        return x + self.drop_path(self.layer_scale_2 * self.convffn(x))
+
+
+class RepCPE(nn.Cell):
+    """Conditional position encoding: a depthwise 7x7 convolution added to its input (section 3.2.3)."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.pe = conv2d(dim, dim, 7, groups=dim, bias=True)
+
+    def fuse(self) -> nn.Cell:
+        kernel = Kernel.of_conv(self.pe)
+        return FusedBlock((kernel + Kernel.identity(self.pe.in_channels, 7, self.pe.group)).conv(like=self.pe))
+
+    def construct(self, x):
+        return x + self.pe(x)
+
+
+class FusedLargeKernelConv(nn.Cell):
+    def __init__(self, conv):
+        super().__init__()
+        self.lkb_reparam = conv
+
+    def construct(self, x):
+        return self.lkb_reparam(x)
+
+
+class LargeKernelConv(nn.Cell):
+    """Depthwise 7x7 convolution of stride 2 beside a 3x3 one (section 3.2.2). Linear: no activation follows."""
+
+    def __init__(self, in_channels, out_channels):
+        super().__init__()
+        self.lkb_origin = ConvNorm(in_channels, out_channels, 7, stride=2, groups=in_channels)
+        self.small_conv = ConvNorm(in_channels, out_channels, 3, stride=2, groups=in_channels)
+
+    def fuse(self) -> nn.Cell:
+        kernel = self.lkb_origin.kernel() + self.small_conv.kernel().pad(7)
+        return FusedLargeKernelConv(kernel.conv(like=self.lkb_origin.conv))
+
+    def construct(self, x):
+        return self.lkb_origin(x) + self.small_conv(x)
+
+
+class PatchEmbed(nn.Cell):
+    """Halve the map, ``(B, C, H, W)`` to ``(B, D, ceil(H/2), ceil(W/2))``."""
+
+    def __init__(self, in_channels, out_channels):
+        super().__init__()
+        self.proj = nn.SequentialCell(
+            LargeKernelConv(in_channels, out_channels), MobileOneBlock(out_channels, out_channels, 1)
+        )
+
+    def construct(self, x):
+        return self.proj(x)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What distinguishes one FastViT from another (table 2). ``attention`` is used in stage 4 only."""
+
+    depths: Tuple[int, int, int, int]
+    dims: Tuple[int, int, int, int]
+    mlp_ratio: int = 4
+    attention: bool = False
+    layer_scale_init: float = 1e-5
+    crop_pct: float = 0.9
+
+
+VARIANTS = {
+    "fastvit_t8": Variant((2, 2, 4, 2), (48, 96, 192, 384), mlp_ratio=3),
+    "fastvit_t12": Variant((2, 2, 6, 2), (64, 128, 256, 512), mlp_ratio=3),
+    "fastvit_s12": Variant((2, 2, 6, 2), (64, 128, 256, 512)),
+    "fastvit_sa12": Variant((2, 2, 6, 2), (64, 128, 256, 512), attention=True),
+    "fastvit_sa24": Variant((4, 4, 12, 4), (64, 128, 256, 512), attention=True),
+    "fastvit_sa36": Variant((6, 6, 18, 6), (64, 128, 256, 512), attention=True, layer_scale_init=1e-6, crop_pct=0.95),
+    "fastvit_ma36": Variant((6, 6, 18, 6), (76, 152, 304, 608), attention=True, layer_scale_init=1e-6, crop_pct=0.95),
+}
+
+default_cfgs = {
+    name: {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 256, 256),
+        "crop_pct": variant.crop_pct,
+        "interpolation": "bicubic",
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "first_conv": "patch_embed.0.rbr_conv.0.conv",
+        "classifier": "head",
+    }
+    for name, variant in VARIANTS.items()
+}
+
+
+def _trunk(variant: Variant, in_channels, drop_rate, drop_path_rate):
+    """The cells under ``patch_embed`` and ``network``, and the indices in ``network`` that end a stage."""
+    first = variant.dims[0]
+    stem = nn.SequentialCell(
+        MobileOneBlock(in_channels, first, 3, stride=2),
+        MobileOneBlock(first, first, 3, stride=2, groups=first),
+        MobileOneBlock(first, first, 1),
+    )
+    rates = iter(np.linspace(0, drop_path_rate, sum(variant.depths)).tolist())
+    cells, stage_ends = [], []
+    for stage, (depth, dim) in enumerate(zip(variant.depths, variant.dims)):
+        if stage > 0:
+            cells.append(PatchEmbed(variant.dims[stage - 1], dim))
+        attends = variant.attention and stage == 3
+        if attends:
+            cells.append(RepCPE(dim))
+        block = partial(
+            AttentionBlock if attends else RepMixerBlock,
+            dim, variant.mlp_ratio, drop_rate, layer_scale_init=variant.layer_scale_init,
+        )  # fmt: skip
+        stage_ends.append(len(cells))
+        cells.append(nn.SequentialCell([block(drop_path_rate=next(rates)) for _ in range(depth)]))
+    return stem, nn.SequentialCell(cells), tuple(stage_ends)
+
+
+class FastViT(nn.Cell):
+    """The classifier: ``(B, in_channels, H, W)`` to logits ``(B, num_classes)``, or ``(B, 2 * C4)`` for 0 classes."""
+
+    def __init__(self, variant: Variant, num_classes=1000, in_channels=3, drop_rate=0.0, drop_path_rate=0.0):
+        super().__init__()
+        dim = variant.dims[-1]
+        self.patch_embed, self.network, self.stage_ends = _trunk(variant, in_channels, drop_rate, drop_path_rate)
+        self.conv_exp = MobileOneBlock(dim, 2 * dim, 3, groups=dim, se=True)
+        self.head = nn.Identity()
+        if num_classes > 0:
+            self.head = nn.Dense(2 * dim, num_classes, weight_init=Normal(0.02), bias_init="zeros")
+
+    def construct(self, x):
+        x = self.conv_exp(self.network(self.patch_embed(x)))
+        return self.head(x.mean((2, 3)))
+
+
+class FastViTFeatures(nn.Cell):
+    """The backbone for dense prediction: maps ``(B, C_i, H / s_i, W / s_i)``, strides ``s`` of 4, 8, 16 and 32.
+
+    Args:
+        out_indices: which of the four maps to return.
+        fork_feat: give each map its own batch normalisation, under the official names ``norm0``, ``norm2``, ... .
+        official_taps: take the last map where the official release does. With attention that is before the last
+            stage (which is then unused), a defect that its published dense models share.
+
+    Attributes:
+        out_channels, out_strides: width and stride of each returned map.
+    """
+
+    def __init__(self, variant: Variant, out_indices=(0, 1, 2, 3), fork_feat=False, official_taps=False,
+                 in_channels=3, drop_rate=0.0, drop_path_rate=0.0):  # fmt: skip
+        super().__init__()
+        if not out_indices or not set(out_indices) <= set(range(4)):
+            raise ValueError(f"out_indices={tuple(out_indices)}: FastViT has four feature maps; choose from 0, 1, 2, 3.")
+        self.patch_embed, self.network, ends = _trunk(variant, in_channels, drop_rate, drop_path_rate)
+        ends = (0, 2, 4, 6) if official_taps else ends
+        self.taps = tuple(ends[i] for i in out_indices)
+        self.out_channels = [variant.dims[i] for i in out_indices]
+        self.out_strides = [4 * 2**i for i in out_indices]
+        for i, dim in enumerate(variant.dims if fork_feat else ()):
+            setattr(self, f"norm{2 * i}", nn.BatchNorm2d(dim, eps=1e-5, momentum=0.9))
+        self.norms = [getattr(self, f"norm{2 * i}") if fork_feat else nn.Identity() for i in out_indices]
+
+    def construct(self, x):
+        x = self.patch_embed(x)
+        maps = ()
+        for index, cell in enumerate(self.network):
+            x = cell(x)
+            for norm, tap in zip(self.norms, self.taps):
+                if index == tap:
+                    maps += (norm(x),)
+        return maps
+
+
+def _create(name, pretrained=False, features_only=False, num_classes=1000, **kwargs):
+    if pretrained:
+        raise ValueError(
+            f"pretrained=True: no MindSpore weights of {name} are published. Load an official PyTorch checkpoint with "
+            "mindcv_models.load_torch_checkpoint(network, path)."
+        )
+    if features_only:
+        return FastViTFeatures(VARIANTS[name], **kwargs)
+    return FastViT(VARIANTS[name], num_classes=num_classes, **kwargs)
+
+
+@register_model
+def fastvit_t8(**kwargs) -> nn.Cell:
+    """FastViT-T8: 4.0 M parameters; options as in :class:`FastViT` and :class:`FastViTFeatures`."""
+    return _create("fastvit_t8", **kwargs)
+
+
+@register_model
+def fastvit_t12(**kwargs) -> nn.Cell:
+    """FastViT-T12: 7.6 M parameters."""
+    return _create("fastvit_t12", **kwargs)
+
+
+@register_model
+def fastvit_s12(**kwargs) -> nn.Cell:
+    """FastViT-S12: 9.5 M parameters."""
+    return _create("fastvit_s12", **kwargs)
+
+
+@register_model
+def fastvit_sa12(**kwargs) -> nn.Cell:
+    """FastViT-SA12: 11.6 M parameters, attention in the last stage."""
+    return _create("fastvit_sa12", **kwargs)
+
+
+@register_model
+def fastvit_sa24(**kwargs) -> nn.Cell:
+    """FastViT-SA24: 21.6 M parameters, attention in the last stage."""
+    return _create("fastvit_sa24", **kwargs)
+
+
+@register_model
+def fastvit_sa36(**kwargs) -> nn.Cell:
+    """FastViT-SA36: 31.5 M parameters, attention in the last stage."""
+    return _create("fastvit_sa36", **kwargs)
+
+
+@register_model
+def fastvit_ma36(**kwargs) -> nn.Cell:
+    """FastViT-MA36: 44.1 M parameters, attention in the last stage."""
+    return _create("fastvit_ma36", **kwargs)
