@@ -7,12 +7,12 @@ import mindcv.models
 from mindcv.models.registry import is_model
 from mindspore import nn
 
-from . import fastvit
+from . import fastervit, fastvit, litv2
 from .errors import InputError, nearest
 
 __all__ = ["create_model", "list_models"]
 
-FAMILIES = (fastvit,)
+FAMILIES = (fastvit, fastervit, litv2)
 
 
 def list_models(pattern: str = "*") -> List[str]:

@@ -1,0 +1,113 @@
+"""Deformable convolution (Dai et al., ICCV 2017, https://arxiv.org/abs/1703.06211) from gathers and one matrix product.
+
+MindSpore's own operator is slower in training, cannot be exported and orders the offsets otherwise; ``grid_sample``
+normalises its coordinates, which puts a sample that sits on a pixel now on one side of it and now on the other, and
+with it the gradient of the offsets. Here rows of channels are gathered by integer indices: exact on every back end.
+"""
+
+import math
+from typing import Tuple
+
+import mindspore as ms
+from mindspore import Parameter, nn, ops
+from mindspore.common.initializer import HeUniform, Uniform, initializer
+
+Pair = Tuple[int, int]
+
+
+def deformable_conv2d(
+    x, offset, weight, bias, stride: Pair = (1, 1), padding: Pair = (0, 0), dilation: Pair = (1, 1), groups: int = 1
+):
+    """Convolve ``x`` with every tap of the kernel displaced by its own offset at every output position.
+
+    Values between pixels are bilinear, pixels outside the map are zero. The gradient of an offset is the one-sided
+    derivative towards larger coordinates where a sample sits exactly on a pixel, and zero from one pixel outside on.
+
+    Args:
+        x: map ``(B, C, H, W)``, any height and width.
+        offset: displacements in pixels ``(B, G * kh * kw * 2, Ho, Wo)``, for ``G`` groups of channels that move
+            together: channel ``(g * kh * kw + t) * 2`` is the vertical one of tap ``t``, the next the horizontal one.
+            Taps count row by row.
+        weight: ``(D, C / groups, kh, kw)``.
+        bias: ``(D,)`` or None.
+
+    Returns:
+        ``(B, D, Ho, Wo)`` in the type of ``x``; computed in float32.
+    """
+    b, c, h, w = x.shape
+    d, _, kh, kw = weight.shape
+    _, moves, ho, wo = offset.shape
+    taps = kh * kw
+    fields = moves // (2 * taps)
+    moved = offset.astype(ms.float32).reshape(b * fields, kh, kw, 2, ho * wo)
+    moved = moved.transpose(3, 0, 4, 1, 2)  # (2, B * G, Ho * Wo, kh, kw)
+    rows = moved[0].reshape(b * fields, ho, wo, kh, kw) + _grid(ho, kh, stride[0], padding[0], dilation[0])[0]
+    columns = moved[1].reshape(b * fields, ho, wo, kh, kw) + _grid(wo, kw, stride[1], padding[1], dilation[1])[1]
+    # One row of the table is one pixel's channels that move together: (B * G * H * W, C / G)
+    table = x.astype(ms.float32).reshape(b * fields, c // fields, h * w).swapaxes(1, 2).reshape(-1, c // fields)
+    first = (ops.arange(b * fields) * (h * w)).astype(ms.int32).reshape(b * fields, 1, 1, 1, 1)
+    sampled = 0
+    for row, row_share in _neighbours(rows, h):
+        for column, column_share in _neighbours(columns, w):
+            pixels = ops.gather(table, (first + row * w + column).reshape(-1), 0)
+            sampled = sampled + pixels * (row_share * column_share).reshape(-1, 1)
+    sampled = sampled.reshape(b, fields, ho * wo, taps, c // fields)
+    return _contract(sampled, weight.astype(ms.float32), bias, groups).reshape(b, d, ho, wo).astype(x.dtype)
+
+
+def _grid(size, taps, stride, padding, dilation):
+    """Where the undisplaced taps lie along an axis, as rows ``(size, 1, taps, 1)`` and as columns ``(size, 1, taps)``."""
+    starts = ops.arange(size).astype(ms.float32) * stride - padding
+    steps = ops.arange(taps).astype(ms.float32) * dilation
+    return starts.reshape(-1, 1, 1, 1) + steps.reshape(-1, 1), starts.reshape(-1, 1, 1) + steps
+
+
+def _neighbours(position, size):
+    """The pixels before and after ``position`` on an axis, as ``(index, share)``; outside the axis the share is 0."""
+    low = ops.floor(position)
+    fraction = position - low
+    has_low = ops.logical_and(low >= 0, low <= size - 1)
+    has_high = ops.logical_and(position > -1, low < size - 1)
+    low = ops.minimum(ops.maximum(low, -1.0), float(size))  # far outside an int32, an index would wrap round
+    return (
+        (ops.minimum(ops.maximum(low, 0.0), size - 1.0).astype(ms.int32), (1 - fraction) * has_low.astype(ms.float32)),
+        (ops.minimum(low + 1, size - 1.0).astype(ms.int32), fraction * has_high.astype(ms.float32)),
+    )
+
+
+def _contract(sampled, weight, bias, groups):
+    """Multiply samples ``(B, G, P, taps, C / G)`` by the kernel and sum: ``(B, D, P)``."""
+    b, fields, positions, taps, width = sampled.shape
+    d, depth, kh, kw = weight.shape
+    if fields > 1 or groups > 1:
+        sampled = sampled.transpose(0, 2, 3, 1, 4)  # (B, P, taps, G, C / G)
+        sampled = sampled.reshape(b, positions, taps, groups, depth).transpose(3, 0, 1, 2, 4)  # (groups, B, P, taps, depth)
+    sampled = sampled.reshape(groups, b * positions, taps * depth)
+    kernel = weight.reshape(groups, d // groups, depth, taps).swapaxes(2, 3).reshape(groups, d // groups, taps * depth)
+    out = ops.matmul(sampled, kernel.swapaxes(1, 2))  # (groups, B * P, D / groups)
+    out = out.reshape(groups, b, positions, d // groups).transpose(1, 0, 3, 2).reshape(b, d, positions)
+    return out if bias is None else out + bias.astype(ms.float32).reshape(-1, 1)
+
+
+class DeformableConv2d(nn.Cell):
+    """A deformable convolution whose offsets an ordinary convolution, ``conv_offset``, predicts from the same map.
+
+    ``(B, C, H, W)`` to ``(B, D, Ho, Wo)``. The offsets start at zero, where it is an ordinary convolution.
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1):
+        super().__init__()
+        self.stride, self.padding, self.dilation = (stride, stride), (padding, padding), (dilation, dilation)
+        shape = (out_channels, in_channels, kernel_size, kernel_size)
+        self.weight = Parameter(initializer(HeUniform(math.sqrt(5)), shape))
+        bound = 1 / math.sqrt(in_channels * kernel_size**2)
+        self.bias = Parameter(initializer(Uniform(bound), (out_channels,)))
+        self.conv_offset = nn.Conv2d(
+            in_channels, 2 * kernel_size**2, kernel_size, stride, pad_mode="pad", padding=padding, dilation=dilation,
+            has_bias=True, weight_init="zeros", bias_init="zeros",
+        )  # fmt: skip
+
+    def construct(self, x):
+        return deformable_conv2d(
+            x, self.conv_offset(x), self.weight, self.bias, self.stride, self.padding, self.dilation
+        )

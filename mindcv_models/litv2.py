@@ -1,0 +1,453 @@
+"""LITv2: fast vision transformers with HiLo attention.
+
+Paper: Pan, Cai and Zhuang, NeurIPS 2022, https://arxiv.org/abs/2205.13213; the deformable token merging is that of
+LIT, AAAI 2022, https://arxiv.org/abs/2105.14217. Attribute names are those of the official checkpoints, so that
+parameters map one to one. Maps are NCHW and tokens are (B, N, C), row by row; any image size works. The four stages
+run at strides 4, 8, 16 and 32 with ``C, 2C, 4C, 8C`` channels.
+
+There is no position embedding: positions come from the zero padding of the depthwise convolutions alone, so no
+parameter depends on the image size or on the window of the attention.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Dict, List, Optional, Tuple
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+from mindspore import dtype as mstype
+from mindspore.common.initializer import Normal
+
+from mindcv.models.layers.drop_path import DropPath
+from mindcv.models.registry import register_model
+
+from . import backend
+from .errors import InputError
+from .layers import GELU, DeformableConv2d
+
+__all__ = ["HiLo", "LITv2", "LITv2Features"]
+
+# Heads have 32 channels in every variant. Stages 1 and 2 have no attention; stage 4 attends globally.
+HEAD_DIM = 32
+SMALLEST_IMAGE = 29
+
+
+def pad_to_multiple(x, axis, multiple):
+    """Append zeros on ``axis`` until its length is a multiple of ``multiple``."""
+    missing = -x.shape[axis] % multiple
+    if missing == 0:
+        return x
+    shape = x.shape[:axis] + (missing,) + x.shape[axis + 1 :]
+    return ops.concat((x, ops.zeros(shape, x.dtype)), axis)
+
+
+def linear(in_channels, out_channels, bias=True):
+    return nn.Dense(in_channels, out_channels, weight_init=Normal(0.02), bias_init="zeros", has_bias=bias)
+
+
+class Pointwise(nn.Dense):
+    """A linear layer over the channels of a map, ``(B, C, H, W)`` to ``(B, D, H, W)``, with a linear layer's weight."""
+
+    def __init__(self, in_channels, out_channels):
+        super().__init__(in_channels, out_channels, weight_init=Normal(0.02), bias_init="zeros")
+
+    def construct(self, x):
+        weight = self.weight.reshape(self.out_channels, self.in_channels, 1, 1)
+        return ops.conv2d(x, weight) + self.bias.reshape(-1, 1, 1)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of a map ``(B, C, H, W)``."""
+
+    def __init__(self, channels):
+        super().__init__((channels,), epsilon=1e-5)
+        self.by_matmul = backend.sum_channels_by_matmul()
+        self.average = Tensor(np.full((1, 1, channels), 1 / channels, np.float32))
+
+    def construct(self, x):
+        if not self.by_matmul:
+            return super().construct(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+        b, c, h, w = x.shape
+        wide = x.astype(mstype.float32).reshape(b, c, h * w)
+        average = ops.broadcast_to(self.average, (b, 1, c))
+        centred = wide - ops.matmul(average, wide)  # (B, C, N) less its mean (B, 1, N)
+        variance = ops.matmul(average, centred * centred)
+        out = centred * ops.rsqrt(variance + self.epsilon) * self.gamma.reshape(-1, 1) + self.beta.reshape(-1, 1)
+        return out.reshape(b, c, h, w).astype(x.dtype)
+
+
+def attend(q, k, v, scale):
+    """Scaled dot-product attention over the last two axes, ``(..., tokens, channels)``."""
+    return ops.matmul(ops.softmax(ops.matmul(q * scale, k.swapaxes(-2, -1)), axis=-1), v)
+
+
+class HiLo(nn.Cell):
+    """HiLo attention (section 3.2): some heads attend within small windows, the others to the windows' averages.
+
+    The high-frequency heads see fine detail close by; the low-frequency heads see the whole map, averaged over each
+    window. The last ``int(num_heads * alpha)`` heads are the low-frequency ones. A map whose sides are no multiples
+    of the window is padded with zeros on the right and at the bottom, and padded tokens count as keys and in the averages. With a window of
+    1 there is nothing local: all heads attend to all tokens, whatever ``alpha`` is.
+
+    Args:
+        dim: channels of the tokens, a multiple of ``num_heads``.
+        num_heads: heads of both kinds together.
+        qkv_bias: give the queries, keys and values a bias.
+        qk_scale: factor of the scores; by default one over the root of a head's channels.
+        window_size: side of the windows in tokens.
+        alpha: share of the low-frequency heads, 0 to 1.
+
+    Raises:
+        InputError: the arguments do not fit together.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        qkv_bias: bool = False,
+        qk_scale: Optional[float] = None,
+        window_size: int = 2,
+        alpha: float = 0.5,
+    ):
+        super().__init__()
+        if num_heads < 1 or dim % num_heads:
+            raise InputError(f"HiLo: dim={dim} does not split into num_heads={num_heads}; choose a divisor of dim.")
+        if not 0 <= alpha <= 1:
+            raise InputError(f"HiLo: alpha={alpha} is no share of the heads; give a number from 0 to 1.")
+        if window_size < 1:
+            raise InputError(f"HiLo: window_size={window_size} is no side of a window; give 1 or more.")
+        self.dim, self.window_size, self.head_dim = dim, window_size, dim // num_heads
+        self.scale = qk_scale or self.head_dim**-0.5
+        self.low_heads = int(num_heads * alpha) if window_size > 1 else num_heads
+        self.high_heads = num_heads - self.low_heads
+        self.low_dim, self.high_dim = self.low_heads * self.head_dim, self.high_heads * self.head_dim
+        if self.low_heads:
+            self.l_q = linear(dim, self.low_dim, bias=qkv_bias)
+            self.l_kv = linear(dim, 2 * self.low_dim, bias=qkv_bias)
+            self.l_proj = linear(self.low_dim, self.low_dim)
+        if self.high_heads:
+            self.h_qkv = linear(dim, 3 * self.high_dim, bias=qkv_bias)
+            self.h_proj = linear(self.high_dim, self.high_dim)
+
+    def construct(self, x, height, width):
+        """Tokens ``(B, height * width, dim)``, row by row, to tokens of the same shape, high-frequency heads first."""
+        b, n, c = x.shape
+        if n != height * width:
+            raise ValueError(f"HiLo: {n} tokens are not a map of {height} x {width}; pass the height and width of the map.")
+        padded = x.reshape(b, height, width, c)
+        padded = pad_to_multiple(pad_to_multiple(padded, 1, self.window_size), 2, self.window_size)
+        if self.low_heads == 0:
+            return self.high(padded, height, width)
+        if self.high_heads == 0:
+            return self.low(x, padded)
+        return ops.concat((self.high(padded, height, width), self.low(x, padded)), -1)
+
+    def high(self, padded, height, width):
+        """Attention within each window, ``(B, Hp, Wp, C)`` to ``(B, H * W, high_dim)``."""
+        b, hp, wp, _ = padded.shape
+        ws, rows, columns, heads = self.window_size, hp // self.window_size, wp // self.window_size, self.high_heads
+        qkv = self.h_qkv(padded).reshape(b * rows, ws, columns, ws, 3 * heads, self.head_dim)
+        qkv = qkv.transpose(0, 2, 4, 1, 3, 5)  # (B * rows, columns, 3 * heads, ws, ws, hd)
+        qkv = qkv.reshape(b * rows * columns, 3, heads, ws * ws, self.head_dim)
+        q, k, v = ops.unstack(qkv, 1)  # (windows, heads, ws * ws, hd) each
+        out = attend(q, k, v, self.scale).reshape(b * rows, columns, heads, ws, ws, self.head_dim)
+        out = out.transpose(0, 3, 1, 4, 2, 5).reshape(b, hp, wp, self.high_dim)
+        if (hp, wp) != (height, width):
+            out = out[:, :height, :width]
+        return self.h_proj(out).reshape(b, height * width, self.high_dim)
+
+    def low(self, x, padded):
+        """Attention of every token to the windows' averages, ``(B, N, C)`` to ``(B, N, low_dim)``."""
+        b, n, c = x.shape
+        _, hp, wp, _ = padded.shape
+        ws, heads = self.window_size, self.low_heads
+        pooled = x
+        if ws > 1:
+            pooled = padded.reshape(b * hp // ws, ws, wp // ws, ws, c).mean((1, 3)).reshape(b, -1, c)
+        m = pooled.shape[1]
+        q = self.l_q(x).reshape(b, n, heads, self.head_dim).swapaxes(1, 2)  # (B, heads, N, hd)
+        kv = self.l_kv(pooled).reshape(b, m, 2, heads, self.head_dim).transpose(2, 0, 3, 1, 4)
+        k, v = ops.unstack(kv)  # (B, heads, M, hd) each
+        out = attend(q, k, v, self.scale).swapaxes(1, 2).reshape(b, n, self.low_dim)
+        return self.l_proj(out)
+
+    def flops(self, height: int, width: int) -> int:
+        """Multiply-accumulates for one map, as the authors count them: projections and attention, on the padded map."""
+        ws = self.window_size
+        windows = -(-height // ws) * -(-width // ws)
+        tokens = windows * ws * ws
+        high = 3 * tokens * self.dim * self.high_dim + 2 * windows * ws**4 * self.high_dim + tokens * self.high_dim**2
+        low = (tokens + 2 * windows) * self.dim * self.low_dim + 2 * tokens * windows * self.low_dim
+        low += tokens * self.low_dim**2
+        return high + low
+
+
+class DWConv(nn.Cell):
+    """A depthwise 3x3 convolution with zero padding."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.dwconv = nn.Conv2d(
+            channels, channels, 3, pad_mode="pad", padding=1, group=channels, has_bias=True,
+            weight_init=Normal(math.sqrt(2 / 9)), bias_init="zeros",
+        )  # fmt: skip
+
+    def construct(self, x):
+        return self.dwconv(x)
+
+
+class DWMlp(nn.Cell):
+    """Two linear layers with a depthwise convolution, then GELU, between them."""
+
+    def __init__(self, dim, drop_rate):
+        super().__init__()
+        self.fc1 = Pointwise(dim, 4 * dim)
+        self.dwconv = DWConv(4 * dim)
+        self.act = GELU()
+        self.fc2 = Pointwise(4 * dim, dim)
+        self.drop = nn.Dropout(p=drop_rate) if drop_rate else nn.Identity()
+
+    def construct(self, x):
+        x = self.drop(self.act(self.dwconv(self.fc1(x))))
+        return self.drop(self.fc2(x))
+
+
+class ConvFFNBlock(nn.Cell):
+    """The MLP alone, with normalisation before and a residual (stages 1 and 2)."""
+
+    def __init__(self, dim, drop_rate, drop_path_rate):
+        super().__init__()
+        self.norm2 = ChannelNorm(dim)
+        self.mlp = DWMlp(dim, drop_rate)
+        self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+
+    def construct(self, x):
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class Block(ConvFFNBlock):
+    """HiLo attention, then the MLP, each with normalisation before and a residual (stages 3 and 4)."""
+
+    def __init__(self, dim, window_size, alpha, drop_rate, drop_path_rate):
+        super().__init__(dim, drop_rate, drop_path_rate)
+        self.norm1 = nn.LayerNorm((dim,), epsilon=1e-5)
+        self.attn = HiLo(dim, dim // HEAD_DIM, qkv_bias=True, window_size=window_size, alpha=alpha)
+
+    def construct(self, x):
+        b, c, h, w = x.shape
+        tokens = self.norm1(x.reshape(b, c, h * w).swapaxes(1, 2))  # (B, N, C)
+        x = x + self.drop_path(self.attn(tokens, h, w).swapaxes(1, 2).reshape(b, c, h, w))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class DTM(nn.Cell):
+    """Deformable token merging: half the map, twice the channels; an odd last row or column is dropped."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.dconv = DeformableConv2d(dim, 2 * dim, 2, stride=2)
+        self.norm_layer = nn.BatchNorm2d(2 * dim, eps=1e-5, momentum=0.9)
+        self.act = GELU()
+
+    def construct(self, x):
+        return self.act(self.norm_layer(self.dconv(x)))
+
+
+class PatchEmbed(nn.Cell):
+    """Patches of 4x4 pixels as channels, normalised: ``(B, 3, H, W)`` to ``(B, C, ceil(H / 4), ceil(W / 4))``."""
+
+    def __init__(self, in_channels, dim):
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, dim, 4, 4, pad_mode="pad", has_bias=True)
+        self.norm = ChannelNorm(dim)
+
+    def construct(self, x):
+        x = pad_to_multiple(pad_to_multiple(x, 2, 4), 3, 4)
+        return self.norm(self.proj(x))
+
+
+class Stage(nn.Cell):
+    """The blocks of one resolution, and what merges tokens after them; the last stage merges none."""
+
+    def __init__(self, blocks, downsample):
+        super().__init__()
+        self.blocks = nn.SequentialCell(blocks)
+        self.downsample = downsample or nn.Identity()
+
+    def construct(self, x):
+        return self.downsample(self.blocks(x))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What distinguishes one LITv2 from another (table 8): width of the first stage, depths, image size."""
+
+    dim: int
+    depths: Tuple[int, int, int, int]
+    image_size: int = 224
+    crop_pct: float = 0.875
+
+    @property
+    def dims(self) -> Tuple[int, ...]:
+        return tuple(self.dim * 2**stage for stage in range(4))
+
+
+VARIANTS = {
+    "litv2_s": Variant(96, (2, 2, 6, 2)),
+    "litv2_m": Variant(96, (2, 2, 18, 2)),
+    "litv2_b": Variant(128, (2, 2, 18, 2)),
+    "litv2_b_384": Variant(128, (2, 2, 18, 2), image_size=384, crop_pct=1.0),
+}
+
+default_cfgs = {
+    name: {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, variant.image_size, variant.image_size),
+        "crop_pct": variant.crop_pct,
+        "interpolation": "bicubic",
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+    }
+    for name, variant in VARIANTS.items()
+}
+
+
+class _Trunk(nn.Cell):
+    """Patch embedding and stages: what the classifier and the backbone share."""
+
+    def __init__(self, variant: Variant, in_channels, alpha, window_size, drop_rate, drop_path_rate):
+        super().__init__()
+        self.patch_embed = PatchEmbed(in_channels, variant.dim)
+        rates = iter(np.linspace(0, drop_path_rate, sum(variant.depths)).tolist())
+        stages = []
+        for stage, (depth, dim) in enumerate(zip(variant.depths, variant.dims)):
+            blocks = []
+            for _ in range(depth):
+                if stage < 2:
+                    blocks.append(ConvFFNBlock(dim, drop_rate, next(rates)))
+                else:
+                    blocks.append(Block(dim, window_size if stage == 2 else 1, alpha, drop_rate, next(rates)))
+            stages.append(Stage(blocks, DTM(dim) if stage < 3 else None))
+        self.layers = nn.CellList(stages)
+
+    def embed(self, x):
+        if min(x.shape[2:]) < SMALLEST_IMAGE:
+            raise ValueError(f"LITv2: images of {x.shape[2]} x {x.shape[3]} leave stage 4 no tokens; give at least 29 x 29.")
+        return self.patch_embed(x)
+
+    def no_weight_decay(self) -> List[str]:
+        """Names of the parameters that are not decayed: everything one-dimensional (norms and biases)."""
+        return [p.name for p in self.trainable_params() if p.ndim <= 1]
+
+    def lr_scale(self) -> Dict[str, float]:
+        """Factors of the learning rate by shell-style pattern of parameter names; 1 for all others.
+
+        The offsets learn a hundred times slower, their biases do not.
+        """
+        return {"*.conv_offset.weight": 0.01}
+
+
+class LITv2(_Trunk):
+    """The classifier: ``(B, in_channels, H, W)`` to logits ``(B, num_classes)``, or ``(B, 8 * C)`` for 0 classes.
+
+    Args:
+        alpha: share of the low-frequency heads in stage 3, 0 to 1.
+        window_size: window of HiLo in stage 3; no parameter depends on it.
+    """
+
+    def __init__(self, variant: Variant, num_classes=1000, in_channels=3, alpha=0.9, window_size=2,
+                 drop_rate=0.0, drop_path_rate=0.0):  # fmt: skip
+        super().__init__(variant, in_channels, alpha, window_size, drop_rate, drop_path_rate)
+        dim = variant.dims[-1]
+        self.norm = ChannelNorm(dim)
+        self.head = linear(dim, num_classes) if num_classes > 0 else nn.Identity()
+
+    def construct(self, x):
+        x = self.embed(x)
+        for stage in self.layers:
+            x = stage(x)
+        return self.head(self.norm(x).mean((2, 3)))
+
+
+# Which stages' maps are normalised, in each of the official forms.
+DENSE_NORMS = {None: (), "detection": (1, 2, 3), "segmentation": (0, 1, 2, 3)}
+
+
+class LITv2Features(_Trunk):
+    """The backbone for dense prediction: maps ``(B, C_i, H / s_i, W / s_i)``, strides ``s`` of 4, 8, 16 and 32.
+
+    The maps are those before each stage's token merging.
+
+    Args:
+        out_indices: which of the four maps to return.
+        dense: normalise maps as the official ``"detection"`` backbones do (all but the first, under the names
+            ``norm1`` to ``norm3``) or the ``"segmentation"`` ones (``norm0`` too); None leaves them as they are.
+        window_size: window of HiLo in stage 3; the official detectors use 2 or 4.
+
+    Attributes:
+        out_channels, out_strides: width and stride of each returned map.
+    """
+
+    def __init__(self, variant: Variant, out_indices=(0, 1, 2, 3), dense=None, in_channels=3, alpha=0.9, window_size=2,
+                 drop_rate=0.0, drop_path_rate=0.0):  # fmt: skip
+        if not out_indices or not set(out_indices) <= set(range(4)):
+            raise InputError(f"out_indices={tuple(out_indices)}: LITv2 has four feature maps; choose from 0, 1, 2, 3.")
+        if dense not in DENSE_NORMS:
+            raise InputError(f'dense={dense!r} is no form of the backbone; choose "detection", "segmentation" or None.')
+        super().__init__(variant, in_channels, alpha, window_size, drop_rate, drop_path_rate)
+        self.out_indices = tuple(out_indices)
+        self.out_channels = [variant.dims[i] for i in out_indices]
+        self.out_strides = [4 * 2**i for i in out_indices]
+        self.layers[3].downsample = nn.Identity()
+        for i in DENSE_NORMS[dense]:
+            setattr(self, f"norm{i}", ChannelNorm(variant.dims[i]))
+        self.norms = [getattr(self, f"norm{i}", None) or nn.Identity() for i in range(4)]
+
+    def construct(self, x):
+        x = self.embed(x)
+        maps = ()
+        for index, stage in enumerate(self.layers):
+            x = stage.blocks(x)
+            maps += (self.norms[index](x),)
+            if index < 3:
+                x = stage.downsample(x)
+        return tuple([maps[index] for index in self.out_indices])
+
+
+def _create(name, pretrained=False, features_only=False, num_classes=1000, **kwargs):
+    if pretrained:
+        raise InputError(
+            f"pretrained=True: no MindSpore weights of {name} are published. Load an official PyTorch checkpoint with "
+            "mindcv_models.load_torch_checkpoint(network, path)."
+        )
+    if features_only:
+        return LITv2Features(VARIANTS[name], **kwargs)
+    return LITv2(VARIANTS[name], num_classes=num_classes, **kwargs)
+
+
+@register_model
+def litv2_s(**kwargs) -> nn.Cell:
+    """LITv2-S: 27.8 M parameters; options as in :class:`LITv2` and :class:`LITv2Features`."""
+    return _create("litv2_s", **kwargs)
+
+
+@register_model
+def litv2_m(**kwargs) -> nn.Cell:
+    """LITv2-M: 48.8 M parameters."""
+    return _create("litv2_m", **kwargs)
+
+
+@register_model
+def litv2_b(**kwargs) -> nn.Cell:
+    """LITv2-B: 86.5 M parameters."""
+    return _create("litv2_b", **kwargs)
+
+
+@register_model
+def litv2_b_384(**kwargs) -> nn.Cell:
+    """LITv2-B for images of 384 x 384: the same parameters."""
+    return _create("litv2_b_384", **kwargs)
