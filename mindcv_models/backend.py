@@ -32,3 +32,11 @@ def fuse_elementwise() -> bool:
         enable_graph_kernel=True, graph_kernel_flags=f"--enable_cluster_ops_only={','.join(_FUSED_ON_CPU)}"
     )
     return True
+
+
+def sum_channels_by_matmul() -> bool:
+    """Whether to average a map over its channels by a matrix product, instead of transposing it for layer normalisation.
+
+    On the CPU that takes half the time; elsewhere the operator for layer normalisation is better.
+    """
+    return device_target() == "CPU"
