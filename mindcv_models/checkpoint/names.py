@@ -12,6 +12,12 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 # State-dict entries that carry no weights: counters of batch normalisation.
 _COUNTERS = re.compile(r"(^|\.)num_batches_tracked$")
 
+# FasterViT's buffers that follow from the geometry alone: networks compute them, so they are never loaded.
+_DERIVED = re.compile(r"(^|\.)(relative_position_index|relative_coords_table|relative_bias)$")
+
+# FasterViT registers one convolution under two names. PyTorch fills it from both in turn, so the second one counts.
+_SECOND_NAME = (".global_tokenizer.to_global_feature.pos.", ".global_tokenizer.pos_embed.")
+
 # timm's names to the official ones, applied in order; {last} is the index of the last stage.
 _TIMM_FASTVIT = (
     (r"^stem\.", "patch_embed."),
@@ -50,9 +56,20 @@ def is_counter(name: str) -> bool:
     return _COUNTERS.search(name) is not None
 
 
+def is_derived(name: str) -> bool:
+    """True for a state-dict entry that holds a table computed from the geometry, whatever weights it came with."""
+    return _DERIVED.search(name) is not None
+
+
 def official_names(names: Iterable[str]) -> Dict[str, str]:
-    """The official name of every state-dict name given, timm's FastViT names included; others stay as they are."""
+    """The official name of every state-dict name given, timm's FastViT names included; others stay as they are.
+
+    Of two names for one parameter only that which counts is among the keys.
+    """
     names = list(names)
+    second = {name: name.replace(*_SECOND_NAME) for name in names if _SECOND_NAME[0] in name}
+    if second:
+        return {name: second.get(name, name) for name in names if name not in second.values()}
     if not any(name.startswith("stem.") for name in names):
         return {name: name for name in names}
     last = 7 if any(name.startswith("stages.3.pos_emb.") for name in names) else 6
