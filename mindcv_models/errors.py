@@ -9,6 +9,6 @@ class InputError(ValueError):
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
-    """A hint for a mistyped ``name``: the nearest known ones, or ``otherwise``."""
-    near = difflib.get_close_matches(name, list(known), n=3)
-    return f"did you mean {' or '.join(near)}?" if near else otherwise
+    """A hint for a mistyped ``name``: the nearest known one, or ``otherwise``."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]}?" if near else otherwise

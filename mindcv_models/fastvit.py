@@ -13,12 +13,12 @@ from functools import partial
 from typing import Tuple
 
 import numpy as np
+from mindcv.models.layers.drop_path import DropPath
+from mindcv.models.registry import register_model
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
-from mindcv.models.layers.drop_path import DropPath
-from mindcv.models.registry import register_model
-
+from .errors import InputError
 from .layers import GELU, Kernel
 
 __all__ = ["FastViT", "FastViTFeatures"]
@@ -370,7 +370,7 @@ class FastViTFeatures(nn.Cell):
                  in_channels=3, drop_rate=0.0, drop_path_rate=0.0):  # fmt: skip
         super().__init__()
         if not out_indices or not set(out_indices) <= set(range(4)):
-            raise ValueError(f"out_indices={tuple(out_indices)}: FastViT has four feature maps; choose from 0, 1, 2, 3.")
+            raise InputError(f"out_indices is {tuple(out_indices)}, but FastViT's maps are numbered 0, 1, 2 and 3.")
         self.patch_embed, self.network, ends = _trunk(variant, in_channels, drop_rate, drop_path_rate)
         ends = (0, 2, 4, 6) if official_taps else ends
         self.taps = tuple(ends[i] for i in out_indices)
@@ -393,7 +393,7 @@ class FastViTFeatures(nn.Cell):
 
 def _create(name, pretrained=False, features_only=False, num_classes=1000, **kwargs):
     if pretrained:
-        raise ValueError(
+        raise InputError(
             f"pretrained=True: no MindSpore weights of {name} are published. Load an official PyTorch checkpoint with "
             "mindcv_models.load_torch_checkpoint(network, path)."
         )

@@ -74,7 +74,7 @@ class Stages(nn.Cell):
             if index in self.network.stage_ends:
                 maps += (x,)
         x = self.network.conv_exp(x)
-        return self.network.head(x.mean((2, 3))), maps + (x,)
+        return self.network.head(x.mean((2, 3))), (*maps, x)
 
 
 def assert_maps_match(maps, reference, tolerance):
@@ -163,7 +163,9 @@ def test_features_are_the_stages_of_the_classifier():
     assert network.out_channels == [128, 512]
     assert network.out_strides == [8, 32]
     for feature, expected in zip(features, (maps[2], maps[4])):
-        np.testing.assert_allclose(feature.asnumpy(), expected.asnumpy(), rtol=0, atol=1e-5 * np.abs(expected.asnumpy()).max())
+        np.testing.assert_allclose(
+            feature.asnumpy(), expected.asnumpy(), rtol=0, atol=1e-5 * np.abs(expected.asnumpy()).max()
+        )
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -1,0 +1,87 @@
+"""This project's own checkpoint files: MindSpore's format, written aside and swapped in, read strictly."""
+
+import os
+from pathlib import Path
+from typing import Dict, Iterable, Optional
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn
+
+from ..errors import InputError
+from .torch_weights import load_torch_checkpoint
+
+__all__ = ["EMA_PREFIX", "load_weights", "save_checkpoint"]
+
+EMA_PREFIX = "ema."
+
+
+def save_checkpoint(parameters: Iterable[Parameter], path: Path) -> None:
+    """Write parameters by name to ``path``; a file that is there stays whole until the new one is.
+
+    ``mindspore.save_checkpoint`` deletes the old file first, so this writes beside it and renames.
+    """
+    aside = path.with_name(f".{path.stem}.{os.getpid()}.partial.ckpt")
+    try:
+        ms.save_checkpoint([{"name": p.name, "data": Tensor(p.asnumpy())} for p in parameters], str(aside))
+        with open(aside, "rb") as file:
+            os.fsync(file.fileno())
+        aside.chmod(0o644)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def load_weights(network: nn.Cell, path: str, ema: bool = False, without: Optional[str] = None) -> str:
+    """Fill ``network`` from ``path``: a ``.ckpt`` file, or an official ``.safetensors`` state dict.
+
+    Args:
+        ema: take the moving averages, if the file has them.
+        without: leave out the parameters of this cell (a new classifier, say).
+
+    Returns:
+        What was loaded, in words.
+
+    Raises:
+        InputError: no such file, not a checkpoint, or a name or shape that does not fit; nothing is changed then.
+    """
+    if not os.path.isfile(path):
+        raise InputError(f"no checkpoint at {path}: set ckpt_path to an existing .ckpt or .safetensors file.")
+    if path.endswith(".safetensors"):
+        report = load_torch_checkpoint(network, path, without)
+        return f"{report.loaded} parameters of the PyTorch checkpoint {path}"
+    values = _read(path)
+    averages = {name[len(EMA_PREFIX) :]: value for name, value in values.items() if name.startswith(EMA_PREFIX)}
+    own = {name: value for name, value in values.items() if not name.startswith(EMA_PREFIX)}
+    chosen = averages if ema and averages else own
+    parameters = {
+        name: parameter
+        for name, parameter in network.parameters_dict().items()
+        if without is None or not name.startswith(f"{without}.")
+    }
+    _check_fit(path, chosen, parameters, without)
+    for name, parameter in parameters.items():
+        parameter.set_data(Tensor(chosen[name], parameter.dtype))
+    return f"{len(parameters)} parameters{' (moving averages)' if chosen is averages else ''} of {path}"
+
+
+def _read(path) -> Dict[str, np.ndarray]:
+    try:
+        return {name: parameter.asnumpy() for name, parameter in ms.load_checkpoint(path).items()}
+    except (ValueError, RuntimeError, OSError) as error:
+        raise InputError(f"{path} is not a whole MindSpore checkpoint: it may be cut off; use another one.") from error
+
+
+def _check_fit(path, values, parameters, without):
+    advice = "build the model that it was made for, with its num_classes"
+    for name, parameter in parameters.items():
+        if name not in values:
+            raise InputError(f"{path} does not fit the model: it has no {name}; {advice}.")
+        if values[name].shape != tuple(parameter.shape):
+            raise InputError(
+                f"{path} does not fit the model: {name} is {values[name].shape} there, but must be "
+                f"{tuple(parameter.shape)}; {advice}, or train with --new_head True if only the classifier differs."
+            )
+    unknown = [n for n in values if n not in parameters and not (without and n.startswith(f"{without}."))]
+    if unknown:
+        raise InputError(f"{path} does not fit the model: the model has no {unknown[0]}; {advice}.")

@@ -1,0 +1,67 @@
+"""What every script does first and last."""
+
+import logging
+import sys
+import tempfile
+from pathlib import Path
+
+import mindspore as ms
+
+from .config import Options
+from .distributed import launched_rank
+from .errors import InputError
+
+__all__ = ["output_folder", "run", "set_up"]
+
+
+def run(main) -> None:
+    """Call a script's ``main`` and exit: 0 when it returns, 2 with one line on wrong input, 1 with one on failure."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    if launched_rank() > 0:
+        logging.disable(logging.INFO)
+    try:
+        main()
+        status = 0
+    except InputError as error:
+        status = _complain(error, 2)
+    except FloatingPointError as error:
+        status = _complain(error, 1)
+    except KeyboardInterrupt:
+        status = _complain("interrupted", 130)
+    sys.stdout.flush()
+    sys.exit(status)
+
+
+def set_up(options: Options) -> None:
+    """Choose the device and the mode, before anything touches MindSpore."""
+    if options.device_target:
+        try:
+            ms.set_device(options.device_target)
+        except (RuntimeError, ValueError) as error:
+            raise InputError(
+                f"device_target {options.device_target} is not usable on this machine: "
+                "install that back end's MindSpore and driver, or choose another device_target."
+            ) from error
+    ms.set_context(mode=options.mode)
+
+
+def output_folder(path: str) -> Path:
+    """Make a folder for results.
+
+    Raises:
+        InputError: it cannot be made or written to.
+    """
+    folder = Path(path or "./ckpt")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise InputError(f"cannot write to {folder} ({error.strerror}): choose another ckpt_save_dir.") from error
+
+
+def _complain(error, status):
+    # Every rank meets the same wrong input; one of them says so.
+    if launched_rank() == 0:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    return status

@@ -1,0 +1,345 @@
+"""The options of ``train.py`` and ``validate.py``: MindCV's names, types and YAML layout.
+
+An option's value comes from the command line, else from the YAML file, else from its default here. Groups of options
+in a YAML file are comments only; the keys are flat.
+"""
+
+import argparse
+import dataclasses
+import re
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Dict, Optional, Sequence, Tuple, get_args, get_origin, get_type_hints
+
+import yaml
+
+from .errors import InputError, nearest
+
+__all__ = ["Options", "parse_options", "save_options"]
+
+IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+
+OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "lion", "nadam", "adan", "rmsprop", "adagrad", "lamb")
+SCHEDULERS = (
+    "constant",
+    "cosine_decay",
+    "warmup_cosine_decay",
+    "exponential_decay",
+    "polynomial_decay",
+    "step_decay",
+    "multi_step_decay",
+    "one_cycle",
+    "cyclic",
+)
+
+
+def option(default, help, choices=None, group=None):
+    """A field of :class:`Options`; ``group`` starts a new group in ``--help``."""
+    return field(default=default, metadata={"help": help, "choices": choices, "group": group})
+
+
+@dataclass
+class Options:
+    """Every option, resolved. Tuples are tuples, booleans are booleans, None means "not given"."""
+
+    mode: int = option(0, "0 compiles the training step as a graph, 1 runs eagerly (PyNative)", (0, 1), group="System")
+    device_target: Optional[str] = option(
+        None, "device to run on; default: the best that is there", ("Ascend", "GPU", "CPU")
+    )
+    distribute: bool = option(False, "train data-parallel under mpirun or msrun")
+    seed: int = option(42, "seed of the random numbers; rank r uses seed + r")
+    log_interval: int = option(100, "steps between two lines of the training log")
+    val_while_train: bool = option(False, "validate during training")
+    val_interval: int = option(1, "epochs between two validations")
+
+    dataset: str = option(
+        "imagenet",
+        "'imagenet' or '' for an image folder, 'digits' for the embedded one, or a data set of MindCV's",
+        group="Data",
+    )
+    data_dir: str = option("./", "folder with train/<class>/ and val/<class>/")
+    train_split: str = option("train", "name of the training folder in data_dir")
+    val_split: str = option("val", "name of the validation folder in data_dir")
+    dataset_download: bool = option(False, "download one of MindCV's standard data sets into data_dir")
+    num_parallel_workers: int = option(8, "threads that decode and augment images, at most the machine's cores")
+    shuffle: bool = option(True, "shuffle the training images each epoch")
+    num_samples: Optional[int] = option(None, "train on this many images only")
+    batch_size: int = option(128, "images a step and device")
+    drop_remainder: bool = option(True, "drop the last training batch if it is not full")
+    aug_repeats: int = option(0, "repeated augmentation: views of an image an epoch; 0 or 1 is off")
+    skip_bad_images: bool = option(False, "check every image first and go on without those that cannot be decoded")
+
+    image_resize: Optional[int] = option(
+        None, "image size that the network sees; default: the model's own", group="Augmentation"
+    )
+    scale: Tuple[float, ...] = option((0.08, 1.0), "random crop: smallest and largest share of the area")
+    ratio: Tuple[float, ...] = option((0.75, 1.333), "random crop: smallest and largest aspect ratio")
+    hflip: float = option(0.5, "probability of a horizontal flip")
+    vflip: float = option(0.0, "probability of a vertical flip")
+    color_jitter: Optional[Tuple[float, ...]] = option(
+        (0.4, 0.4, 0.4), "strength of brightness, contrast and saturation changes, without auto_augment"
+    )
+    interpolation: Optional[str] = option(
+        None, "resizing filter; default: the model's own", ("nearest", "bilinear", "bicubic", "area")
+    )
+    auto_augment: Optional[str] = option(
+        None, "augmentation policy, such as randaug-m9-mstd0.5-inc1, autoaug, 3a, trivialaugwide, augmix"
+    )
+    re_prob: float = option(0.0, "probability of random erasing")
+    re_scale: Tuple[float, ...] = option((0.02, 0.33), "random erasing: smallest and largest share of the area")
+    re_ratio: Tuple[float, ...] = option((0.3, 3.3), "random erasing: smallest and largest aspect ratio")
+    re_value: Any = option(0, "random erasing: pixel value, or 'random'")
+    re_max_attempts: int = option(10, "random erasing: tries to place the rectangle")
+    mean: Optional[Tuple[float, ...]] = option(None, "channel means, on the scale 0 to 255; default: the model's own")
+    std: Optional[Tuple[float, ...]] = option(
+        None, "channel deviations, on the scale 0 to 255; default: the model's own"
+    )
+    crop_pct: Optional[float] = option(
+        None, "validation: share of the resized image that is kept; default: the model's own"
+    )
+    mixup: float = option(0.0, "mixup's alpha; 0 is off")
+    cutmix: float = option(0.0, "cutmix's alpha; 0 is off")
+    cutmix_prob: float = option(1.0, "probability that a batch is mixed")
+
+    model: str = option("fastvit_t8", "name of a model of this project or of MindCV", group="Model")
+    num_classes: Optional[int] = option(None, "classes; default: as many as the data set has")
+    in_channels: int = option(3, "channels of the input")
+    pretrained: bool = option(False, "start from MindCV's published weights")
+    ckpt_path: str = option(
+        "", "weights to start from, or to validate: a .ckpt of this project, or an official .safetensors"
+    )
+    new_head: bool = option(False, "training: leave the classifier of ckpt_path out, for another set of classes")
+    drop_rate: Optional[float] = option(None, "dropout rate")
+    drop_path_rate: Optional[float] = option(None, "stochastic depth rate of the last block")
+    reparam: bool = option(False, "validation: fuse the network first (structural reparameterization)")
+    amp_level: str = option(
+        "O0",
+        "mixed precision: O0 float32, O1 convolutions and matrices in float16, O2 all but norms, O3 all",
+        ("O0", "O1", "O2", "O3"),
+    )
+    amp_cast_list: Optional[str] = option(
+        None, "cells to cast with O1, or to keep with O2, such as '[nn.Dense, nn.Conv2d]'"
+    )
+    ema: bool = option(False, "keep a moving average of the weights; validation and the best checkpoint use it")
+    ema_decay: float = option(0.9999, "decay of the moving average")
+    ema_ramp: bool = option(True, "start with a smaller decay, ema_decay * (1 - exp(-step / 2000)), as MindCV does")
+    clip_grad: bool = option(False, "clip the gradients' global norm, after they are averaged over devices")
+    clip_value: float = option(15.0, "largest global norm of the gradients")
+    gradient_accumulation_steps: int = option(1, "batches whose gradients are averaged into one update")
+    dataset_sink_mode: bool = option(True, "accepted for MindCV's recipes; batches are always fed from the host")
+
+    epoch_size: int = option(90, "epochs to train", group="Checkpoints")
+    ckpt_save_dir: str = option("./ckpt", "folder for checkpoints, results.csv and the resolved configuration")
+    ckpt_save_interval: int = option(1, "epochs between two checkpoints")
+    ckpt_save_policy: Optional[str] = option(
+        "latest_k", "which numbered checkpoints to keep", ("top_k", "latest_k", "none")
+    )
+    keep_checkpoint_max: int = option(10, "how many numbered checkpoints to keep, beside best and last")
+
+    opt: str = option("adam", "optimizer", OPTIMIZERS, group="Optimizer")
+    momentum: float = option(0.9, "momentum, where the optimizer has one")
+    weight_decay: float = option(1e-6, "weight decay")
+    weight_decay_filter: str = option(
+        "disable", "what weight decay spares: nothing, or norms and biases", ("disable", "auto", "norm_and_bias")
+    )
+    layer_decay: Optional[float] = option(None, "learning rate factor from one layer to the one below")
+    use_nesterov: bool = option(False, "Nesterov momentum")
+    eps: float = option(1e-10, "added to the denominator by rmsprop")
+    loss_scale_type: str = option("fixed", "loss scaling", ("fixed", "dynamic", "auto"))
+    loss_scale: float = option(1.0, "loss scale, or the first one when it is dynamic")
+    drop_overflow_update: bool = option(False, "skip an update whose gradients overflowed; dynamic scaling always does")
+
+    scheduler: str = option("cosine_decay", "learning rate schedule", SCHEDULERS, group="Schedule")
+    lr: float = option(0.001, "learning rate after the warm-up")
+    min_lr: float = option(1e-6, "smallest learning rate")
+    warmup_epochs: int = option(3, "epochs of linear warm-up")
+    warmup_factor: float = option(0.0, "the warm-up starts at lr times this")
+    decay_epochs: int = option(100, "epochs over which the learning rate decays")
+    decay_rate: float = option(0.9, "decay factor, where the schedule has one")
+    multi_step_decay_milestones: Tuple[int, ...] = option((30, 60, 90), "epochs at which multi_step_decay decays")
+    num_cycles: int = option(1, "cycles of cosine_decay")
+    cycle_decay: float = option(1.0, "factor on the peak from one cycle to the next")
+    lr_epoch_stair: bool = option(False, "change the learning rate once an epoch rather than every step")
+
+    loss: str = option(
+        "CE",
+        "cross entropy or binary cross entropy",
+        ("CE", "BCE", "ASL_single_label", "ASL_multi_label", "JSD"),
+        group="Loss",
+    )
+    label_smoothing: float = option(0.0, "label smoothing")
+    aux_factor: float = option(0.0, "weight of auxiliary logits")
+    reduction: str = option("mean", "over the batch", ("mean", "sum"))
+
+
+# Older names in MindCV's recipes, and what they stand for.
+_OLD_NAMES = {
+    "filter_bias_and_bn": ("weight_decay_filter", {True: "norm_and_bias", False: "disable"}),
+    "dynamic_loss_scale": ("loss_scale_type", {True: "dynamic", False: "fixed"}),
+}
+# Keys of MindCV's recipes that mean nothing here: its cloud service, and a validation type of its own.
+_IGNORED = {"enable_modelarts", "multi_data_url", "data_url", "ckpt_url", "train_url", "val_amp_level", "resume_opt"}
+
+_FIELDS = {f.name: f for f in fields(Options)}
+
+
+def parse_options(description: str, arguments: Optional[Sequence[str]] = None) -> Options:
+    """The options that a command line gives, with its YAML file and the defaults behind it.
+
+    Raises:
+        InputError: an unknown key, a value of the wrong type or not among the choices, or no readable YAML file.
+    """
+    given = vars(_parser(description).parse_args(arguments))
+    config = given.pop("config")
+    values = _read_yaml(config) if config else {}
+    values.update((name, _Words(words)) for name, words in given.items())
+    options = Options(**{name: _convert(name, value) for name, value in values.items()})
+    _check(options)
+    return options
+
+
+def save_options(options: Options, path: Path) -> None:
+    """Write the resolved options as a YAML file that ``--config`` takes."""
+    values = {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(options).items()}
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise InputError(f"{message}. `{Path(sys.argv[0]).name} --help` lists the options.")
+
+    def parse_args(self, args=None, namespace=None):
+        known, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            names = [f"--{name}" for name in _FIELDS]
+            raise InputError(f"unknown option {unknown[0]}: {nearest(unknown[0], names, 'see --help')}")
+        return known
+
+
+def _parser(description):
+    parser = _Parser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("-c", "--config", default="", help="YAML file with options")
+    group = parser
+    for f in fields(Options):
+        if f.metadata["group"]:
+            group = parser.add_argument_group(f.metadata["group"])
+        choices = f.metadata["choices"]
+        help_text = f.metadata["help"] + (f" ({', '.join(map(str, choices))})" if choices else "")
+        default = "" if f.default in (None, "") else f" [{f.default}]"
+        group.add_argument(
+            f"--{f.name}", nargs="*", metavar="VALUE", type=str, help=(help_text + default).replace("%", "%%")
+        )
+    return parser
+
+
+def _read_yaml(path) -> Dict[str, Any]:
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise InputError(
+            f"cannot read the configuration {path} ({error.strerror}): give the path of a YAML file."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise InputError(f"{path}{line} is not YAML: write one `key: value` a line.") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} is not a YAML mapping: write one `key: value` a line.")
+    resolved = {}
+    for key, value in values.items():
+        if key in _IGNORED:
+            continue
+        if key in _OLD_NAMES:
+            key, meaning = _OLD_NAMES[key]
+            value = meaning[bool(value)]
+        if key not in _FIELDS:
+            raise InputError(f"{path}: unknown key {key!r}: {nearest(str(key), _FIELDS, 'see train.py --help.')}")
+        resolved[key] = value
+    return resolved
+
+
+def _convert(name: str, value: Any) -> Any:
+    """``value``, from YAML or as a list of command-line words, as the type that option ``name`` has."""
+    kind, choices = _TYPES[name], _FIELDS[name].metadata["choices"]
+    optional = type(None) in get_args(kind)
+    if optional:
+        kind = get_args(kind)[0]
+    if isinstance(value, _Words):
+        value = value.parse(name, kind)
+    if optional and (value is None or value in ("", ["None"]) or str(value).lower() == "none"):
+        return None
+    try:
+        value = _cast(value, kind)
+    except (KeyError, TypeError, ValueError) as error:
+        expected = f"one of {', '.join(map(str, choices))}" if choices else _describe(kind)
+        raise InputError(f"{name} is {_show(value)}, but must be {expected}.") from error
+    if choices:
+        by_lower = {str(choice).lower(): choice for choice in choices}
+        if str(value).lower() not in by_lower:
+            hint = nearest(str(value), map(str, choices), f"choose from {', '.join(map(str, choices))}.")
+            raise InputError(f"{name} is {_show(value)}, which is not known: {hint}")
+        value = by_lower[str(value).lower()]
+    return value
+
+
+class _Words(list):
+    """What the command line gave for one option."""
+
+    def parse(self, name, kind):
+        if get_origin(kind) is tuple:
+            return [word for word in re.split(r"[\s,\[\]()]+", " ".join(self)) if word]
+        if kind is bool and not self:
+            return True
+        if len(self) != 1:
+            raise InputError(f"--{name} takes one value, but got {len(self)}: {' '.join(self)!r}.")
+        return self[0]
+
+
+def _cast(value, kind):
+    if get_origin(kind) is tuple:
+        values = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(_cast(item, get_args(kind)[0]) for item in values)
+    if kind is Any:
+        return yaml.safe_load(value) if isinstance(value, str) else value
+    if kind is bool:
+        return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[str(value).lower()]
+    if isinstance(value, (bool, list, dict)) or value is None:
+        raise TypeError(kind)
+    if kind is int and float(value) != int(float(value)):
+        raise ValueError(value)
+    return kind(float(value)) if kind is int else kind(value)
+
+
+def _describe(kind) -> str:
+    if get_origin(kind) is tuple:
+        return f"numbers, such as {'30 60 90' if get_args(kind)[0] is int else '0.08 1.0'}"
+    return {bool: "True or False", int: "a whole number", float: "a number", str: "text"}[kind]
+
+
+def _show(value) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else repr(value)
+
+
+_TYPES = get_type_hints(Options)
+
+
+def _check(options: Options) -> None:
+    """Refuse values that could not work together, before anything is built."""
+    for name in ("batch_size", "epoch_size", "num_parallel_workers", "gradient_accumulation_steps", "log_interval",
+                 "val_interval", "ckpt_save_interval", "in_channels"):  # fmt: skip
+        if getattr(options, name) < 1:
+            raise InputError(f"{name} is {getattr(options, name)}, but must be at least 1.")
+    for name in ("scale", "ratio", "re_scale", "re_ratio"):
+        if len(getattr(options, name)) != 2:
+            raise InputError(f"{name} is {_show(list(getattr(options, name)))}, but must be two numbers, low and high.")
+    if options.mixup + options.cutmix > 0 and options.batch_size % 2:
+        raise InputError(f"batch_size is {options.batch_size}, but mixup and cutmix pair images: use an even number.")
+    if options.loss_scale < 1:
+        raise InputError(f"loss_scale is {options.loss_scale}, but must be at least 1.")
+    if options.ckpt_save_policy == "top_k" and not options.val_while_train:
+        raise InputError("ckpt_save_policy top_k ranks checkpoints by validation: set val_while_train to True.")

@@ -1,0 +1,98 @@
+"""Top-1, top-5 and loss over a data set of any size, on any number of devices."""
+
+from dataclasses import dataclass
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from ..data import batches
+from ..distributed import ONE_DEVICE, World, sum_over_ranks
+
+__all__ = ["Evaluator", "Metrics"]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Shares of images, 0 to 1, whose label is the first or among the first ``k`` guesses; mean cross entropy."""
+
+    top1: float
+    topk: float
+    k: int
+    loss: float
+    images: int
+
+    def __str__(self):
+        shares = f"top-1 {100 * self.top1:.2f} %, top-{self.k} {100 * self.topk:.2f} %"
+        return f"{shares}, loss {self.loss:.4f} on {self.images} images"
+
+
+class _BatchSums(nn.Cell):
+    """Cross entropy, top-1 hits and top-k hits, summed over the rows of a batch that are ``valid``."""
+
+    def __init__(self, network, k):
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.k = k
+
+    def construct(self, images, labels, valid):
+        logits = self.network(images)
+        if isinstance(logits, tuple):
+            logits = logits[0]
+        logits = logits.astype(ms.float32)
+        loss = ops.cross_entropy(logits, labels, reduction="none")  # (B,)
+        _, guesses = ops.topk(logits, self.k)  # (B, k)
+        hits = ops.equal(guesses, labels.expand_dims(1)).astype(ms.float32)  # (B, k)
+        # A masked row's loss may be anything, so it is selected away rather than multiplied by zero.
+        loss = ops.select(valid, loss, ops.zeros_like(loss))
+        hits = hits * valid.astype(ms.float32).expand_dims(1)
+        return ops.stack((loss.sum(), hits[:, 0].sum(), hits.sum()))
+
+
+class Evaluator:
+    """Evaluates one network; its graph is compiled once, the short last batch being padded.
+
+    Args:
+        network: images ``(B, C, H, W)`` to logits ``(B, num_classes)``.
+        batch_size: rows that a batch is padded to.
+    """
+
+    def __init__(self, network: nn.Cell, num_classes: int, batch_size: int, world: World = ONE_DEVICE):
+        self.network = network
+        self.batch_size = batch_size
+        self.world = world
+        self.k = min(5, num_classes)
+        self.sums = _BatchSums(network, self.k)
+
+    def run(self, loader, expected_images: int, skip_bad_images: bool = False) -> Metrics:
+        """Metrics over this rank's ``loader`` (None if it has no share) and every other rank's.
+
+        Raises:
+            InputError: at an image that cannot be decoded, unless those are skipped.
+            RuntimeError: the ranks together did not see ``expected_images``.
+        """
+        was_training = self.network.training
+        self.network.set_train(False)
+        totals = np.zeros(4)
+        if loader is not None:
+            for epoch in batches(loader, bad_images="skip" if skip_bad_images else "raise"):
+                for images, labels in epoch:
+                    totals += self._batch(images, labels)
+        self.network.set_train(was_training)
+        loss, top1, topk, images = sum_over_ranks(totals, self.world)
+        if images != expected_images:
+            raise RuntimeError(f"validation saw {images:.0f} images, but there are {expected_images}.")
+        return Metrics(top1 / images, topk / images, self.k, loss / images, int(images))
+
+    def _batch(self, images, labels):
+        count = images.shape[0]
+        images, labels = self._padded(images), self._padded(labels)
+        valid = Tensor(np.arange(self.batch_size) < count)
+        return np.append(self.sums(images, labels, valid).asnumpy().astype(np.float64), count)
+
+    def _padded(self, batch: Tensor) -> Tensor:
+        missing = self.batch_size - batch.shape[0]
+        if not missing:
+            return batch
+        array = batch.asnumpy()
+        return Tensor(np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)]))

@@ -1,0 +1,47 @@
+"""A moving average of a network's weights."""
+
+from contextlib import contextmanager
+
+import mindspore as ms
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+__all__ = ["EMA"]
+
+
+class EMA(nn.Cell):
+    """The exponential moving average of every parameter, statistics of batch normalisation included.
+
+    Part of the compiled step. ``average <- decay * average + (1 - decay) * weight``; with ``ramp`` the decay starts
+    at 0 as ``decay * (1 - exp(-step / 2000))``, so that a short run is not dominated by its first weights.
+
+    Args:
+        network: the network whose parameters are averaged; its state-dict names get the prefix ``ema.``.
+    """
+
+    def __init__(self, network: nn.Cell, decay: float, ramp: bool):
+        super().__init__(auto_prefix=False)
+        self.decay = decay
+        self.ramp = ramp
+        self.weights = ParameterTuple(network.get_parameters())
+        self.averages = self.weights.clone("ema", init="same")
+        self.step = Parameter(Tensor(0.0, ms.float32), name="ema_step", requires_grad=False)
+
+    def construct(self):
+        step = self.step + 1
+        decay = self.decay * (1 - ops.exp(-step / 2000)) if self.ramp else ops.ones_like(step) * self.decay
+        done = ops.assign(self.step, step)
+        for average, weight in zip(self.averages, self.weights):
+            done = ops.depend(done, ops.assign(average, decay * average + (1 - decay) * weight))
+        return done
+
+    @contextmanager
+    def applied(self):
+        """Within this block the network holds the averages; its own weights come back after it."""
+        own = [Tensor(weight.asnumpy()) for weight in self.weights]
+        for weight, average in zip(self.weights, self.averages):
+            weight.set_data(Tensor(average.asnumpy()))
+        try:
+            yield
+        finally:
+            for weight, value in zip(self.weights, own):
+                weight.set_data(value)

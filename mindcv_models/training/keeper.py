@@ -1,0 +1,66 @@
+"""Which checkpoints of a run are on disk."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import List, Optional, Tuple
+
+from mindspore import Parameter
+
+from ..checkpoint import save_checkpoint
+
+__all__ = ["CheckpointKeeper"]
+
+
+class CheckpointKeeper:
+    """Numbered checkpoints by policy, and always ``<model>_last.ckpt`` and ``<model>_best.ckpt``.
+
+    Args:
+        policy: ``"latest_k"`` keeps the newest numbered ones, ``"top_k"`` the best, ``"none"`` none.
+        keep_max: how many numbered ones are kept.
+    """
+
+    def __init__(self, folder: Path, model: str, policy: Optional[str], keep_max: int):
+        self.folder = folder
+        self.model = model
+        self.policy = policy
+        self.keep_max = keep_max
+        self.numbered: List[Tuple[float, Path]] = []
+        self.best_score = float("-inf")
+
+    @property
+    def best(self) -> Path:
+        return self.folder / f"{self.model}_best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        return self.folder / f"{self.model}_last.ckpt"
+
+    def save(self, parameters: List[Parameter], epoch: int, step: int, score: Optional[float]) -> None:
+        """Save after an epoch; ``score`` (larger is better) is None where there was no validation."""
+        save_checkpoint(parameters, self.last)
+        if score is not None and score > self.best_score:
+            self.best_score = score
+            _same_file(self.last, self.best)
+        if self.policy not in (None, "none"):
+            path = self.folder / f"{self.model}-{epoch}_{step}.ckpt"
+            _same_file(self.last, path)
+            rank = epoch if self.policy == "latest_k" else (float("-inf") if score is None else score)
+            self.numbered.append((rank, path))
+            self._prune()
+
+    def _prune(self):
+        self.numbered.sort(key=lambda item: item[0])
+        while len(self.numbered) > self.keep_max:
+            self.numbered.pop(0)[1].unlink(missing_ok=True)
+
+
+def _same_file(source: Path, target: Path):
+    """Give ``source`` a second name, without a moment in which ``target`` is missing or half there."""
+    aside = target.with_name(f".{target.stem}.{os.getpid()}.partial.ckpt")
+    aside.unlink(missing_ok=True)
+    try:
+        os.link(source, aside)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, aside)
+    os.replace(aside, target)

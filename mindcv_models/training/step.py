@@ -1,0 +1,139 @@
+"""One training step, compiled as a whole."""
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+
+from ..distributed import ONE_DEVICE, AllReduceMean, World
+from .ema import EMA
+
+__all__ = ["LossScale", "TrainStep"]
+
+
+class LossScale(nn.Cell):
+    """The factor on the loss that keeps small float16 gradients from vanishing.
+
+    A dynamic scale doubles after ``window`` updates without an overflow, and halves at each one, down to 1.
+
+    Attributes:
+        scales: whether there is anything to multiply by; a fixed scale of 1 costs nothing.
+        checks: whether updates with an overflow are skipped, which costs a look at every gradient.
+    """
+
+    def __init__(self, value: float = 1.0, dynamic: bool = False, skip_overflow: bool = False, window: int = 2000):
+        super().__init__(auto_prefix=False)
+        self.dynamic = dynamic
+        self.scales = dynamic or value != 1
+        self.checks = dynamic or skip_overflow
+        self.window = window
+        self.value = Parameter(Tensor(value, ms.float32), name="loss_scale", requires_grad=False)
+        self.good_steps = Parameter(Tensor(0.0, ms.float32), name="loss_scale_good_steps", requires_grad=False)
+
+    def construct(self, finite):
+        """Adapt the scale to the outcome of a step: ``finite``, a boolean scalar."""
+        if not self.dynamic:
+            return finite
+        good_steps = ops.select(finite, self.good_steps + 1, ops.zeros_like(self.good_steps))
+        grows = good_steps >= self.window
+        grown = ops.select(grows, self.value * 2, self.value)
+        shrunk = ops.maximum(self.value * 0.5, ops.ones_like(self.value))
+        done = ops.assign(self.value, ops.select(finite, grown, shrunk))
+        done = ops.depend(done, ops.assign(self.good_steps, ops.select(grows, ops.zeros_like(good_steps), good_steps)))
+        return ops.depend(finite, done)
+
+
+class TrainStep(nn.Cell):
+    """Forward, backward, mean over devices, clipping, update and moving average in one graph.
+
+    Called with images ``(B, C, H, W)`` and labels ``(B,)`` or ``(B, classes)``; returns the loss, a float32 scalar,
+    averaged over devices. Gradients are reduced before they are clipped, so that every rank clips by the norm that
+    one device with the whole batch would see.
+
+    Args:
+        network: images to logits, or to a tuple of logits if the loss knows what to do with them.
+        loss: ``loss(logits, labels)``, a scalar.
+        clip_norm: largest global norm of the gradients, or None.
+        accumulate: batches whose mean gradient makes one update; the optimizer counts updates.
+    """
+
+    def __init__(self, network, loss, optimizer, loss_scale=None, ema: EMA = None, clip_norm=None, accumulate=1,
+                 world: World = ONE_DEVICE):  # fmt: skip
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.loss = loss
+        self.optimizer = optimizer
+        self.loss_scale = loss_scale or LossScale()
+        self.ema = ema
+        self.clip_norm = clip_norm
+        self.accumulate = accumulate
+        self.weights = optimizer.parameters
+        self.mean_over_ranks = AllReduceMean(world)
+        self.value_and_grad = ms.value_and_grad(self.scaled_loss, None, self.weights)
+        if accumulate > 1:
+            self.sums = self.weights.clone("accumulated", init="zeros")
+            self.batches = Parameter(Tensor(0, ms.int32), name="accumulated_batches", requires_grad=False)
+        self.set_train()
+
+    def scaled_loss(self, images, labels):
+        logits = self.network(images)
+        if isinstance(logits, tuple):
+            logits = tuple([each.astype(ms.float32) for each in logits])
+        else:
+            logits = logits.astype(ms.float32)
+        loss = self.loss(logits, labels)
+        return loss * self.loss_scale.value if self.loss_scale.scales else loss
+
+    def construct(self, images, labels):
+        loss, gradients = self.value_and_grad(images, labels)
+        if self.loss_scale.scales:
+            factor = 1 / self.loss_scale.value
+            loss = loss * factor
+            gradients = self.scaled(gradients, factor)
+        if self.accumulate == 1:
+            return ops.depend(self.mean_over_ranks((loss,))[0], self.update(gradients))
+        done = ops.assign_add(self.batches, Tensor(1, ms.int32))
+        for total, gradient in zip(self.sums, gradients):
+            done = ops.depend(done, ops.assign_add(total, gradient))
+        loss = ops.depend(self.mean_over_ranks((loss,))[0], done)
+        if self.batches >= self.accumulate:
+            loss = ops.depend(loss, self.update_from_sums())
+        return loss
+
+    def update_from_sums(self):
+        done = self.update(self.scaled(self.sums, 1 / self.accumulate))
+        done = ops.depend(done, ops.assign(self.batches, Tensor(0, ms.int32)))
+        for total in self.sums:
+            done = ops.depend(done, ops.assign(total, ops.zeros_like(total)))
+        return done
+
+    def update(self, gradients):
+        """Apply the mean gradient over ranks, unless it overflowed and that is checked."""
+        gradients = self.mean_over_ranks(gradients)
+        if not self.loss_scale.checks:
+            return self.apply(gradients)
+        finite = all_finite(gradients)
+        finite = self.loss_scale(finite)
+        if finite:
+            finite = ops.depend(finite, self.apply(gradients))
+        return finite
+
+    def apply(self, gradients):
+        if self.clip_norm is not None:
+            gradients = ops.clip_by_global_norm(gradients, self.clip_norm)
+        done = self.optimizer(gradients)
+        if self.ema is not None:
+            done = ops.depend(self.ema(), done)
+        return done
+
+    def scaled(self, tensors, factor):
+        result = ()
+        for tensor in tensors:
+            result += (tensor * ops.cast(factor, tensor.dtype),)
+        return result
+
+
+def all_finite(tensors):
+    """True if no element of any tensor is infinite or not a number."""
+    finite = Tensor(True)
+    for tensor in tensors:
+        finite = ops.logical_and(finite, ops.isfinite(tensor).all())
+    return finite
