@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from typing import Dict, List, Optional, Tuple
 
 import numpy as np
+from mindcv.models.layers.drop_path import DropPath
+from mindcv.models.registry import register_model
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 from mindspore.common.initializer import Normal
-
-from mindcv.models.layers.drop_path import DropPath
-from mindcv.models.registry import register_model
 
 from . import backend
 from .errors import InputError
@@ -37,7 +36,7 @@ def pad_to_multiple(x, axis, multiple):
     missing = -x.shape[axis] % multiple
     if missing == 0:
         return x
-    shape = x.shape[:axis] + (missing,) + x.shape[axis + 1 :]
+    shape = (*x.shape[:axis], missing, *x.shape[axis + 1 :])
     return ops.concat((x, ops.zeros(shape, x.dtype)), axis)
 
 
@@ -84,10 +83,10 @@ def attend(q, k, v, scale):
 class HiLo(nn.Cell):
     """HiLo attention (section 3.2): some heads attend within small windows, the others to the windows' averages.
 
-    The high-frequency heads see fine detail close by; the low-frequency heads see the whole map, averaged over each
-    window. The last ``int(num_heads * alpha)`` heads are the low-frequency ones. A map whose sides are no multiples
-    of the window is padded with zeros on the right and at the bottom, and padded tokens count as keys and in the averages. With a window of
-    1 there is nothing local: all heads attend to all tokens, whatever ``alpha`` is.
+    The high-frequency heads see fine detail close by; the ``int(num_heads * alpha)`` low-frequency ones see the whole
+    map, averaged over each window. A map whose sides are no multiples of the window is padded with zeros on the right
+    and at the bottom, and padded tokens count as keys and in the averages. With a window of 1 there is nothing local:
+    all heads attend to all tokens, whatever ``alpha`` is.
 
     Args:
         dim: channels of the tokens, a multiple of ``num_heads``.
@@ -134,7 +133,9 @@ class HiLo(nn.Cell):
         """Tokens ``(B, height * width, dim)``, row by row, to tokens of the same shape, high-frequency heads first."""
         b, n, c = x.shape
         if n != height * width:
-            raise ValueError(f"HiLo: {n} tokens are not a map of {height} x {width}; pass the height and width of the map.")
+            raise ValueError(
+                f"HiLo: {n} tokens are not a map of {height} x {width}; pass the height and width of the map."
+            )
         padded = x.reshape(b, height, width, c)
         padded = pad_to_multiple(pad_to_multiple(padded, 1, self.window_size), 2, self.window_size)
         if self.low_heads == 0:
@@ -218,12 +219,17 @@ class ConvFFNBlock(nn.Cell):
 
     def __init__(self, dim, drop_rate, drop_path_rate):
         super().__init__()
+        self.dim = dim
         self.norm2 = ChannelNorm(dim)
         self.mlp = DWMlp(dim, drop_rate)
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
 
     def construct(self, x):
         return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def flops(self, height, width):
+        """Multiply-accumulates as the authors count them: linear layers, depthwise convolution with bias, norm."""
+        return height * width * self.dim * (8 * self.dim + 4 * 10 + 1)
 
 
 class Block(ConvFFNBlock):
@@ -240,18 +246,26 @@ class Block(ConvFFNBlock):
         x = x + self.drop_path(self.attn(tokens, h, w).swapaxes(1, 2).reshape(b, c, h, w))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
+    def flops(self, height, width):
+        return super().flops(height, width) + height * width * self.dim + self.attn.flops(height, width)
+
 
 class DTM(nn.Cell):
     """Deformable token merging: half the map, twice the channels; an odd last row or column is dropped."""
 
     def __init__(self, dim):
         super().__init__()
+        self.dim = dim
         self.dconv = DeformableConv2d(dim, 2 * dim, 2, stride=2)
         self.norm_layer = nn.BatchNorm2d(2 * dim, eps=1e-5, momentum=0.9)
         self.act = GELU()
 
     def construct(self, x):
         return self.act(self.norm_layer(self.dconv(x)))
+
+    def flops(self, height, width):
+        """Multiply-accumulates as the authors count them: with 12 channels of offsets, where there are 8."""
+        return (height // 2) * (width // 2) * (12 * (4 * self.dim + 1) + 2 * self.dim * (4 * self.dim + 2))
 
 
 class PatchEmbed(nn.Cell):
@@ -336,8 +350,21 @@ class _Trunk(nn.Cell):
 
     def embed(self, x):
         if min(x.shape[2:]) < SMALLEST_IMAGE:
-            raise ValueError(f"LITv2: images of {x.shape[2]} x {x.shape[3]} leave stage 4 no tokens; give at least 29 x 29.")
+            raise ValueError(
+                f"LITv2: images of {x.shape[2]} x {x.shape[3]} leave stage 4 no tokens; give at least 29 x 29."
+            )
         return self.patch_embed(x)
+
+    def flops(self, height: int, width: int) -> int:
+        """Multiply-accumulates for one image as the authors count them (published as FLOPs)."""
+        height, width = -(-height // 4), -(-width // 4)
+        total = height * width * (self.patch_embed.proj.weight.size + self.patch_embed.proj.out_channels)
+        for stage in self.layers:
+            total += sum(block.flops(height, width) for block in stage.blocks)
+            if isinstance(stage.downsample, DTM):
+                total += stage.downsample.flops(height, width)
+                height, width = height // 2, width // 2
+        return total
 
     def no_weight_decay(self) -> List[str]:
         """Names of the parameters that are not decayed: everything one-dimensional (norms and biases)."""
@@ -371,6 +398,10 @@ class LITv2(_Trunk):
         for stage in self.layers:
             x = stage(x)
         return self.head(self.norm(x).mean((2, 3)))
+
+    def flops(self, height: int, width: int) -> int:
+        tail = self.norm.gamma.size * -(-height // 4) * -(-width // 4) // 16
+        return super().flops(height, width) + tail + getattr(self.head, "weight", np.empty(0)).size
 
 
 # Which stages' maps are normalised, in each of the official forms.

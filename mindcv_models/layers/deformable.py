@@ -56,7 +56,7 @@ def deformable_conv2d(
 
 
 def _grid(size, taps, stride, padding, dilation):
-    """Where the undisplaced taps lie along an axis, as rows ``(size, 1, taps, 1)`` and as columns ``(size, 1, taps)``."""
+    """Where undisplaced taps lie along an axis: as rows ``(size, 1, taps, 1)``, as columns ``(size, 1, taps)``."""
     starts = ops.arange(size).astype(ms.float32) * stride - padding
     steps = ops.arange(taps).astype(ms.float32) * dilation
     return starts.reshape(-1, 1, 1, 1) + steps.reshape(-1, 1), starts.reshape(-1, 1, 1) + steps
@@ -77,11 +77,13 @@ def _neighbours(position, size):
 
 def _contract(sampled, weight, bias, groups):
     """Multiply samples ``(B, G, P, taps, C / G)`` by the kernel and sum: ``(B, D, P)``."""
-    b, fields, positions, taps, width = sampled.shape
-    d, depth, kh, kw = weight.shape
+    b, fields, positions, taps, _ = sampled.shape
+    d, depth = weight.shape[:2]
     if fields > 1 or groups > 1:
         sampled = sampled.transpose(0, 2, 3, 1, 4)  # (B, P, taps, G, C / G)
-        sampled = sampled.reshape(b, positions, taps, groups, depth).transpose(3, 0, 1, 2, 4)  # (groups, B, P, taps, depth)
+        sampled = sampled.reshape(b, positions, taps, groups, depth).transpose(
+            3, 0, 1, 2, 4
+        )  # (groups, B, P, taps, depth)
     sampled = sampled.reshape(groups, b * positions, taps * depth)
     kernel = weight.reshape(groups, d // groups, depth, taps).swapaxes(2, 3).reshape(groups, d // groups, taps * depth)
     out = ops.matmul(sampled, kernel.swapaxes(1, 2))  # (groups, B * P, D / groups)
