@@ -373,7 +373,8 @@ class _Trunk(nn.Cell):
     def lr_scale(self) -> Dict[str, float]:
         """Factors of the learning rate by shell-style pattern of parameter names; 1 for all others.
 
-        The offsets learn a hundred times slower, their biases do not.
+        The offsets' weights learn a hundred times slower, their biases do not. The authors scale the peak alone: the
+        rates at the start of the warm-up and at the end of the decay are the same for every parameter.
         """
         return {"*.conv_offset.weight": 0.01}
 

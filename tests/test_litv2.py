@@ -1,6 +1,7 @@
 """LITv2 against the official PyTorch release, in graph mode."""
 
 import fnmatch
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -10,6 +11,7 @@ from mindspore import nn, ops
 import mindcv_models
 from mindcv_models.checkpoint.names import torch_names
 from mindcv_models.checkpoint.torch_weights import load_torch_state_dict
+from mindcv_models.config import parse_options
 from mindcv_models.errors import InputError
 from mindcv_models.litv2 import VARIANTS, HiLo
 from tests import parity
@@ -17,6 +19,8 @@ from tests import parity
 FAMILY = "litv2"
 CASES = parity.cases(FAMILY)
 FAST = ("litv2_s", "litv2_s_alpha_0.2", "det_s_ws4_250x330", "train5_litv2_s_lr1e-5")
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "litv2"
 
 # Tolerances of section 14 of the specification.
 LOGITS, STATISTICS, HILO, DENSE = 1e-4, 3e-4, 1e-5, 3e-4
@@ -318,3 +322,17 @@ def test_five_training_steps_equal_the_official_ones(case):
             np.testing.assert_allclose(measured[name], norm, rtol=1e-3, err_msg=name)
     if not chaotic:
         np.testing.assert_allclose(buffers(), reference["bn_norms_float64"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes(path):
+    """Section 12, at 1024 images a step."""
+    options = parse_options("", ["--config", str(path)])
+    fine_tuning = options.model == "litv2_b_384"
+    assert options.image_resize == VARIANTS[options.model].image_size
+    assert (options.lr, options.min_lr) == ((4e-5, 4e-7) if fine_tuning else (1e-3, 1e-5))
+    assert options.weight_decay == (1e-8 if fine_tuning else 0.05)
+    assert (options.epoch_size, options.warmup_epochs) == ((30, 5) if fine_tuning else (300, 20))
+    assert options.warmup_epochs + options.decay_epochs == options.epoch_size
+    assert options.drop_path_rate == {"litv2_s": 0.2, "litv2_m": 0.3}.get(options.model, 0.5)
+    assert options.crop_pct == VARIANTS[options.model].crop_pct
