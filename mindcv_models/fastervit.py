@@ -124,8 +124,9 @@ class PositionMLP(nn.Cell):
 
     def mlp(self, coordinates):
         first, second = self.cpb_mlp[0], self.cpb_mlp[2]
-        hidden = ops.relu(ops.matmul(coordinates, first.weight.swapaxes(0, 1)) + first.bias)  # (N, 512)
-        return ops.matmul(hidden, second.weight.swapaxes(0, 1))  # (N, width)
+        product = ops.MatMul(transpose_b=True)
+        hidden = ops.relu(product(coordinates, first.weight) + first.bias)  # (N, 512)
+        return product(hidden, second.weight)  # (N, width)
 
     def fuse(self) -> nn.Cell:
         """Store the table, under the official name, and use it wherever a sequence has its length."""
@@ -155,12 +156,16 @@ class PositionBias(PositionMLP):
 
     def __init__(self, num_heads, length, side=None):
         super().__init__(num_heads, length)
-        self.side = side
+        self.num_heads, self.side = num_heads, side
 
     def table(self, length):
         side = self.side or math.isqrt(length)
-        table = 16 * ops.sigmoid(self.mlp(_offset_coordinates(side)))  # ((2 side - 1)**2, heads)
-        table = ops.concat([table, ops.zeros_like(table[:1])])
+        return self.bias_of(_offset_coordinates(side), side, length)
+
+    def bias_of(self, offsets, side, length):
+        table = 16 * ops.sigmoid(self.mlp(offsets))  # ((2 side - 1)**2, heads)
+        if length > side * side:
+            table = ops.concat([table, ops.zeros((1, self.num_heads), table.dtype)])
         bias = ops.gather(table, _offset_index(side, length), 0)  # (L * L, heads)
         return bias.swapaxes(0, 1).reshape(1, -1, length, length)
 
@@ -289,7 +294,7 @@ class HierarchicalBlock(WindowBlock):
             return self.mix(x), carriers
         extra = self.side * self.side
         x = self.mix(ops.concat([self.mix_carriers(carriers, rows, columns), x], 1))  # (B * windows, c * c + w * w, C)
-        own, x = x[:, :extra], x[:, extra:]
+        own, x = ops.split(x, [extra, tokens], 1)
         if self.propagates:
             spread = ops.gather(own, _nearest_index(self.side, math.isqrt(tokens)), 1)  # (B * windows, w * w, C)
             x = x + (spread if self.gamma1 is None else spread * self.gamma1)
@@ -364,7 +369,8 @@ class TransformerLevel(nn.Cell):
             self.global_tokenizer = TokenInitializer(dim, variant.ct_size)
         self.downsample = Downsample(dim) if level < 3 else nn.Identity()
 
-    def features(self, x):
+    def partition(self, x):
+        """The windows ``(B * rows * columns, w * w, C)``, the carriers, if any, and the rows and columns of windows."""
         side = self.window
         _, dim, height, width = x.shape
         rows, columns = -(-height // side), -(-width // side)
@@ -374,11 +380,19 @@ class TransformerLevel(nn.Cell):
         if self.hierarchical and rows * columns > 1:
             carriers = self.global_tokenizer(x, rows, columns)
         x = x.reshape(-1, dim, rows, side, columns, side).transpose(0, 2, 4, 3, 5, 1)
-        x = x.reshape(-1, side * side, dim)  # (B * rows * columns, w * w, C)
+        return x.reshape(-1, side * side, dim), carriers, rows, columns
+
+    def features(self, x):
+        side = self.window
+        _, dim, height, width = x.shape
+        x, carriers, rows, columns = self.partition(x)
         for block in self.blocks:
             x, carriers = block(x, carriers, rows, columns)
         x = x.reshape(-1, rows, columns, side, side, dim).transpose(0, 5, 1, 3, 2, 4)
-        return x.reshape(-1, dim, rows * side, columns * side)[:, :, :height, :width]
+        x = x.reshape(-1, dim, rows * side, columns * side)
+        if (rows * side, columns * side) != (height, width):
+            x = x[:, :, :height, :width]
+        return x
 
     def construct(self, x):
         return self.downsample(self.features(x))
@@ -452,9 +466,9 @@ class Variant:
                     f"num_heads[{level}] is {heads}, which does not divide the {width} channels of that level: "
                     f"choose from {fitting}."
                 )
-            if window < 2 or int(window) != window:
+            if not isinstance(window, (int, np.integer)) or window < 2:
                 raise InputError(f"window_size[{level}] is {window}: a window needs a whole side of at least 2 tokens.")
-            if self.hat[level] and not (1 <= self.ct_size <= window and int(self.ct_size) == self.ct_size):
+            if self.hat[level] and self.ct_size not in range(1, window + 1):
                 raise InputError(
                     f"ct_size is {self.ct_size}, but a window of {window}x{window} tokens in level {level} pools into "
                     f"1x1 to {window}x{window} carrier tokens: choose a whole number from 1 to {window}."
@@ -462,7 +476,7 @@ class Variant:
 
     def _check_resolution(self):
         sides = self.resolution if isinstance(self.resolution, (tuple, list)) else (self.resolution,) * 2
-        if len(sides) != 2 or any(isinstance(side, bool) or int(side) != side or side < 16 for side in sides):
+        if len(sides) != 2 or not all(isinstance(side, (int, np.integer)) and side >= 16 for side in sides):
             raise InputError(
                 f"resolution is {self.resolution}: give one side or [height, width] in whole pixels, at least 16 each."
             )
