@@ -122,29 +122,30 @@ class PositionMLP(nn.Cell):
         self.cpb_mlp = nn.SequentialCell(dense(2, 512), nn.ReLU(), dense(512, width, bias=False))
         self.stored = 0  # sequence length of the stored table
 
-    def mlp(self, coordinates):
-        first, second = self.cpb_mlp[0], self.cpb_mlp[2]
-        product = ops.MatMul(transpose_b=True)
-        hidden = ops.relu(product(coordinates, first.weight) + first.bias)  # (N, 512)
-        return product(hidden, second.weight)  # (N, width)
-
     def fuse(self) -> nn.Cell:
         """Store the table, under the official name, and use it wherever a sequence has its length."""
-        self.relative_bias = Parameter(Tensor(self.table(self.length).asnumpy()), requires_grad=False)
+        first, second = self.cpb_mlp[0], self.cpb_mlp[2]
+        weight, bias, last = (p.asnumpy().astype(np.float64) for p in (first.weight, first.bias, second.weight))
+        hidden = np.maximum(self.coordinates(self.length).asnumpy() @ weight.T + bias, 0)  # (N, 512)
+        table = self.arrange(Tensor(hidden @ last.T, first.weight.dtype), self.length)
+        self.relative_bias = Parameter(Tensor(table.asnumpy()), requires_grad=False)
         self.stored = self.length
         return self
 
     def construct(self, length):
         if length == self.stored:
             return self.relative_bias
-        return self.table(length)
+        return self.arrange(self.cpb_mlp(self.coordinates(length)), length)
 
 
 class PositionEmbedding(PositionMLP):
     """What is added to the tokens of a square: ``(1, length, C)``."""
 
-    def table(self, length):
-        return self.mlp(_token_coordinates(math.isqrt(length))).expand_dims(0)  # (1, N, C)
+    def coordinates(self, length):
+        return _token_coordinates(math.isqrt(length))
+
+    def arrange(self, table, length):
+        return table.expand_dims(0)  # (1, length, C)
 
 
 class PositionBias(PositionMLP):
@@ -158,15 +159,15 @@ class PositionBias(PositionMLP):
         super().__init__(num_heads, length)
         self.num_heads, self.side = num_heads, side
 
-    def table(self, length):
-        side = self.side or math.isqrt(length)
-        return self.bias_of(_offset_coordinates(side), side, length)
+    def coordinates(self, length):
+        return _offset_coordinates(self.side or math.isqrt(length))
 
-    def bias_of(self, offsets, side, length):
-        table = 16 * ops.sigmoid(self.mlp(offsets))  # ((2 side - 1)**2, heads)
+    def arrange(self, table, length):
+        side = self.side or math.isqrt(length)
+        table = 16 * ops.sigmoid(table)  # ((2 * side - 1)**2, heads)
         if length > side * side:
             table = ops.concat([table, ops.zeros((1, self.num_heads), table.dtype)])
-        bias = ops.gather(table, _offset_index(side, length), 0)  # (L * L, heads)
+        bias = ops.gather(table, _offset_index(side, length), 0)  # (length * length, heads)
         return bias.swapaxes(0, 1).reshape(1, -1, length, length)
 
 

@@ -6,6 +6,7 @@ from functools import lru_cache
 import mindspore as ms
 import numpy as np
 import pytest
+from mindcv.utils.amp import auto_mixed_precision
 from mindspore import nn, ops
 from mindspore.nn.utils import no_init_parameters
 
@@ -258,7 +259,7 @@ def test_fused_logits_equal_the_official_deployed_ones():
     fused = mindcv_models.reparameterize(network)
     logits = fused(images(case))
     assert_close(logits, parity.reference(FAMILY, case)["logits"])
-    assert_close(logits, network(images(case)).asnumpy(), tolerance=1e-6)
+    assert_close(logits, network(images(case)).asnumpy(), tolerance=5e-6)
     assert sum(p.size for p in fused.trainable_params()) == case["parameters"]
     official = parity.manifest(FAMILY)["faster_vit_0_224"]
     tables = {n: list(p.shape) for n, p in fused.parameters_dict().items() if n.endswith("relative_bias")}
@@ -297,9 +298,10 @@ def test_tables_from_other_coordinates():
     fused = mindcv_models.reparameterize(any_size())
     for name, cell in fused.cells_and_names():
         if name.endswith("pos_emb_funct"):
-            side = cell.side or int(cell.length**0.5)
-            coordinates = parity.parameter(f"{name}.relative_coords_table", (1, 2 * side - 1, 2 * side - 1, 2))
-            table = cell.bias_of(ms.Tensor(coordinates.reshape(-1, 2)), side, cell.length)
+            span = round(len(cell.coordinates(cell.length)) ** 0.5)
+            shape = (1, span, span, 2)
+            coordinates = ms.Tensor(parity.parameter(f"{name}.relative_coords_table", shape).reshape(-1, 2))
+            table = cell.arrange(cell.cpb_mlp(coordinates), cell.length)
             cell.relative_bias.set_data(ms.Tensor(table.asnumpy()))
     assert_close(fused(images(case)), parity.reference(FAMILY, case)["logits"])
 
@@ -422,3 +424,13 @@ def test_other_options():
         if hasattr(block.drop_path, "keep_prob")
     ]
     np.testing.assert_allclose(rates, 1 - np.linspace(0, 0.1, 16)[1:])
+
+
+@pytest.mark.parametrize("level", ["O1", pytest.param("O2", marks=pytest.mark.slow)])
+def test_mixed_precision_computes_the_same(level):
+    network = create("faster_vit_0_224", depths=[1, 1, 1, 1], num_classes=10)
+    x = image(112, 224)
+    logits = fill(network)(x).asnumpy()
+    half = create("faster_vit_0_224", depths=[1, 1, 1, 1], num_classes=10)
+    auto_mixed_precision(fill(half), level)
+    np.testing.assert_allclose(half(x).asnumpy(), logits, rtol=0, atol=0.02 * np.abs(logits).max())
