@@ -64,10 +64,10 @@ ONE_DEVICE = World()
 
 
 def launcher() -> str:
-    """The launcher that started this process: ``"mpirun"``, ``"msrun"`` or ``""``."""
+    """The launcher that started this process, msrun's scheduler included: ``"mpirun"``, ``"msrun"`` or ``""``."""
     if "OMPI_COMM_WORLD_SIZE" in os.environ or "PMIX_RANK" in os.environ:
         return "mpirun"
-    return "msrun" if os.environ.get("MS_ROLE") == "MS_WORKER" else ""
+    return "msrun" if "MS_ROLE" in os.environ else ""
 
 
 def launched_rank() -> int:

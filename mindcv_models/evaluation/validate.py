@@ -8,6 +8,7 @@ from mindspore import Tensor, nn, ops
 
 from ..data import batches
 from ..distributed import ONE_DEVICE, World, sum_over_ranks
+from ..errors import InputError
 
 __all__ = ["Evaluator", "Metrics"]
 
@@ -68,8 +69,8 @@ class Evaluator:
         """Metrics over this rank's ``loader`` (None if it has no share) and every other rank's.
 
         Raises:
-            InputError: at an image that cannot be decoded, unless those are skipped.
-            RuntimeError: the ranks together did not see ``expected_images``.
+            InputError: at an image that cannot be decoded, unless those are skipped, and if none can.
+            RuntimeError: the ranks together did not see ``expected_images``, and none were to be skipped.
         """
         was_training = self.network.training
         self.network.set_train(False)
@@ -80,7 +81,9 @@ class Evaluator:
                     totals += self._batch(images, labels)
         self.network.set_train(was_training)
         loss, top1, topk, images = sum_over_ranks(totals, self.world)
-        if images != expected_images:
+        if images == 0:
+            raise InputError("no image of the validation split can be decoded: check data_dir.")
+        if images != expected_images and not skip_bad_images:
             raise RuntimeError(f"validation saw {images:.0f} images, but there are {expected_images}.")
         return Metrics(top1 / images, topk / images, self.k, loss / images, int(images))
 

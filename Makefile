@@ -1,0 +1,44 @@
+# make demo   train FastViT-T8 on real handwritten digits and validate it
+# make test   lint and run the tests; make test-all adds the slow, exhaustive ones
+# make lint   style only
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONFIG := configs/fastvit/fastvit_t8_digits.yaml
+OUTPUT := outputs/fastvit_t8_digits
+
+.PHONY: demo test test-all lint clean
+
+demo: $(VENV)/installed
+	$(BIN)/python train.py --config $(CONFIG) --distribute False
+	$(BIN)/python validate.py -c $(CONFIG) --distribute False --ckpt_path $(OUTPUT)/fastvit_t8_best.ckpt --reparam True
+	@echo
+	@echo "Done. The learning curve is in $(OUTPUT)/results.csv. Next:"
+	@echo "  train on your own images   $(BIN)/python train.py --config $(CONFIG) --distribute False --dataset '' --data_dir YOUR_FOLDER --num_classes None"
+	@echo "  train on two processes     $(BIN)/mpirun -n 2 $(BIN)/python train.py --config $(CONFIG)"
+	@echo "  run the tests              make test"
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/installed-test: requirements-test.txt $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) outputs data

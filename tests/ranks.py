@@ -1,0 +1,71 @@
+"""Run by tests/test_distributed.py: ten data-parallel steps of a network without batch normalisation.
+
+mpirun -n 2 python -m tests.ranks OUTPUT.json MODE        (or msrun, or no launcher at all)
+"""
+
+import json
+import sys
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+
+from mindcv_models.distributed import (
+    average_parameters,
+    broadcast_parameters,
+    join_world,
+    launcher,
+    sum_over_ranks,
+)
+from mindcv_models.training import TrainStep
+
+IMAGES, STEPS = 32, 10
+
+
+def small_network():
+    return nn.SequentialCell(
+        nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU(), nn.Flatten(),
+        nn.Dense(16 * 4 * 4, 10),
+    )  # fmt: skip
+
+
+def checksum(network):
+    """A number that two different sets of weights do not share."""
+    return float(sum(np.abs(p.asnumpy().astype(np.float64)).sum() for p in network.get_parameters()))
+
+
+def main(output, mode):
+    ms.set_context(mode=int(mode))
+    world = join_world(distribute=bool(launcher()))
+    ms.set_seed(1 + world.rank)
+    network = small_network()
+    own = checksum(network)
+    broadcast_parameters(network.get_parameters(), world)
+    sums = [checksum(network)]
+    step = TrainStep(
+        network,
+        nn.CrossEntropyLoss(),
+        nn.Momentum(network.trainable_params(), learning_rate=0.05, momentum=0.9),
+        clip_norm=1.0,
+        world=world,
+    )
+    rng = np.random.RandomState(0)
+    losses = []
+    for _ in range(STEPS):
+        images = rng.randn(IMAGES, 3, 16, 16).astype(np.float32)[world.rank :: world.size]
+        labels = rng.randint(0, 10, IMAGES).astype(np.int32)[world.rank :: world.size]
+        losses.append(float(step(Tensor(images), Tensor(labels))))
+    sums.append(checksum(network))
+    spread = [float(value) for value in sum_over_ranks(np.square(sums), world) / world.size - np.square(sums)]
+    count = sum_over_ranks([100_000_001 + world.rank], world)
+    mine = ms.Parameter(Tensor([1.0 + world.rank, -3.0]))
+    average_parameters([mine], world)
+    if world.is_main:
+        result = {"losses": losses, "own": own, "sums": sums, "spread": spread, "size": world.size,
+                  "count": float(count[0]), "mean": mine.asnumpy().tolist()}  # fmt: skip
+        with open(output, "w") as file:
+            json.dump(result, file)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

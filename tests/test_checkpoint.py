@@ -1,0 +1,145 @@
+"""Loading strictly, saving safely."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor
+from safetensors.numpy import save_file
+
+import mindcv_models
+from mindcv_models.checkpoint import load_torch_checkpoint, load_weights, save_checkpoint
+from mindcv_models.checkpoint.names import official_names, torch_names
+from mindcv_models.errors import InputError
+from tests import parity
+
+SHAPES = parity.manifest("fastvit")
+
+
+def network(name="fastvit_t8", **options):
+    return mindcv_models.create_model(name, **options)
+
+
+def values(net):
+    return {p.name: p.asnumpy().copy() for p in net.get_parameters()}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "fastvit_t8.safetensors"
+    save_file(parity.state_dict(SHAPES["t8"]["train"]), str(path))
+    return str(path)
+
+
+def test_a_safetensors_checkpoint_fills_every_parameter(checkpoint):
+    net = network()
+    report = load_torch_checkpoint(net, checkpoint)
+    names = torch_names(net)
+    assert report.loaded == len(names)
+    assert all(name.endswith("num_batches_tracked") for name in report.dropped)
+    assert report.loaded + len(report.dropped) == len(SHAPES["t8"]["train"])
+    for name, value in values(net).items():
+        np.testing.assert_array_equal(value, parity.parameter(names[name], value.shape))
+
+
+@pytest.mark.parametrize("variant", ["t8", "t12", "s12", "sa12", "sa24", "sa36", "ma36"])
+@pytest.mark.parametrize("form", ["train", "fused"])
+def test_timm_names_are_the_official_ones(variant, form):
+    official, timm = SHAPES[variant][form], SHAPES[f"timm_{variant}"][form]
+    renamed = {official: timm[name] for name, official in official_names(timm).items()}
+    assert renamed == official
+
+
+def refused(net, tensors, tmp_path):
+    before = values(net)
+    path = tmp_path / "bad.safetensors"
+    save_file(tensors, str(path))
+    with pytest.raises(InputError) as error:
+        load_torch_checkpoint(net, str(path))
+    assert all(np.array_equal(value, before[name]) for name, value in values(net).items())
+    return str(error.value)
+
+
+def test_names_and_shapes_that_do_not_fit_are_named_and_nothing_is_changed(tmp_path):
+    net = network()
+    tensors = parity.state_dict(SHAPES["t8"]["train"])
+    missing = dict(tensors)
+    del missing["network.0.0.layer_scale"]
+    assert "network.0.0.layer_scale" in refused(net, missing, tmp_path)
+    assert "stray.weight" in refused(net, {**tensors, "stray.weight": np.zeros(1, np.float32)}, tmp_path)
+    wrong = {**tensors, "head.weight": np.zeros((10, 768), np.float32)}
+    assert "head.weight has shape (10, 768), but this network needs (1000, 768)" in refused(net, wrong, tmp_path)
+    fused = parity.state_dict(SHAPES["t8"]["fused"])
+    assert "load it into reparameterize(network)" in refused(net, fused, tmp_path)
+    assert "reparameterize the network after" in refused(mindcv_models.reparameterize(net), tensors, tmp_path)
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, checkpoint):
+    with pytest.raises(InputError, match="no checkpoint at"):
+        load_torch_checkpoint(network(), str(tmp_path / "absent.safetensors"))
+    cut = tmp_path / "cut.safetensors"
+    with open(checkpoint, "rb") as whole:
+        cut.write_bytes(whole.read(100_000))
+    with pytest.raises(InputError, match="not a readable safetensors file"):
+        load_torch_checkpoint(network(), str(cut))
+
+
+def test_own_checkpoints_come_back_bit_for_bit(tmp_path, checkpoint):
+    first = network()
+    load_weights(first, checkpoint)
+    path = tmp_path / "own.ckpt"
+    save_checkpoint(first.get_parameters(), path)
+    second = network()
+    load_weights(second, str(path))
+    before = values(first)
+    assert all(np.array_equal(value, before[name]) for name, value in values(second).items())
+
+
+def test_averages_are_chosen_when_asked_for(tmp_path):
+    net = network(num_classes=3)
+    averages = [Parameter(Tensor(p.asnumpy() + 1), name=f"ema.{p.name}") for p in net.get_parameters()]
+    save_checkpoint([*net.get_parameters(), *averages], tmp_path / "both.ckpt")
+    before = values(net)
+    assert "moving averages" in load_weights(net, str(tmp_path / "both.ckpt"), ema=True)
+    assert all(np.array_equal(value, before[name] + 1) for name, value in values(net).items())
+
+
+def test_a_checkpoint_of_another_model_is_refused_unless_only_the_head_differs(tmp_path):
+    path = str(tmp_path / "ten.ckpt")
+    ten = network(num_classes=10)
+    save_checkpoint(ten.get_parameters(), tmp_path / "ten.ckpt")
+    with pytest.raises(InputError, match=r"does not fit the model: .*num_classes"):
+        load_weights(network("fastvit_t12", num_classes=10), path)
+    four = network(num_classes=4)
+    with pytest.raises(InputError, match=r"head\.weight is \(10, 768\) there, but must be \(4, 768\).*new_head True"):
+        load_weights(four, path)
+    head = four.head.weight.asnumpy().copy()
+    load_weights(four, path, without="head")
+    np.testing.assert_array_equal(four.head.weight.asnumpy(), head)
+    np.testing.assert_array_equal(
+        four.patch_embed[0].rbr_conv[0].conv.weight.asnumpy(), ten.patch_embed[0].rbr_conv[0].conv.weight.asnumpy()
+    )
+
+
+def test_saving_never_leaves_half_a_file(tmp_path, monkeypatch):
+    path = tmp_path / "model.ckpt"
+    save_checkpoint([Parameter(Tensor([1.0]), name="w")], path)
+    good = path.read_bytes()
+
+    def fail(save_obj, name):
+        with open(name, "wb") as file:
+            file.write(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(ms, "save_checkpoint", fail)
+    with pytest.raises(OSError, match="no space"):
+        save_checkpoint([Parameter(Tensor([2.0]), name="w")], path)
+    assert path.read_bytes() == good
+    assert [p.name for p in tmp_path.iterdir()] == ["model.ckpt"]
+
+
+def test_a_truncated_own_checkpoint_is_refused(tmp_path):
+    net = network(num_classes=3)
+    save_checkpoint(net.get_parameters(), tmp_path / "whole.ckpt")
+    (tmp_path / "cut.ckpt").write_bytes((tmp_path / "whole.ckpt").read_bytes()[:100_000])
+    with pytest.raises(InputError, match="not a whole MindSpore checkpoint|does not fit"):
+        load_weights(net, str(tmp_path / "cut.ckpt"))

@@ -1,0 +1,126 @@
+"""Data-parallel training under mpirun and msrun, on two CPU processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from mindcv_models.distributed import join_world
+from mindcv_models.errors import InputError
+from tests.test_data import image_folder
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+MPIRUN = [str(BIN / "mpirun"), "--allow-run-as-root", "--oversubscribe", "-n", "2", sys.executable]
+# msrun starts whatever "python" is on the path.
+PATH = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+ENVIRONMENT = {**os.environ, "PATH": PATH, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def run(command, **kwargs):
+    return subprocess.run(
+        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False, **kwargs
+    )
+
+
+def ten_steps(launch, tmp_path, mode=0):
+    output = tmp_path / "result.json"
+    done = run([*launch, "-m", "tests.ranks", str(output), str(mode)])
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(output.read_text())
+
+
+def assert_ranks_agree(result):
+    assert result["size"] == 2
+    np.testing.assert_allclose(result["spread"], 0, atol=1e-6)
+    assert result["count"] == 2 * 100_000_001 + 1
+    assert result["mean"] == [1.5, -3.0]
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+def test_two_ranks_follow_one_rank_on_the_whole_batch(tmp_path, mode):
+    one = ten_steps([sys.executable], tmp_path, mode)
+    two = ten_steps(MPIRUN, tmp_path, mode)
+    assert one["size"] == 1
+    assert_ranks_agree(two)
+    assert two["own"] == one["own"]
+    assert one["losses"][0] != pytest.approx(one["losses"][-1], abs=1e-2)
+    np.testing.assert_allclose(two["losses"], one["losses"], rtol=0, atol=1e-5)
+
+
+def test_msrun_does_the_same(tmp_path):
+    one = ten_steps([sys.executable], tmp_path)
+    output = tmp_path / "result.json"
+    launch = [str(BIN / "msrun"), "--worker_num=2", "--local_worker_num=2", "--master_port=18118", "--join=True",
+              f"--log_dir={tmp_path / 'log'}"]  # fmt: skip
+    script = tmp_path / "ranks.py"
+    script.write_text("import sys\nfrom tests.ranks import main\nmain(*sys.argv[1:])\n")
+    done = run([*launch, str(script), str(output), "0"])
+    assert done.returncode == 0, done.stdout[-2000:]
+    two = json.loads(output.read_text())
+    assert_ranks_agree(two)
+    np.testing.assert_allclose(two["losses"], one["losses"], rtol=0, atol=1e-5)
+
+
+def arguments(data, output, *more):
+    return ["train.py", "--model", "squeezenet1_1", "--data_dir", str(data), "--image_resize", "32", "--batch_size",
+            "4", "--num_parallel_workers", "1", "--opt", "momentum", "--lr", "0.001", "--val_while_train", "True",
+            "--log_interval", "1", "--ckpt_save_dir", str(output), *more]  # fmt: skip
+
+
+def test_train_validates_every_image_once_and_only_rank_0_writes(tmp_path):
+    data = image_folder(tmp_path / "data", val=(("a", 3), ("b", 4)))
+    done = run([*MPIRUN, *arguments(data, tmp_path / "out", "--distribute", "True", "--epoch_size", "2")])
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "on 7 images" in done.stdout
+    assert done.stdout.count("best checkpoint") == 1
+    rows = (tmp_path / "out" / "results.csv").read_text().splitlines()
+    assert len(rows) == 3
+    assert not [p for p in (tmp_path / "out").iterdir() if "partial" in p.name]
+
+
+def test_a_dead_rank_ends_the_job_and_leaves_a_whole_checkpoint(tmp_path):
+    data = image_folder(tmp_path / "data")
+    command = [*MPIRUN, *arguments(data, tmp_path / "out", "--distribute", "True", "--epoch_size", "100000")]
+    log = open(tmp_path / "log", "w")  # noqa: SIM115, it outlives this line
+    job = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=log)
+    try:
+        last = tmp_path / "out" / "squeezenet1_1_last.ckpt"
+        deadline = time.time() + 200
+        while not last.exists():
+            assert time.time() < deadline and job.poll() is None, (tmp_path / "log").read_text()[-2000:]
+            time.sleep(0.5)
+        ranks = [p for p in psutil.Process(job.pid).children(recursive=True) if "train.py" in p.cmdline()]
+        assert len(ranks) == 2
+        ranks[1].send_signal(signal.SIGKILL)
+        died = time.time()
+        assert job.wait(timeout=60) != 0
+        assert time.time() - died < 60
+        psutil.wait_procs(ranks, timeout=10)
+        assert not [p for p in ranks if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    finally:
+        job.kill()
+        log.close()
+    done = run([sys.executable, "validate.py", *arguments(data, tmp_path / "out")[1:], "--ckpt_path", str(last)])
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "on 7 images" in done.stdout
+
+
+def test_distribute_without_a_launcher_says_what_to_type(monkeypatch):
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "MS_ROLE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InputError, match=r"mpirun -n 8 python train\.py .* or --distribute False"):
+        join_world(distribute=True)
+
+
+def test_a_launcher_without_distribute_is_refused(monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="mpirun started 2 processes, but distribute is False"):
+        join_world(distribute=False)

@@ -1,0 +1,51 @@
+"""Metrics against scikit-learn, for sizes that no batch divides."""
+
+import mindspore.dataset as ds
+import numpy as np
+import pytest
+from mindspore import nn
+from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
+
+from mindcv_models.evaluation import Evaluator
+
+
+class Flat(nn.Cell):
+    """An "image" is its own logits."""
+
+    def construct(self, x):
+        return x.reshape(x.shape[0], -1)
+
+
+def loader(logits, labels, batch_size):
+    dataset = ds.NumpySlicesDataset((logits[:, :, None, None], labels), ["image", "label"], shuffle=False)
+    return dataset.batch(batch_size)
+
+
+@pytest.mark.parametrize(("images", "classes", "batch_size"), [(13, 10, 4), (1, 7, 8), (8, 3, 8), (29, 6, 1)])
+def test_metrics_equal_scikit_learns(images, classes, batch_size):
+    rng = np.random.RandomState(images)
+    logits = rng.randn(images, classes).astype(np.float32)
+    labels = rng.randint(0, classes, images).astype(np.int32)
+    metrics = Evaluator(Flat(), classes, batch_size).run(loader(logits, labels, batch_size), images)
+    probabilities = np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum(1, keepdims=True)
+    k = min(5, classes)
+    every = np.arange(classes)
+    assert (metrics.k, metrics.images) == (k, images)
+    assert metrics.top1 == pytest.approx(accuracy_score(labels, logits.argmax(1)))
+    expected = 1.0 if k == classes else top_k_accuracy_score(labels, logits, k=k, labels=every)
+    assert metrics.topk == pytest.approx(expected)
+    assert metrics.loss == pytest.approx(log_loss(labels, probabilities, labels=every), rel=1e-5)
+
+
+def test_a_missing_image_is_noticed():
+    logits, labels = np.eye(4, dtype=np.float32), np.arange(4, dtype=np.int32)
+    with pytest.raises(RuntimeError, match="validation saw 4 images, but there are 5"):
+        Evaluator(Flat(), 4, 2).run(loader(logits, labels, 2), 5)
+
+
+def test_the_network_is_left_in_the_mode_it_was_in():
+    network = nn.SequentialCell(Flat(), nn.Dropout(p=0.5)).set_train()
+    logits, labels = np.eye(4, dtype=np.float32), np.arange(4, dtype=np.int32)
+    evaluator = Evaluator(network, 4, 4)
+    assert evaluator.run(loader(logits, labels, 4), 4).top1 == 1.0
+    assert network.training

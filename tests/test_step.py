@@ -1,0 +1,132 @@
+"""The training step against arithmetic done by hand in NumPy."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, nn, ops
+
+from mindcv_models.training import EMA, LossScale, TrainStep
+
+RATE = 0.1
+
+
+class Linear(nn.Cell):
+    """Logits ``x @ w``; its gradients are easy to write down."""
+
+    def __init__(self, scale=1.0):
+        super().__init__()
+        self.w = Parameter(Tensor(scale * np.arange(6).reshape(3, 2) / 10, ms.float32))
+
+    def construct(self, x):
+        return ops.matmul(x, self.w)
+
+
+class MeanSquare(nn.Cell):
+    def construct(self, logits, labels):
+        return ((logits - labels) ** 2).mean()
+
+
+def data(seed=0, count=4):
+    rng = np.random.RandomState(seed)
+    return rng.randn(count, 3).astype(np.float32), rng.randn(count, 2).astype(np.float32)
+
+
+def gradient(w, x, y):
+    return 2 * x.T @ (x @ w - y) / y.size
+
+
+def make(**kwargs):
+    network = Linear()
+    optimizer = nn.SGD(network.trainable_params(), learning_rate=RATE)
+    return network, TrainStep(network, MeanSquare(), optimizer, **kwargs)
+
+
+def tensors(x, y):
+    return Tensor(x), Tensor(y)
+
+
+def test_one_step_is_gradient_descent():
+    network, step = make()
+    w = network.w.asnumpy().copy()
+    x, y = data()
+    loss = step(*tensors(x, y))
+    np.testing.assert_allclose(float(loss), ((x @ w - y) ** 2).mean(), rtol=1e-5)
+    np.testing.assert_allclose(network.w.asnumpy(), w - RATE * gradient(w, x, y), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("scale", [LossScale(1024.0), LossScale(8.0, dynamic=True), LossScale(4.0, skip_overflow=True)])
+def test_the_loss_scale_changes_neither_loss_nor_update(scale):
+    network, step = make(loss_scale=scale)
+    w = network.w.asnumpy().copy()
+    x, y = data()
+    np.testing.assert_allclose(float(step(*tensors(x, y))), ((x @ w - y) ** 2).mean(), rtol=1e-5)
+    np.testing.assert_allclose(network.w.asnumpy(), w - RATE * gradient(w, x, y), rtol=1e-5, atol=1e-7)
+
+
+def test_a_dynamic_scale_grows_and_halves_and_skips_overflows():
+    network, step = make(loss_scale=LossScale(8.0, dynamic=True, window=2))
+    x, y = data()
+    scale = step.loss_scale.value
+    step(*tensors(x, y))
+    assert float(scale) == 8
+    step(*tensors(x, y))
+    assert float(scale) == 16
+    before = network.w.asnumpy().copy()
+    step(*tensors(x * np.float32(1e38), y))
+    np.testing.assert_array_equal(network.w.asnumpy(), before)
+    assert float(scale) == 8
+    step(*tensors(x, y))
+    assert np.abs(network.w.asnumpy() - before).max() > 0
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+    network, step = make(clip_norm=0.01)
+    w = network.w.asnumpy().copy()
+    x, y = data()
+    step(*tensors(x, y))
+    expected = gradient(w, x, y)
+    assert np.linalg.norm(expected) > 0.01
+    expected *= 0.01 / np.linalg.norm(expected)
+    np.testing.assert_allclose(network.w.asnumpy(), w - RATE * expected, rtol=1e-4, atol=1e-7)
+
+
+def test_accumulated_batches_make_the_update_of_one_large_batch():
+    network, step = make(accumulate=3)
+    w = network.w.asnumpy().copy()
+    x, y = data(count=12)
+    for part in range(3):
+        np.testing.assert_array_equal(network.w.asnumpy(), w)
+        step(*tensors(x[part::3], y[part::3]))
+    expected = w - RATE * gradient(w, x, y)
+    np.testing.assert_allclose(network.w.asnumpy(), expected, rtol=1e-5, atol=1e-7)
+    for part in range(3):
+        step(*tensors(x[part::3], y[part::3]))
+    np.testing.assert_allclose(network.w.asnumpy(), expected - RATE * gradient(expected, x, y), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("ramp", [False, True])
+def test_the_moving_average_follows_its_formula(ramp):
+    network = Linear()
+    ema = EMA(network, 0.9, ramp)
+    step = TrainStep(network, MeanSquare(), nn.SGD(network.trainable_params(), learning_rate=RATE), ema=ema)
+    average = network.w.asnumpy().astype(np.float64)
+    x, y = data()
+    for count in range(1, 4):
+        step(*tensors(x, y))
+        decay = 0.9 * (1 - np.exp(-count / 2000)) if ramp else 0.9
+        average = decay * average + (1 - decay) * network.w.asnumpy().copy()
+    np.testing.assert_allclose(ema.averages[0].asnumpy(), average, rtol=1e-5)
+    own = network.w.asnumpy().copy()
+    with ema.applied():
+        np.testing.assert_array_equal(network.w.asnumpy(), ema.averages[0].asnumpy())
+    np.testing.assert_array_equal(network.w.asnumpy(), own)
+
+
+def test_the_step_runs_eagerly_too():
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    network, step = make(clip_norm=10.0, accumulate=2, loss_scale=LossScale(8.0, dynamic=True))
+    w = network.w.asnumpy().copy()
+    x, y = data(count=8)
+    for part in range(2):
+        step(*tensors(x[part::2], y[part::2]))
+    np.testing.assert_allclose(network.w.asnumpy(), w - RATE * gradient(w, x, y), rtol=1e-5, atol=1e-7)
