@@ -74,6 +74,19 @@ class ChannelNorm(nn.LayerNorm):
         out = centred * ops.rsqrt(variance + self.epsilon) * self.gamma.reshape(-1, 1) + self.beta.reshape(-1, 1)
         return out.reshape(b, c, h, w).astype(x.dtype)
 
+    def tokens(self, x):
+        """The normalised map as tokens ``(B, H * W, C)``."""
+        b, c, h, w = x.shape
+        if self.by_matmul:
+            return self.construct(x).reshape(b, c, h * w).swapaxes(1, 2)
+        return super().construct(x.reshape(b, c, h * w).swapaxes(1, 2))
+
+
+def mean_of_rows(x):
+    """The mean over axis 1 of ``(N, rows, columns)``, ``(N, 1, columns)``; a product is faster than a reduction."""
+    n, rows, _ = x.shape
+    return ops.matmul(ops.full((n, 1, rows), 1 / rows, dtype=x.dtype), x)
+
 
 def attend(q, k, v, scale):
     """Scaled dot-product attention over the last two axes, ``(..., tokens, channels)``."""
@@ -165,7 +178,8 @@ class HiLo(nn.Cell):
         ws, heads = self.window_size, self.low_heads
         pooled = x
         if ws > 1:
-            pooled = padded.reshape(b * hp // ws, ws, wp // ws, ws, c).mean((1, 3)).reshape(b, -1, c)
+            pooled = mean_of_rows(padded.reshape(b * hp // ws, ws, wp * c))  # (B * rows, 1, Wp * C)
+            pooled = mean_of_rows(pooled.reshape(b * hp * wp // ws**2, ws, c)).reshape(b, -1, c)  # (B, M, C)
         m = pooled.shape[1]
         q = self.l_q(x).reshape(b, n, heads, self.head_dim).swapaxes(1, 2)  # (B, heads, N, hd)
         kv = self.l_kv(pooled).reshape(b, m, 2, heads, self.head_dim).transpose(2, 0, 3, 1, 4)
@@ -237,13 +251,13 @@ class Block(ConvFFNBlock):
 
     def __init__(self, dim, window_size, alpha, drop_rate, drop_path_rate):
         super().__init__(dim, drop_rate, drop_path_rate)
-        self.norm1 = nn.LayerNorm((dim,), epsilon=1e-5)
+        self.norm1 = ChannelNorm(dim)
         self.attn = HiLo(dim, dim // HEAD_DIM, qkv_bias=True, window_size=window_size, alpha=alpha)
 
     def construct(self, x):
         b, c, h, w = x.shape
-        tokens = self.norm1(x.reshape(b, c, h * w).swapaxes(1, 2))  # (B, N, C)
-        x = x + self.drop_path(self.attn(tokens, h, w).swapaxes(1, 2).reshape(b, c, h, w))
+        tokens = self.attn(self.norm1.tokens(x), h, w)  # (B, N, C)
+        x = x + self.drop_path(tokens.swapaxes(1, 2).reshape(b, c, h, w))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def flops(self, height, width):

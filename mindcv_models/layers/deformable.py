@@ -9,7 +9,8 @@ import math
 from typing import Tuple
 
 import mindspore as ms
-from mindspore import Parameter, nn, ops
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeUniform, Uniform, initializer
 
 Pair = Tuple[int, int]
@@ -45,7 +46,7 @@ def deformable_conv2d(
     columns = moved[1].reshape(b * fields, ho, wo, kh, kw) + _grid(wo, kw, stride[1], padding[1], dilation[1])[1]
     # One row of the table is one pixel's channels that move together: (B * G * H * W, C / G)
     table = x.astype(ms.float32).reshape(b * fields, c // fields, h * w).swapaxes(1, 2).reshape(-1, c // fields)
-    first = (ops.arange(b * fields) * (h * w)).astype(ms.int32).reshape(b * fields, 1, 1, 1, 1)
+    first = _first_rows(b * fields, h * w)
     sampled = 0
     for row, row_share in _neighbours(rows, h):
         for column, column_share in _neighbours(columns, w):
@@ -55,11 +56,17 @@ def deformable_conv2d(
     return _contract(sampled, weight.astype(ms.float32), bias, groups).reshape(b, d, ho, wo).astype(x.dtype)
 
 
+@ops.constexpr
 def _grid(size, taps, stride, padding, dilation):
     """Where undisplaced taps lie along an axis: as rows ``(size, 1, taps, 1)``, as columns ``(size, 1, taps)``."""
-    starts = ops.arange(size).astype(ms.float32) * stride - padding
-    steps = ops.arange(taps).astype(ms.float32) * dilation
-    return starts.reshape(-1, 1, 1, 1) + steps.reshape(-1, 1), starts.reshape(-1, 1, 1) + steps
+    places = (np.arange(size)[:, None] * stride - padding + np.arange(taps) * dilation).astype(np.float32)
+    return Tensor(places[:, None, :, None]), Tensor(places[:, None])
+
+
+@ops.constexpr
+def _first_rows(maps, pixels):
+    """Where the rows of each map begin in the table, ``(maps, 1, 1, 1, 1)``."""
+    return Tensor((np.arange(maps) * pixels).astype(np.int32).reshape(-1, 1, 1, 1, 1))
 
 
 def _neighbours(position, size):
@@ -85,9 +92,11 @@ def _contract(sampled, weight, bias, groups):
             3, 0, 1, 2, 4
         )  # (groups, B, P, taps, depth)
     sampled = sampled.reshape(groups, b * positions, taps * depth)
-    kernel = weight.reshape(groups, d // groups, depth, taps).swapaxes(2, 3).reshape(groups, d // groups, taps * depth)
-    out = ops.matmul(sampled, kernel.swapaxes(1, 2))  # (groups, B * P, D / groups)
-    out = out.reshape(groups, b, positions, d // groups).transpose(1, 0, 3, 2).reshape(b, d, positions)
+    kernel = weight.reshape(groups, d // groups, depth, taps).transpose(0, 3, 2, 1)  # (groups, taps, depth, D / groups)
+    out = ops.matmul(sampled, kernel.reshape(groups, taps * depth, d // groups))  # (groups, B * P, D / groups)
+    if groups > 1:
+        out = out.swapaxes(0, 1)
+    out = out.reshape(b, positions, d).swapaxes(1, 2)
     return out if bias is None else out + bias.astype(ms.float32).reshape(-1, 1)
 
 
