@@ -86,7 +86,7 @@ def join_world(distribute: bool) -> World:
         count = int(os.environ.get("OMPI_COMM_WORLD_SIZE", os.environ.get("MS_WORKER_NUM", "1")) if started_by else 1)
         if count > 1:
             raise InputError(
-                f"{started_by} started {count} processes, but distribute is False: set it to True, or start one process."
+                f"{started_by} started {count} processes, but distribute is False: set it to True or start one."
             )
         return ONE_DEVICE
     if not started_by:

@@ -91,18 +91,18 @@ def test_the_evaluation_transform_is_the_models_own_unless_overridden():
 def test_classes_are_counted_and_checked(tmp_path):
     image_folder(tmp_path)
     assert prepare(options(tmp_path), ONE_DEVICE, training=True).num_classes == 2
-    with pytest.raises(InputError, match="num_classes is 3, but .* has 2 classes: use --num_classes 2"):
+    with pytest.raises(InputError, match=r"num_classes is 3, but .* has 2 classes: use --num_classes 2"):
         prepare(options(tmp_path, num_classes=3), ONE_DEVICE, training=True)
 
 
 def test_folders_that_cannot_work_are_refused(tmp_path):
-    with pytest.raises(InputError, match="no folder .*train: set data_dir"):
+    with pytest.raises(InputError, match=r"no folder .*train: set data_dir"):
         prepare(options(tmp_path / "absent"), ONE_DEVICE, training=True)
     (tmp_path / "empty" / "train").mkdir(parents=True)
     with pytest.raises(InputError, match="has no class folders"):
         prepare(options(tmp_path / "empty"), ONE_DEVICE, training=True)
     (tmp_path / "hollow" / "train" / "cats").mkdir(parents=True)
-    with pytest.raises(InputError, match="class folder .*cats has no images"):
+    with pytest.raises(InputError, match=r"class folder .*cats has no images"):
         prepare(options(tmp_path / "hollow"), ONE_DEVICE, training=True)
     image_folder(tmp_path / "odd", val=(("a", 1), ("c", 1)))
     with pytest.raises(InputError, match="'b' is in one of them only"):

@@ -1,0 +1,121 @@
+"""Every property over every registered model of this project, eagerly and on small images."""
+
+import mindcv
+import mindspore as ms
+import numpy as np
+import pytest
+from mindcv.models.registry import get_pretrained_cfg, is_model
+
+import mindcv_models
+from mindcv_models.errors import InputError
+from tests import parity
+
+QUICK = ("fastvit_t8", "fastvit_sa12", "faster_vit_0_224", "faster_vit_0_any_res", "litv2_s")
+MODELS = [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in mindcv_models.list_models()]
+SIZE = 64
+
+
+@pytest.fixture(autouse=True)
+def eager():
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+def images(channels=3, size=SIZE):
+    return ms.Tensor(np.tile(parity.images(2, size, size), (1, 2, 1, 1))[:, :channels])
+
+
+def test_the_registry_is_mindcvs():
+    names = mindcv_models.list_models()
+    assert set(QUICK) <= set(names)
+    assert all(is_model(name) for name in names)
+    assert mindcv_models.list_models("fastvit_sa*") == ["fastvit_sa12", "fastvit_sa24", "fastvit_sa36"]
+    network = mindcv.create_model("fastvit_t8", num_classes=10)
+    assert network.head.weight.shape == (10, 768)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_registry_says_how_to_evaluate_and_what_the_head_is(name):
+    config = get_pretrained_cfg(name)
+    assert len(config["input_size"]) == len(config["mean"]) == len(config["std"]) == 3
+    assert config["num_classes"] in (1000, 21841)
+    assert 0.8 < config["crop_pct"] <= 1
+    network = mindcv_models.create_model(name, num_classes=3)
+    assert network.parameters_dict()[f"{config['classifier']}.weight"].shape[0] == 3
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_classes_channels_and_evaluation(name):
+    network = mindcv_models.create_model(name, num_classes=7, in_channels=4).set_train(False)
+    x = images(4)
+    logits = network(x).asnumpy()
+    assert logits.shape == (2, 7)
+    assert np.isfinite(logits).all()
+    assert np.abs(logits[0] - logits[1]).max() > 0
+    np.testing.assert_allclose(network(x[:1]).asnumpy(), logits[:1], rtol=0, atol=1e-5 * np.abs(logits).max())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_classes_gives_the_pooled_features(name):
+    network = mindcv_models.create_model(name, num_classes=0).set_train(False)
+    headed = mindcv_models.create_model(name, num_classes=3)
+    width = headed.parameters_dict()[f"{get_pretrained_cfg(name)['classifier']}.weight"].shape[1]
+    assert network(images()).shape == (2, width)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_parameter_learns(name):
+    network = mindcv_models.create_model(name, num_classes=5, drop_path_rate=0.1).set_train()
+    weights = network.trainable_params()
+    gradients = ms.grad(lambda x: (network(x) ** 2).mean(), None, weights)(images(size=128))
+    norms = {weight.name: np.linalg.norm(gradient.asnumpy()) for weight, gradient in zip(weights, gradients)}
+    assert all(np.isfinite(norm) for norm in norms.values())
+    assert not [name for name, norm in norms.items() if norm == 0]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_features_have_the_widths_and_strides_they_say(name):
+    network = mindcv_models.create_model(name, features_only=True, out_indices=[0, 2, 3]).set_train(False)
+    maps = network(images())
+    assert [m.shape[1] for m in maps] == list(network.out_channels)
+    assert [SIZE // m.shape[2] for m in maps] == list(network.out_strides)
+    assert all(np.isfinite(m.asnumpy()).all() for m in maps)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_reparameterizing_changes_nothing_but_the_form(name):
+    network = mindcv_models.create_model(name, num_classes=5)
+    rng = np.random.RandomState(0)
+    for parameter in network.get_parameters():  # as after training: no statistic is what it began as
+        noise = rng.uniform(0.5, 1.5, parameter.shape).astype(np.float32)
+        parameter.set_data(ms.Tensor(noise if "moving_" in parameter.name else parameter.asnumpy() * noise))
+    before = {p.name: p.asnumpy().copy() for p in network.get_parameters()}
+    network.set_train()
+    fused = mindcv_models.reparameterize(network)
+    assert network.training
+    assert all(np.array_equal(p.asnumpy(), before[p.name]) for p in network.get_parameters())
+    logits = network.set_train(False)(images()).asnumpy()
+    np.testing.assert_allclose(fused(images()).asnumpy(), logits, rtol=0, atol=1e-5 * np.abs(logits).max())
+    again = mindcv_models.reparameterize(fused)
+    assert {p.name: p.shape for p in again.get_parameters()} == {p.name: p.shape for p in fused.get_parameters()}
+    assert all(np.array_equal(a.asnumpy(), b.asnumpy()) for a, b in zip(again.get_parameters(), fused.get_parameters()))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_initialisation_is_the_same_for_the_same_seed(name):
+    def build():
+        ms.set_seed(3)
+        network = mindcv_models.create_model(name, num_classes=2)
+        return np.concatenate([p.asnumpy().reshape(-1)[:50] for p in network.get_parameters()])
+
+    np.testing.assert_array_equal(build(), build())
+
+
+def test_wrong_names_and_options_are_refused():
+    with pytest.raises(InputError, match=r"unknown model 'fastvit_t9': did you mean fastvit_t8\?"):
+        mindcv_models.create_model("fastvit_t9")
+    with pytest.raises(InputError, match="Leave that option out"):
+        mindcv_models.create_model("fastvit_t8", window=7)
+    with pytest.raises(InputError, match="maps are numbered 0, 1, 2 and 3"):
+        mindcv_models.create_model("fastvit_t8", features_only=True, out_indices=[4])
+    with pytest.raises(InputError, match="no MindSpore weights"):
+        mindcv_models.create_model("fastvit_t8", pretrained=True)

@@ -1,0 +1,214 @@
+"""train.py and validate.py as a user runs them, and what they say to wrong input."""
+
+import csv
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mindcv_models import cli
+from mindcv_models.config import parse_options
+from tests.test_data import image_folder
+
+ROOT = Path(__file__).parents[1]
+
+# A recipe of MindCV's, as MindCV writes it: ResNet-18 for eight Ascend devices.
+MINDCV_RECIPE = """
+# system config
+mode: 0
+distribute: True
+num_parallel_workers: 8
+# dataset config
+dataset: 'imagenet'
+data_dir: ''
+shuffle: True
+dataset_download: False
+batch_size: 32
+drop_remainder: True
+# Augmentation config
+image_resize: 224
+scale: [0.08, 1.0]
+ratio: [0.75, 1.333]
+hflip: 0.5
+interpolation: 'bilinear'
+crop_pct: 0.875
+# model config
+model: 'resnet18'
+num_classes: 1000
+pretrained: False
+ckpt_path: ''
+keep_checkpoint_max: 30
+ckpt_save_dir: ''
+epoch_size: 120
+dataset_sink_mode: True
+amp_level: 'O2'
+# loss config
+loss: 'CE'
+label_smoothing: 0.1
+# lr scheduler config
+scheduler: 'cosine_decay'
+min_lr: 0.0
+lr: 0.1
+warmup_epochs: 0
+decay_epochs: 120
+# optimizer config
+opt: 'momentum'
+filter_bias_and_bn: True
+momentum: 0.9
+weight_decay: 0.0001
+loss_scale: 1024
+use_nesterov: False
+"""
+
+
+@pytest.fixture
+def data(tmp_path):
+    return image_folder(tmp_path / "images")
+
+
+def common(data, output):
+    return ["--data_dir", str(data), "--model", "squeezenet1_1", "--image_resize", "32", "--batch_size", "4",
+            "--num_parallel_workers", "1", "--ckpt_save_dir", str(output)]  # fmt: skip
+
+
+def train_arguments(data, output, *more):
+    return [*common(data, output), "--opt", "momentum", "--lr", "0.001", "--epoch_size", "2", "--warmup_epochs", "0",
+            "--decay_epochs", "2", "--val_while_train", "True", *more]  # fmt: skip
+
+
+def call(script, arguments, monkeypatch, capsys):
+    """Exit status, standard output and standard error of a script, run in this process."""
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *arguments])
+    with pytest.raises(SystemExit) as left:
+        cli.run(importlib.import_module(script).main)
+    captured = capsys.readouterr()
+    return left.value.code, captured.out, captured.err
+
+
+@pytest.mark.parametrize("mode", ["0", "1"])
+def test_training_writes_what_it_says_and_validation_repeats_it(data, tmp_path, monkeypatch, capsys, caplog, mode):
+    output = tmp_path / "out"
+    caplog.set_level("INFO")
+    arguments = train_arguments(data, output, "--mode", mode, "--keep_checkpoint_max", "1")
+    status, _, error = call("train", arguments, monkeypatch, capsys)
+    assert status == 0, error
+    names = sorted(p.name for p in output.iterdir())
+    assert names == sorted(
+        ["config.yaml", "results.csv", "squeezenet1_1-2_3.ckpt", "squeezenet1_1_best.ckpt", "squeezenet1_1_last.ckpt"]
+    )
+    with open(output / "results.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert list(rows[0]) == ["epoch", "lr", "train_loss", "images_per_second", "val_loss", "top1", "top2", "seconds"]
+    resolved = parse_options("", ["-c", str(output / "config.yaml")])
+    assert (resolved.num_classes, resolved.epoch_size, resolved.model) == (2, 2, "squeezenet1_1")
+
+    caplog.clear()
+    again = [*common(data, output), "--mode", mode, "--ckpt_path", str(output / "squeezenet1_1_last.ckpt")]
+    status, _, error = call("validate", again, monkeypatch, capsys)
+    assert status == 0, error
+    assert f"top-1 {100 * float(rows[-1]['top1']):.2f} %" in caplog.text
+    assert "on 7 images" in caplog.text
+
+
+def test_a_recipe_of_mindcv_runs_unchanged(tmp_path):
+    data = image_folder(tmp_path / "images", train=(("a", 20), ("b", 20)))
+    recipe = tmp_path / "resnet_18_ascend.yaml"
+    recipe.write_text(MINDCV_RECIPE.replace("num_classes: 1000", "num_classes: 2"))
+    command = [sys.executable, str(ROOT / "train.py"), "--config", str(recipe), "--data_dir", str(data),
+               "--distribute", "False", "--epoch_size", "1", "--decay_epochs", "1"]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "ckpt" / "resnet18_last.ckpt").exists()
+    assert "11,177,538 parameters" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--ema", "True", "--ema_decay", "0.5", "--gradient_accumulation_steps", "2", "--clip_grad", "True"],
+        ["--mixup", "0.2", "--cutmix", "1.0", "--loss", "BCE", "--loss_scale_type", "dynamic", "--loss_scale", "64"],
+        ["--auto_augment", "randaug-m9-mstd0.5-inc1", "--re_prob", "0.5", "--re_value", "random", "--aug_repeats", "3"],
+        ["--amp_level", "O3", "--loss_scale", "128", "--drop_overflow_update", "True", "--ckpt_save_policy", "top_k"],
+    ],
+    ids=["ema-accumulation-clip", "mixing-bce-dynamic-scale", "augmentation", "half-precision"],
+)
+def test_options_of_the_training_step_work_together(data, tmp_path, monkeypatch, capsys, more):
+    status, _, error = call("train", train_arguments(data, tmp_path / "out", *more), monkeypatch, capsys)
+    assert status == 0, error
+    with open(tmp_path / "out" / "results.csv") as file:
+        losses = [float(row["train_loss"]) for row in csv.DictReader(file)]
+    assert len(losses) == 2
+    assert all(0 < loss < 20 for loss in losses)
+
+
+def test_a_finetuned_network_gets_a_new_head(data, tmp_path, monkeypatch, capsys):
+    first = train_arguments(data, tmp_path / "two", "--epoch_size", "1")
+    assert call("train", first, monkeypatch, capsys)[0] == 0
+    three = image_folder(tmp_path / "three", train=(("a", 4), ("b", 4), ("c", 4)), val=(("a", 1), ("b", 1), ("c", 1)))
+    start = ["--ckpt_path", str(tmp_path / "two" / "squeezenet1_1_last.ckpt"), "--epoch_size", "1"]
+    status, _, error = call("train", train_arguments(three, tmp_path / "out", *start), monkeypatch, capsys)
+    assert status == 2
+    assert "--new_head True" in error
+    # SqueezeNet's registry entry names its classifier; that is what is left out.
+    status, _, error = call(
+        "train", train_arguments(three, tmp_path / "out", *start, "--new_head", "True"), monkeypatch, capsys
+    )
+    assert status == 0, error
+
+
+# What is wrong, relative to the folder that ``ruined`` makes, and what the error must say.
+WRONG = {
+    "no data": (["--data_dir", "absent"], "no folder"),
+    "empty data": (["--data_dir", "empty"], "no folder"),
+    "classes": (["--num_classes", "9"], "has 2 classes: use --num_classes 2"),
+    "corrupt image": (["--data_dir", "broken"], "cannot decode image"),
+    "model": (["--model", "fastvit_t9"], "unknown model 'fastvit_t9': did you mean fastvit_t8?"),
+    "optimizer": (["--opt", "adamwww"], "did you mean adamw?"),
+    "key": (["--learning_rate", "1"], "unknown option --learning_rate"),
+    "value": (["--lr", "high"], "lr is 'high', but must be a number."),
+    "config": (["-c", "text.yaml"], "is not YAML"),
+    "checkpoint": (["--ckpt_path", "absent.ckpt"], "no checkpoint at"),
+    "output": (["--ckpt_save_dir", "file/out"], "cannot write to"),
+    "device": (["--device_target", "Ascend"], "device_target Ascend is not usable on this machine"),
+    "model option": (["--drop_path_rate", "0.1"], "drop_path_rate"),
+}
+
+
+@pytest.fixture
+def ruined(tmp_path, monkeypatch):
+    """A working folder with one of everything that is wrong."""
+    broken = image_folder(tmp_path / "broken")
+    for image in (broken / "train" / "a").iterdir():
+        image.write_bytes(b"not an image")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    (tmp_path / "text.yaml").write_text("a: b: c")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_to_training_is_one_line_and_status_2(data, tmp_path, ruined, monkeypatch, capsys, case):
+    more, message = WRONG[case]
+    status, _, error = call("train", train_arguments(data, tmp_path / "out", *more), monkeypatch, capsys)
+    lines = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert status == 2
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "ckpt_path is missing"),
+        (["--ckpt_path", "absent.ckpt"], "no checkpoint at absent.ckpt"),
+    ],
+)
+def test_wrong_input_to_validation_is_one_line_and_status_2(data, tmp_path, monkeypatch, capsys, more, message):
+    status, _, error = call("validate", [*common(data, tmp_path), *more], monkeypatch, capsys)
+    assert status == 2
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
