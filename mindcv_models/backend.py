@@ -3,13 +3,22 @@
 Models and layers ask here; nothing else in the project looks at the device.
 """
 
+import ctypes
 import functools
+import importlib.util
+import logging
 import os
+import platform
+import shutil
+import tempfile
+from pathlib import Path
 
 import mindspore as ms
 
-# Element-wise operators that the CPU's graph kernels may fuse. Fusing everything halves ResNet-50's speed, and an
-# exponential inside a fused kernel loses accuracy, so the list stays with exact arithmetic.
+logger = logging.getLogger(__name__)
+
+# Element-wise operators that the CPU's graph kernels may fuse. An exponential inside a fused kernel loses accuracy, so
+# the list stays with exact arithmetic.
 _FUSED_ON_CPU = ("Mul", "Add", "Sub", "Div", "RealDiv", "Minimum", "Maximum")
 
 
@@ -18,25 +27,70 @@ def device_target() -> str:
     return ms.get_context("device_target")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def fuse_elementwise() -> bool:
     """Let CPU graphs fuse runs of plain arithmetic into single kernels; True where that is in force.
 
     GELU's rational error function costs about 70 ms a map as separate operators and 4 ms fused. It is a setting of
-    the process, made once, when the first cell that profits from it is built.
+    the process, made once, when the first cell that profits from it is built. The compiled kernels go to
+    ``~/.cache/mindcv_models/<host>``, unless ``MS_COMPILER_CACHE_PATH`` says otherwise, and are found again there.
+    Without a compiler to build them the exact operator is used, and one warning says so.
     """
     if device_target() != "CPU":
         return False
-    os.environ.setdefault("AKG_WHITE_LIST_PATH", os.devnull)
-    ms.set_context(
-        enable_graph_kernel=True, graph_kernel_flags=f"--enable_cluster_ops_only={','.join(_FUSED_ON_CPU)}"
-    )
+    missing = [name for name in ("decorator", "attr") if importlib.util.find_spec(name) is None]
+    missing += [] if shutil.which("g++") else ["g++"]
+    if missing:
+        logger.warning(
+            "GELU runs about ten times slower: fused CPU kernels need %s; install it.", " and ".join(missing)
+        )
+        return False
+    os.environ.setdefault("MS_COMPILER_CACHE_PATH", str(_kernel_cache()))
+    os.environ.setdefault("AKG_WHITE_LIST_PATH", str(Path(ms.__file__).parent / "_akg"))  # else it prints, per kernel
+    ms.set_context(enable_graph_kernel=True, graph_kernel_flags=f"--enable_cluster_ops_only={','.join(_FUSED_ON_CPU)}")
+    _let_openmp_sleep()
     return True
 
 
+def _kernel_cache() -> Path:
+    """A folder of this host's own, since kernels are compiled for its processor."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    for root in (home, Path(tempfile.gettempdir())):
+        folder = root / "mindcv_models" / platform.node()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            break
+    return folder
+
+
+def large_depthwise_in_strips() -> bool:
+    """Whether a depthwise convolution with a large kernel is faster as :class:`layers.StripConv2d`."""
+    return device_target() == "CPU"
+
+
 def sum_channels_by_matmul() -> bool:
-    """Whether to average a map over its channels by a matrix product, instead of transposing it for layer normalisation.
+    """Whether to average a map over its channels by a matrix product, not by transposing it for layer normalisation.
 
     On the CPU that takes half the time; elsewhere the operator for layer normalisation is better.
     """
     return device_target() == "CPU"
+
+
+def _let_openmp_sleep() -> None:
+    """Stop idle OpenMP threads from spinning.
+
+    Fused kernels run on GNU OpenMP, whose threads busy-wait 3 ms after each kernel and take the cores from the next
+    convolution, which has threads of its own: networks then run at half to a third of their speed.
+    ``OMP_WAIT_POLICY=passive`` prevents that but is read when MindSpore is imported. With more OpenMP threads than
+    cores the wait is short too, so this makes as many, once; they sleep from then on.
+    """
+    if "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ:
+        return
+    try:
+        openmp = ctypes.CDLL("libgomp.so.1")
+        openmp.GOMP_parallel(openmp.omp_get_num_threads, None, (os.cpu_count() or 1) + 1, 0)
+    except (OSError, AttributeError):
+        pass  # another OpenMP library: nothing to mend

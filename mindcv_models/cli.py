@@ -6,9 +6,10 @@ import tempfile
 from pathlib import Path
 
 import mindspore as ms
+from mindcv.utils import set_seed
 
 from .config import Options
-from .distributed import launched_rank
+from .distributed import World, join_world, launched_rank
 from .errors import InputError
 
 __all__ = ["output_folder", "run", "set_up"]
@@ -32,8 +33,12 @@ def run(main) -> None:
     sys.exit(status)
 
 
-def set_up(options: Options) -> None:
-    """Choose the device and the mode, before anything touches MindSpore."""
+def set_up(options: Options) -> World:
+    """Choose the device and the mode, join the other processes and seed the random numbers.
+
+    Raises:
+        InputError: the device is not there, or ``distribute`` does not fit how the process was started.
+    """
     if options.device_target:
         try:
             ms.set_device(options.device_target)
@@ -43,6 +48,9 @@ def set_up(options: Options) -> None:
                 "install that back end's MindSpore and driver, or choose another device_target."
             ) from error
     ms.set_context(mode=options.mode)
+    world = join_world(options.distribute)
+    set_seed(options.seed, world.rank)
+    return world
 
 
 def output_folder(path: str) -> Path:

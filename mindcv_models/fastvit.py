@@ -19,17 +19,16 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
 from .errors import InputError
-from .layers import GELU, Kernel
+from .layers import GELU, Conv2d, Kernel
 
 __all__ = ["FastViT", "FastViTFeatures"]
 
 
 def conv2d(in_channels, out_channels, kernel_size, stride=1, groups=1, bias=False, init=None):
     """A convolution with symmetric zero padding of half the kernel; PyTorch's default initialisation, or ``init``."""
-    return nn.Conv2d(
+    return Conv2d(
         in_channels, out_channels, kernel_size, stride,
-        pad_mode="pad", padding=kernel_size // 2, group=groups, has_bias=bias,
-        weight_init=init, bias_init="zeros" if init else None,
+        group=groups, has_bias=bias, weight_init=init, bias_init="zeros" if init else None,
     )  # fmt: skip
 
 

@@ -64,8 +64,14 @@ class ChannelNorm(nn.LayerNorm):
         self.average = Tensor(np.full((1, 1, channels), 1 / channels, np.float32))
 
     def construct(self, x):
-        if not self.by_matmul:
-            return super().construct(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+        if self.by_matmul:
+            return self.by_products(x)
+        return self.over_last_axis(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+    def over_last_axis(self, x):
+        return ops.layer_norm(x, self.normalized_shape, self.gamma, self.beta, self.epsilon)
+
+    def by_products(self, x):
         b, c, h, w = x.shape
         wide = x.astype(mstype.float32).reshape(b, c, h * w)
         average = ops.broadcast_to(self.average, (b, 1, c))
@@ -74,12 +80,15 @@ class ChannelNorm(nn.LayerNorm):
         out = centred * ops.rsqrt(variance + self.epsilon) * self.gamma.reshape(-1, 1) + self.beta.reshape(-1, 1)
         return out.reshape(b, c, h, w).astype(x.dtype)
 
-    def tokens(self, x):
-        """The normalised map as tokens ``(B, H * W, C)``."""
+
+class TokenNorm(ChannelNorm):
+    """Layer normalisation of a map ``(B, C, H, W)`` over its channels, as tokens ``(B, H * W, C)``."""
+
+    def construct(self, x):
         b, c, h, w = x.shape
         if self.by_matmul:
-            return self.construct(x).reshape(b, c, h * w).swapaxes(1, 2)
-        return super().construct(x.reshape(b, c, h * w).swapaxes(1, 2))
+            return self.by_products(x).reshape(b, c, h * w).swapaxes(1, 2)
+        return self.over_last_axis(x.reshape(b, c, h * w).swapaxes(1, 2))
 
 
 def mean_of_rows(x):
@@ -251,12 +260,12 @@ class Block(ConvFFNBlock):
 
     def __init__(self, dim, window_size, alpha, drop_rate, drop_path_rate):
         super().__init__(dim, drop_rate, drop_path_rate)
-        self.norm1 = ChannelNorm(dim)
+        self.norm1 = TokenNorm(dim)
         self.attn = HiLo(dim, dim // HEAD_DIM, qkv_bias=True, window_size=window_size, alpha=alpha)
 
     def construct(self, x):
         b, c, h, w = x.shape
-        tokens = self.attn(self.norm1.tokens(x), h, w)  # (B, N, C)
+        tokens = self.attn(self.norm1(x), h, w)  # (B, N, C)
         x = x + self.drop_path(tokens.swapaxes(1, 2).reshape(b, c, h, w))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 

@@ -5,6 +5,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindcv.models.registry import get_pretrained_cfg, is_model
+from mindcv.utils.amp import auto_mixed_precision
 
 import mindcv_models
 from mindcv_models.errors import InputError
@@ -64,12 +65,25 @@ def test_no_classes_gives_the_pooled_features(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_parameter_learns(name):
-    network = mindcv_models.create_model(name, num_classes=5, drop_path_rate=0.1).set_train()
+    network = mindcv_models.create_model(name, num_classes=5, drop_path_rate=0.0).set_train()
     weights = network.trainable_params()
     gradients = ms.grad(lambda x: (network(x) ** 2).mean(), None, weights)(images(size=128))
     norms = {weight.name: np.linalg.norm(gradient.asnumpy()) for weight, gradient in zip(weights, gradients)}
     assert all(np.isfinite(norm) for norm in norms.values())
     assert not [name for name, norm in norms.items() if norm == 0]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_drop_path_drops_in_training_only(name):
+    network = mindcv_models.create_model(name, num_classes=5, drop_path_rate=0.9)
+    for parameter in network.get_parameters():  # branches that matter, so that leaving one out shows
+        if parameter.name.rsplit(".", 1)[-1].startswith(("gamma", "layer_scale")):
+            parameter.set_data(ms.Tensor(np.ones(parameter.shape, np.float32)))
+    x = images()
+    evaluated = [network.set_train(False)(x).asnumpy() for _ in range(2)]
+    np.testing.assert_array_equal(*evaluated)
+    trained = [network.set_train()(x).asnumpy() for _ in range(2)]
+    assert np.abs(trained[0] - trained[1]).max() > 1e-3 * np.abs(trained[0]).max()
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -98,6 +112,19 @@ def test_reparameterizing_changes_nothing_but_the_form(name):
     again = mindcv_models.reparameterize(fused)
     assert {p.name: p.shape for p in again.get_parameters()} == {p.name: p.shape for p in fused.get_parameters()}
     assert all(np.array_equal(a.asnumpy(), b.asnumpy()) for a, b in zip(again.get_parameters(), fused.get_parameters()))
+
+
+@pytest.mark.parametrize("level", ["O1", "O2", "O3"])
+@pytest.mark.parametrize("name", MODELS)
+def test_mixed_precision_stays_near_float32(name, level):
+    network = mindcv_models.create_model(name, num_classes=5, drop_path_rate=0.0).set_train(False)
+    exact = network(images()).asnumpy()
+    auto_mixed_precision(network, level)
+    mixed = network(images()).asnumpy()
+    np.testing.assert_allclose(mixed, exact, rtol=0, atol=2e-2 * np.abs(exact).max())
+    weights = network.set_train().trainable_params()
+    gradients = ms.grad(lambda x: (network(x).astype(ms.float32) ** 2).mean(), None, weights)(images())
+    assert all(np.isfinite(gradient.asnumpy()).all() for gradient in gradients)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,16 +1,19 @@
 """Top-1, top-5 and loss over a data set of any size, on any number of devices."""
 
 from dataclasses import dataclass
+from typing import Callable
 
 import mindspore as ms
 import numpy as np
+from mindcv.utils.amp import auto_mixed_precision
 from mindspore import Tensor, nn, ops
 
-from ..data import batches
+from ..config import Options
+from ..data import batches, create_eval_loader
 from ..distributed import ONE_DEVICE, World, sum_over_ranks
 from ..errors import InputError
 
-__all__ = ["Evaluator", "Metrics"]
+__all__ = ["Evaluator", "Metrics", "build_validation", "cast_network"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,19 @@ class _BatchSums(nn.Cell):
         loss = ops.select(valid, loss, ops.zeros_like(loss))
         hits = hits * valid.astype(ms.float32).expand_dims(1)
         return ops.stack((loss.sum(), hits[:, 0].sum(), hits.sum()))
+
+
+def cast_network(network: nn.Cell, options: Options) -> nn.Cell:
+    """The network in the mixed precision that the options ask for, changed in place."""
+    auto_mixed_precision(network, options.amp_level, options.amp_cast_list)
+    return network
+
+
+def build_validation(network: nn.Cell, options: Options, world: World) -> Callable[[], Metrics]:
+    """A function that gives the network's metrics on the validation split, as the network stands when it is called."""
+    loader, images = create_eval_loader(options, world.rank, world.size)
+    evaluator = Evaluator(network, options.num_classes, options.batch_size, world)
+    return lambda: evaluator.run(loader, images, options.skip_bad_images)
 
 
 class Evaluator:

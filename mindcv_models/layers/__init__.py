@@ -1,7 +1,8 @@
 """Blocks that two families use, and nothing that only one does."""
 
 from .activation import GELU
+from .convolution import Conv2d, StripConv2d
 from .deformable import DeformableConv2d, deformable_conv2d
 from .kernel import Kernel
 
-__all__ = ["GELU", "DeformableConv2d", "Kernel", "deformable_conv2d"]
+__all__ = ["GELU", "Conv2d", "DeformableConv2d", "Kernel", "StripConv2d", "deformable_conv2d"]

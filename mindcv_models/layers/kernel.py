@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from mindspore import Tensor, nn
 
+from .convolution import Conv2d
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -57,14 +59,11 @@ class Kernel:
 
     def conv(self, like: nn.Conv2d) -> nn.Conv2d:
         """A convolution with bias that computes this kernel, with the stride, groups and type of ``like``."""
-        size = self.weight.shape[-1]
-        return nn.Conv2d(
+        return Conv2d(
             like.in_channels,
             like.out_channels,
-            size,
+            self.weight.shape[-1],
             like.stride,
-            pad_mode="pad",
-            padding=size // 2,
             group=like.group,
             has_bias=True,
             weight_init=Tensor(self.weight, like.weight.dtype),

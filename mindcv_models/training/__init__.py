@@ -1,9 +1,20 @@
 """Training: the compiled step, the loop around it, and what they keep."""
 
+from .build import build_network, build_step
 from .ema import EMA
 from .keeper import CheckpointKeeper
 from .loop import Trainer
 from .optimizer import build_optimizer, learning_rates
 from .step import LossScale, TrainStep
 
-__all__ = ["EMA", "CheckpointKeeper", "LossScale", "TrainStep", "Trainer", "build_optimizer", "learning_rates"]
+__all__ = [
+    "EMA",
+    "CheckpointKeeper",
+    "LossScale",
+    "TrainStep",
+    "Trainer",
+    "build_network",
+    "build_optimizer",
+    "build_step",
+    "learning_rates",
+]
