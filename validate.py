@@ -27,7 +27,12 @@ def main():
         raise InputError("ckpt_path is missing: give --ckpt_path the checkpoint to validate.")
     world = set_up(options)
     options = prepare(options, world, training=False)
-    network = create_model(options.model, num_classes=options.num_classes, in_channels=options.in_channels)
+    network = create_model(
+        options.model,
+        num_classes=options.num_classes,
+        in_channels=options.in_channels,
+        **(options.model_kwargs or {}),
+    )
     logger.info("loaded %s", load_weights(network, options.ckpt_path, options.ema))
     if options.reparam:
         network = reparameterize(network)

@@ -104,6 +104,9 @@ class Options:
     cutmix_prob: float = option(1.0, "probability that a batch is mixed")
 
     model: str = option("fastvit_t8", "name of a model of this project or of MindCV", group="Model")
+    model_kwargs: Optional[Dict[str, Any]] = option(
+        None, "further options of the model, such as alpha=0.2 or window_size=[7,7,4,2]; a mapping in YAML"
+    )
     num_classes: Optional[int] = option(None, "classes; default: as many as the data set has")
     in_channels: int = option(3, "channels of the input")
     pretrained: bool = option(False, "start from MindCV's published weights")
@@ -269,10 +272,11 @@ def _convert(name: str, value: Any) -> Any:
     optional = type(None) in get_args(kind)
     if optional:
         kind = get_args(kind)[0]
+    words = value if isinstance(value, list) else [value]
+    if optional and len(words) == 1 and str(words[0]).lower() in ("", "none"):
+        return None
     if isinstance(value, _Words):
         value = value.parse(name, kind)
-    if optional and (value is None or value in ("", ["None"]) or str(value).lower() == "none"):
-        return None
     try:
         value = _cast(value, kind)
     except (KeyError, TypeError, ValueError) as error:
@@ -293,6 +297,9 @@ class _Words(list):
     def parse(self, name, kind):
         if get_origin(kind) is tuple:
             return [word for word in re.split(r"[\s,\[\]()]+", " ".join(self)) if word]
+        if get_origin(kind) is dict:
+            pairs = [word.partition("=") for word in self]
+            return {key: yaml.safe_load(value) for key, equals, value in pairs if equals}
         if kind is bool and not self:
             return True
         if len(self) != 1:
@@ -304,6 +311,10 @@ def _cast(value, kind):
     if get_origin(kind) is tuple:
         values = value if isinstance(value, (list, tuple)) else [value]
         return tuple(_cast(item, get_args(kind)[0]) for item in values)
+    if get_origin(kind) is dict:
+        if not isinstance(value, dict) or not value:
+            raise TypeError(kind)
+        return value
     if kind is Any:
         return yaml.safe_load(value) if isinstance(value, str) else value
     if kind is bool:
@@ -318,6 +329,8 @@ def _cast(value, kind):
 def _describe(kind) -> str:
     if get_origin(kind) is tuple:
         return f"numbers, such as {'30 60 90' if get_args(kind)[0] is int else '0.08 1.0'}"
+    if get_origin(kind) is dict:
+        return "pairs such as alpha=0.2"
     return {bool: "True or False", int: "a whole number", float: "a number", str: "text"}[kind]
 
 

@@ -53,6 +53,12 @@ def test_the_command_line_wins_over_yaml_and_yaml_over_defaults(tmp_path):
         (["--num_classes", "None"], "num_classes", None),
         (["--color_jitter", "None"], "color_jitter", None),
         (["--dataset", ""], "dataset", ""),
+        (
+            ["--model_kwargs", "alpha=0.2", "window_size=[7,7,4,2]"],
+            "model_kwargs",
+            {"alpha": 0.2, "window_size": [7, 7, 4, 2]},
+        ),
+        (["--model_kwargs", "None"], "model_kwargs", None),
         (["--opt", "AdamW"], "opt", "adamw"),
     ],
 )
@@ -70,6 +76,7 @@ def test_words_become_typed_values(arguments, name, value):
         (["--batch_size", "8.5"], "batch_size is '8.5', but must be a whole number."),
         (["--batch_size", "0"], "batch_size is 0, but must be at least 1."),
         (["--lr"], "--lr takes one value, but got 0"),
+        (["--model_kwargs", "alpha"], "but must be pairs such as alpha=0.2."),
         (["--scale", "0.1"], "scale is 0.1, but must be two numbers"),
         (["--opt", "adamm"], "opt is 'adamm', which is not known: did you mean adam?"),
         (["--amp_level", "O9"], "amp_level is 'O9', which is not known"),

@@ -30,6 +30,7 @@ def build_network(options: Options, world: World) -> nn.Cell:
         pretrained=options.pretrained,
         drop_rate=options.drop_rate,
         drop_path_rate=options.drop_path_rate,
+        **(options.model_kwargs or {}),
     )
     if options.ckpt_path:
         head = get_pretrained_cfg(options.model).get("classifier") if options.new_head else None

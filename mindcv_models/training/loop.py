@@ -110,7 +110,8 @@ class Trainer:
         if not self.world.is_main:
             return
         values = {name: f"{value:.6g}" for name, value in row.items()}
-        logger.info("epoch %d/%d  %s", epoch, self.options.epoch_size, "  ".join(f"{k} {v}" for k, v in values.items()))
+        shown = "  ".join(f"{name} {value}" for name, value in values.items() if name != "epoch")
+        logger.info("epoch %d/%d done  %s", epoch, self.options.epoch_size, shown)
         fresh = epoch == 1 or not self.results.exists()
         with open(self.results, "w" if fresh else "a", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=self._columns(row))
