@@ -1,0 +1,168 @@
+"""Every operator that the networks compile to is one that MindSpore documents for Ascend, GPU and CPU.
+
+On the CPU some cells take a form of their own (see ``backend``), so each network is exported in both forms. What is
+checked is MindSpore's documentation, not a run on those devices, and the graph for inference, not its gradient.
+"""
+
+import contextlib
+import dataclasses
+import re
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import nn, ops
+from mindspore.ops import auto_generate, operations
+from mindspore.train.mind_ir_pb2 import ModelProto
+
+import mindcv_models
+from mindcv_models import backend, fastervit, fastvit, litv2
+from mindcv_models.checkpoint.torch_weights import load_torch_state_dict
+from tests import parity
+
+PLATFORMS = {"Ascend", "GPU", "CPU"}
+FORMS = ("CPU", "Ascend")  # GPU compiles what Ascend does, as the first test shows
+
+# Operators whose own documentation is silent, and the documented function that becomes them.
+DOCUMENTED_AS = {"MatMulExt": "matmul", "Muls": "mul"}  # Muls: by a number, as Tensor.mul and * do
+# Nodes that no device computes, so that none is documented for them.
+STRUCTURE = {
+    "Constant": "a value stored in the graph",
+    "Load": "reads a parameter; the graph's own",
+    "MakeTuple": "groups values; the graph's own",
+    "TupleGetItem": "takes a value out of a group; the graph's own",
+    "UpdateState": "orders side effects; the graph's own",
+}
+
+# Sizes at which all is compiled that depends on them: several windows with carriers, grids that are not square,
+# padding and cropping.
+NETWORKS = {
+    "fastvit_t8, fused": (fastvit, "fastvit_t8", 64, 64, {}),
+    "fastvit_sa12": (fastvit, "fastvit_sa12", 64, 64, {}),
+    "faster_vit_0_224": (fastervit, "faster_vit_0_224", 224, 224, {}),
+    "faster_vit_0_any_res": (
+        fastervit, "faster_vit_0_any_res", 250, 330, {"do_propagation": True, "layer_scale": 0.1},
+    ),
+    "litv2_s": (litv2, "litv2_s", 90, 100, {}),
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def building_for(device):
+    """Let cells choose their form as they would on ``device``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "device_target", lambda: device)
+        backend.fuse_elementwise.cache_clear()
+        try:
+            yield
+        finally:
+            backend.fuse_elementwise.cache_clear()
+
+
+def exported_operators(network, folder, *shape):
+    """The names of all operators in the graph of ``network`` for an input of ``shape``."""
+    file = folder / "network.mindir"
+    ms.export(network, ms.Tensor(np.zeros(shape, np.float32)), file_name=str(file), file_format="MINDIR")
+    model = ModelProto.FromString(file.read_bytes())
+    names = {primitive.name: primitive.op_type for primitive in model.primitives}
+    graphs = [model.graph, *model.functions]
+    functions = {graph.name for graph in model.functions}
+    nodes = {node.op_type.removeprefix("REF::") for graph in graphs for node in graph.node}
+    return {names.get(node, node) for node in nodes - functions}
+
+
+def documented_platforms(operator):
+    """The platforms that MindSpore's documentation names for ``operator``, or None where it names none.
+
+    That is the documentation of its class, else of the function that this refers to, else of ``DOCUMENTED_AS``.
+    """
+    texts = [getattr(place, operator, None).__doc__ or "" for place in (ops, operations, auto_generate)]
+    functions = re.findall(r"Refer to :func:`mindspore\.ops\.(\w+)`", " ".join(texts))
+    functions += [DOCUMENTED_AS[operator]] if operator in DOCUMENTED_AS else []
+    texts += [getattr(place, name, None).__doc__ or "" for name in functions for place in (ops, auto_generate)]
+    for text in texts:
+        line = re.search(r"Supported Platforms:\s*\n(.*)", text)
+        if line:
+            return set(re.findall("Ascend|GPU|CPU", line[1]))
+    return None
+
+
+def check_documented(operators):
+    """Fail with each of ``operators`` that is not documented for all platforms, and those it is documented for."""
+    found = {name: documented_platforms(name) for name in sorted(set(operators) - set(STRUCTURE))}
+    short = [
+        f"{name}: {', '.join(sorted(platforms)) if platforms else 'no platform'}"
+        for name, platforms in found.items()
+        if platforms is None or not platforms >= PLATFORMS
+    ]
+    if short:
+        pytest.fail(f"not documented for Ascend, GPU and CPU: {'; '.join(short)}")
+
+
+@pytest.mark.parametrize("device", ["Ascend", "GPU"])
+def test_only_the_cpu_has_forms_of_its_own(device):
+    with building_for(device):
+        assert not backend.fuse_elementwise()
+        assert not backend.large_depthwise_in_strips()
+        assert not backend.sum_channels_by_matmul()
+
+
+@pytest.mark.parametrize("device", FORMS)
+@pytest.mark.parametrize("case", NETWORKS)
+def test_every_operator_is_documented_for_every_platform(case, device, tmp_path, monkeypatch):
+    family, name, height, width, options = NETWORKS[case]
+    shallow = dataclasses.replace(family.VARIANTS[name], depths=(1, 1, 2, 1))  # each kind of block stays
+    monkeypatch.setitem(family.VARIANTS, name, shallow)
+    with building_for(device):
+        network = mindcv_models.create_model(name, num_classes=5, **options).set_train(False)
+        if "fused" in case:
+            network = mindcv_models.reparameterize(network)
+        rational = backend.fuse_elementwise()
+        operators = exported_operators(network, tmp_path, 1, 3, height, width)
+    assert {"Conv2D", "BatchNorm", "Add"} <= operators
+    assert ("Erf" in operators) is not rational  # this is the form that was asked for
+    check_documented(operators)
+
+
+@pytest.mark.parametrize(
+    ("operator", "platforms"),
+    [("LayerNormExt", "Ascend"), ("BesselI0", "CPU, GPU"), ("Conv2DExt", "no platform"), ("Nowhere", "no platform")],
+)
+def test_an_operator_that_lacks_a_platform_is_named(operator, platforms):
+    with pytest.raises(pytest.fail.Exception, match=rf"GPU and CPU: {operator}: {platforms}$"):
+        check_documented({"Add", "MakeTuple", operator})
+
+
+def test_an_operator_that_lacks_a_platform_is_found_in_a_graph(tmp_path):
+    class Norm(nn.Cell):
+        def construct(self, x):
+            return ops.relu(ops.layer_norm(x, (4,)))
+
+    operators = exported_operators(Norm(), tmp_path, 2, 4)
+    assert operators >= {"LayerNormExt", "ReLU"}
+    with pytest.raises(pytest.fail.Exception, match=r"GPU and CPU: LayerNormExt: Ascend$"):
+        check_documented(operators)
+
+
+def test_the_silent_operators_come_from_the_functions_named(tmp_path):
+    class Silent(nn.Cell):
+        def construct(self, x):
+            return ops.matmul(x, x).mul(2.0)
+
+    assert exported_operators(Silent(), tmp_path, 2, 3, 4, 4) >= set(DOCUMENTED_AS)
+
+
+@pytest.mark.parametrize(("family", "name", "key"), [("fastvit", "fastvit_t8", "t8"), ("litv2", "litv2_s", "litv2_s")])
+def test_both_forms_give_the_same_logits(family, name, key):
+    networks = {}
+    for device in FORMS:
+        with building_for(device):
+            networks[device] = mindcv_models.create_model(name).set_train(False)
+    shapes = parity.manifest(family)[key]
+    load_torch_state_dict(networks["CPU"], parity.state_dict(shapes.get("train", shapes)))
+    weights = networks["CPU"].parameters_dict()
+    assert ms.load_param_into_net(networks["Ascend"], weights, strict_load=True) == ([], [])
+    x = ms.Tensor(parity.images(2, 64, 64))
+    expected, logits = (networks[device](x).asnumpy() for device in FORMS)
+    assert np.isfinite(expected).all() and np.ptp(expected) > 0
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
