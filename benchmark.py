@@ -12,7 +12,10 @@ random and stay in memory, so nothing here measures reading data.
 
 import argparse
 import csv
+import os
 import time
+
+os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
 
 import mindspore as ms
 import numpy as np

@@ -1,5 +1,6 @@
 """What every script does first and last."""
 
+import gc
 import logging
 import sys
 import tempfile
@@ -30,6 +31,7 @@ def run(main) -> None:
     except KeyboardInterrupt:
         status = _complain("interrupted", 130)
     sys.stdout.flush()
+    gc.collect()  # cells that are left to the interpreter's end complain then, one by one
     sys.exit(status)
 
 

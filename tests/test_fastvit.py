@@ -92,7 +92,7 @@ def assert_maps_match(maps, reference, tolerance):
 
 
 @pytest.mark.parametrize("case", params(EVAL_CASES))
-def test_logits_and_stages_equal_the_official_model(case):
+def test_logits_stages_and_fused_logits_equal_the_official_model(case):
     reference = parity.reference(FAMILY, case)
     network = build(case)
     logits, maps = Stages(network)(inputs(case))
@@ -100,6 +100,9 @@ def test_logits_and_stages_equal_the_official_model(case):
     np.testing.assert_allclose(logits.asnumpy(), reference["logits_f64"], rtol=0, atol=tolerance)
     np.testing.assert_allclose(logits.asnumpy(), reference["logits"], rtol=0, atol=tolerance)
     assert_maps_match([m.asnumpy() for m in maps], reference, tolerance=2e-5)
+    if case["form"] != "fused":
+        fused = mindcv_models.reparameterize(network)(inputs(case)).asnumpy()
+        np.testing.assert_allclose(fused, logits.asnumpy(), rtol=0, atol=1e-5 * np.abs(logits.asnumpy()).max())
 
 
 @pytest.mark.parametrize("case", params(c for c in parity.cases(FAMILY) if c["conditioning"] == "ill"))
@@ -127,14 +130,6 @@ def test_fused_kernels_equal_the_official_ones(case):
         norm = np.linalg.norm(values[name])
         np.testing.assert_allclose(norm, l2, rtol=1e-5, err_msg=name)
         np.testing.assert_allclose(values[name].sum(), total, rtol=0, atol=1e-5 * max(l2, 1), err_msg=name)
-
-
-@pytest.mark.parametrize("case", params(c for c in EVAL_CASES if c["form"] != "fused"))
-def test_fused_logits_equal_the_trained_ones(case):
-    network = build(case)
-    logits = network(inputs(case)).asnumpy()
-    fused = mindcv_models.reparameterize(network)(inputs(case)).asnumpy()
-    np.testing.assert_allclose(fused, logits, rtol=0, atol=1e-5 * np.abs(logits).max())
 
 
 @pytest.mark.parametrize("case", params(c for c in CASES if c.get("fork_feat")))

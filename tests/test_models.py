@@ -11,7 +11,7 @@ import mindcv_models
 from mindcv_models.errors import InputError
 from tests import parity
 
-QUICK = ("fastvit_t8", "fastvit_sa12", "faster_vit_0_224", "faster_vit_0_any_res", "litv2_s")
+QUICK = ("fastvit_t8", "fastvit_sa12", "faster_vit_0_224", "litv2_s")
 MODELS = [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in mindcv_models.list_models()]
 SIZE = 64
 
@@ -114,7 +114,9 @@ def test_reparameterizing_changes_nothing_but_the_form(name):
     assert all(np.array_equal(a.asnumpy(), b.asnumpy()) for a, b in zip(again.get_parameters(), fused.get_parameters()))
 
 
-@pytest.mark.parametrize("level", ["O1", "O2", "O3"])
+@pytest.mark.parametrize(
+    "level", [pytest.param("O1", marks=pytest.mark.slow), "O2", pytest.param("O3", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", MODELS)
 def test_mixed_precision_stays_near_float32(name, level):
     network = mindcv_models.create_model(name, num_classes=5, drop_path_rate=0.0).set_train(False)
