@@ -12,3 +12,12 @@ def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
     """A hint for a mistyped ``name``: the nearest known one, or ``otherwise``."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {near[0]}?" if near else otherwise
+
+
+def refuse_pretrained(name: str, pretrained: bool) -> None:
+    """MindCV's ``pretrained`` downloads weights, and none of ``name`` are published for MindSpore."""
+    if pretrained:
+        raise InputError(
+            f"pretrained=True: no MindSpore weights of {name} are published. Load an official PyTorch checkpoint with "
+            "mindcv_models.load_torch_checkpoint(network, path)."
+        )

@@ -30,7 +30,7 @@ from mindcv.models.registry import register_model
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
-from .errors import InputError
+from .errors import InputError, refuse_pretrained
 from .layers import GELU
 
 __all__ = ["FasterViT", "FasterViTFeatures"]
@@ -618,11 +618,7 @@ class FasterViTFeatures(_Trunk):
 
 def _create(name, pretrained=False, features_only=False, num_classes=1000, in_channels=3, out_indices=(0, 1, 2, 3),
             **options):  # fmt: skip
-    if pretrained:
-        raise InputError(
-            f"pretrained=True: no MindSpore weights of {name} are published. Load an official PyTorch checkpoint with "
-            "mindcv_models.load_torch_checkpoint(network, path)."
-        )
+    refuse_pretrained(name, pretrained)
     variant = replace(VARIANTS[name], **options)
     if features_only:
         return FasterViTFeatures(variant, out_indices, in_channels)

@@ -18,7 +18,7 @@ from mindcv.models.registry import register_model
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
-from .errors import InputError
+from .errors import InputError, refuse_pretrained
 from .layers import GELU, Conv2d, Kernel
 
 __all__ = ["FastViT", "FastViTFeatures"]
@@ -391,11 +391,7 @@ class FastViTFeatures(nn.Cell):
 
 
 def _create(name, pretrained=False, features_only=False, num_classes=1000, **kwargs):
-    if pretrained:
-        raise InputError(
-            f"pretrained=True: no MindSpore weights of {name} are published. Load an official PyTorch checkpoint with "
-            "mindcv_models.load_torch_checkpoint(network, path)."
-        )
+    refuse_pretrained(name, pretrained)
     if features_only:
         return FastViTFeatures(VARIANTS[name], **kwargs)
     return FastViT(VARIANTS[name], num_classes=num_classes, **kwargs)

@@ -21,7 +21,7 @@ from mindspore import dtype as mstype
 from mindspore.common.initializer import Normal
 
 from . import backend
-from .errors import InputError
+from .errors import InputError, refuse_pretrained
 from .layers import GELU, DeformableConv2d
 
 __all__ = ["HiLo", "LITv2", "LITv2Features"]
@@ -476,11 +476,7 @@ class LITv2Features(_Trunk):
 
 
 def _create(name, pretrained=False, features_only=False, num_classes=1000, **kwargs):
-    if pretrained:
-        raise InputError(
-            f"pretrained=True: no MindSpore weights of {name} are published. Load an official PyTorch checkpoint with "
-            "mindcv_models.load_torch_checkpoint(network, path)."
-        )
+    refuse_pretrained(name, pretrained)
     if features_only:
         return LITv2Features(VARIANTS[name], **kwargs)
     return LITv2(VARIANTS[name], num_classes=num_classes, **kwargs)
