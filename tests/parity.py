@@ -10,7 +10,9 @@ import hashlib
 import json
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
+from mindspore import nn, ops
 
 DATA = Path(__file__).parent / "data"
 
@@ -86,3 +88,18 @@ def state_dict(shapes, salt="parity", layer_scale_factor=1):
 def sample(array, count=16):
     """``count`` values spread evenly over a flattened array, as the reference data takes them."""
     return array.reshape(-1)[np.floor(np.linspace(0, array.size - 1, count)).astype(int)]
+
+
+class GradientStep(nn.Cell):
+    """The mean cross entropy of a batch, and its gradients by every trainable parameter, as one graph."""
+
+    def __init__(self, network):
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.gradient = ms.value_and_grad(self.loss, None, list(network.trainable_params()))
+
+    def loss(self, x, y):
+        return ops.cross_entropy(self.network(x), y)
+
+    def construct(self, x, y):
+        return self.gradient(x, y)

@@ -7,7 +7,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindcv.utils.amp import auto_mixed_precision
-from mindspore import nn, ops
+from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
 import mindcv_models
@@ -180,19 +180,7 @@ def test_five_training_steps_equal_the_official_ones():
     names = torch_names(network)
     weights = list(network.trainable_params())
 
-    class Step(nn.Cell):
-        def __init__(self):
-            super().__init__(auto_prefix=False)
-            self.network = network
-            self.gradient = ms.value_and_grad(self.loss, None, weights)
-
-        def loss(self, x, y):
-            return ops.cross_entropy(self.network(x), y)
-
-        def construct(self, x, y):
-            return self.gradient(x, y)
-
-    step = Step().set_train()
+    step = parity.GradientStep(network).set_train()
     x, y = images(case), ms.Tensor(reference["labels"].astype(np.int32))
     losses, first_norms = [], None
     for _ in range(case["steps"]):

@@ -284,23 +284,11 @@ def test_five_training_steps_equal_the_official_ones(case):
     names = torch_names(network)
     weights = list(network.trainable_params())
 
-    class Step(nn.Cell):
-        def __init__(self):
-            super().__init__(auto_prefix=False)
-            self.network = network
-            self.gradient = ms.value_and_grad(self.loss, None, weights)
-
-        def loss(self, x, y):
-            return ops.cross_entropy(self.network(x), y)
-
-        def construct(self, x, y):
-            return self.gradient(x, y)
-
     def buffers():
         norms = {names[p.name]: np.linalg.norm(p.asnumpy().astype(np.float64)) for p in network.get_parameters()}
         return [norms[str(name)] for name in reference["bn_names"]]
 
-    step = Step().set_train()
+    step = parity.GradientStep(network).set_train()
     count = case["image_shape"][0]
     x, y = inputs(case), ms.Tensor(parity.labels(count, case["num_classes"], case["salt"]).astype(np.int32))
     losses = []
