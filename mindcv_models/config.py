@@ -1,19 +1,13 @@
-"""The options of ``train.py`` and ``validate.py``: MindCV's names, types and YAML layout.
+"""The options of ``train.py`` and ``validate.py``: MindCV's names, types and YAML layout."""
 
-An option's value comes from the command line, else from the YAML file, else from its default here. Groups of options
-in a YAML file are comments only; the keys are flat.
-"""
-
-import argparse
 import dataclasses
-import re
-import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence, Tuple, get_args, get_origin, get_type_hints
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import yaml
 
+from .commandline import option, parse, show
 from .errors import InputError, nearest
 
 __all__ = ["Options", "parse_options", "save_options"]
@@ -33,11 +27,6 @@ SCHEDULERS = (
     "one_cycle",
     "cyclic",
 )
-
-
-def option(default, help, choices=None, group=None):
-    """A field of :class:`Options`; ``group`` starts a new group in ``--help``."""
-    return field(default=default, metadata={"help": help, "choices": choices, "group": group})
 
 
 @dataclass
@@ -185,7 +174,7 @@ _OLD_NAMES = {
 # Keys of MindCV's recipes that mean nothing here: its cloud service, and a validation type of its own.
 _IGNORED = {"enable_modelarts", "multi_data_url", "data_url", "ckpt_url", "train_url", "val_amp_level", "resume_opt"}
 
-_FIELDS = {f.name: f for f in fields(Options)}
+_NAMES = [f.name for f in fields(Options)]
 
 
 def parse_options(description: str, arguments: Optional[Sequence[str]] = None) -> Options:
@@ -194,11 +183,7 @@ def parse_options(description: str, arguments: Optional[Sequence[str]] = None) -
     Raises:
         InputError: an unknown key, a value of the wrong type or not among the choices, or no readable YAML file.
     """
-    given = vars(_parser(description).parse_args(arguments))
-    config = given.pop("config")
-    values = _read_yaml(config) if config else {}
-    values.update((name, _Words(words)) for name, words in given.items())
-    options = Options(**{name: _convert(name, value) for name, value in values.items()})
+    options = parse(Options, description, arguments, _read_yaml)
     _check(options)
     return options
 
@@ -207,37 +192,6 @@ def save_options(options: Options, path: Path) -> None:
     """Write the resolved options as a YAML file that ``--config`` takes."""
     values = {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(options).items()}
     path.write_text(yaml.safe_dump(values, sort_keys=False))
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise InputError(f"{message}. `{Path(sys.argv[0]).name} --help` lists the options.")
-
-    def parse_args(self, args=None, namespace=None):
-        known, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            names = [f"--{name}" for name in _FIELDS]
-            raise InputError(f"unknown option {unknown[0]}: {nearest(unknown[0], names, 'see --help')}")
-        return known
-
-
-def _parser(description):
-    parser = _Parser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS, allow_abbrev=False,
-    )  # fmt: skip
-    parser.add_argument("-c", "--config", default="", help="YAML file with options")
-    group = parser
-    for f in fields(Options):
-        if f.metadata["group"]:
-            group = parser.add_argument_group(f.metadata["group"])
-        choices = f.metadata["choices"]
-        help_text = f.metadata["help"] + (f" ({', '.join(map(str, choices))})" if choices else "")
-        default = "" if f.default in (None, "") else f" [{f.default}]"
-        group.add_argument(
-            f"--{f.name}", nargs="*", metavar="VALUE", type=str, help=(help_text + default).replace("%", "%%")
-        )
-    return parser
 
 
 def _read_yaml(path) -> Dict[str, Any]:
@@ -260,85 +214,10 @@ def _read_yaml(path) -> Dict[str, Any]:
         if key in _OLD_NAMES:
             key, meaning = _OLD_NAMES[key]
             value = meaning[bool(value)]
-        if key not in _FIELDS:
-            raise InputError(f"{path}: unknown key {key!r}: {nearest(str(key), _FIELDS, 'see train.py --help.')}")
+        if key not in _NAMES:
+            raise InputError(f"{path}: unknown key {key!r}: {nearest(str(key), _NAMES, 'see train.py --help.')}")
         resolved[key] = value
     return resolved
-
-
-def _convert(name: str, value: Any) -> Any:
-    """``value``, from YAML or as a list of command-line words, as the type that option ``name`` has."""
-    kind, choices = _TYPES[name], _FIELDS[name].metadata["choices"]
-    optional = type(None) in get_args(kind)
-    if optional:
-        kind = get_args(kind)[0]
-    words = value if isinstance(value, list) else [value]
-    if optional and len(words) == 1 and str(words[0]).lower() in ("", "none"):
-        return None
-    if isinstance(value, _Words):
-        value = value.parse(name, kind)
-    try:
-        value = _cast(value, kind)
-    except (KeyError, TypeError, ValueError) as error:
-        expected = f"one of {', '.join(map(str, choices))}" if choices else _describe(kind)
-        raise InputError(f"{name} is {_show(value)}, but must be {expected}.") from error
-    if choices:
-        by_lower = {str(choice).lower(): choice for choice in choices}
-        if str(value).lower() not in by_lower:
-            hint = nearest(str(value), map(str, choices), f"choose from {', '.join(map(str, choices))}.")
-            raise InputError(f"{name} is {_show(value)}, which is not known: {hint}")
-        value = by_lower[str(value).lower()]
-    return value
-
-
-class _Words(list):
-    """What the command line gave for one option."""
-
-    def parse(self, name, kind):
-        if get_origin(kind) is tuple:
-            return [word for word in re.split(r"[\s,\[\]()]+", " ".join(self)) if word]
-        if get_origin(kind) is dict:
-            pairs = [word.partition("=") for word in self]
-            return {key: yaml.safe_load(value) for key, equals, value in pairs if equals}
-        if kind is bool and not self:
-            return True
-        if len(self) != 1:
-            raise InputError(f"--{name} takes one value, but got {len(self)}: {' '.join(self)!r}.")
-        return self[0]
-
-
-def _cast(value, kind):
-    if get_origin(kind) is tuple:
-        values = value if isinstance(value, (list, tuple)) else [value]
-        return tuple(_cast(item, get_args(kind)[0]) for item in values)
-    if get_origin(kind) is dict:
-        if not isinstance(value, dict) or not value:
-            raise TypeError(kind)
-        return value
-    if kind is Any:
-        return yaml.safe_load(value) if isinstance(value, str) else value
-    if kind is bool:
-        return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[str(value).lower()]
-    if isinstance(value, (bool, list, dict)) or value is None:
-        raise TypeError(kind)
-    if kind is int and float(value) != int(float(value)):
-        raise ValueError(value)
-    return kind(float(value)) if kind is int else kind(value)
-
-
-def _describe(kind) -> str:
-    if get_origin(kind) is tuple:
-        return f"numbers, such as {'30 60 90' if get_args(kind)[0] is int else '0.08 1.0'}"
-    if get_origin(kind) is dict:
-        return "pairs such as alpha=0.2"
-    return {bool: "True or False", int: "a whole number", float: "a number", str: "text"}[kind]
-
-
-def _show(value) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else repr(value)
-
-
-_TYPES = get_type_hints(Options)
 
 
 def _check(options: Options) -> None:
@@ -349,7 +228,7 @@ def _check(options: Options) -> None:
             raise InputError(f"{name} is {getattr(options, name)}, but must be at least 1.")
     for name in ("scale", "ratio", "re_scale", "re_ratio"):
         if len(getattr(options, name)) != 2:
-            raise InputError(f"{name} is {_show(list(getattr(options, name)))}, but must be two numbers, low and high.")
+            raise InputError(f"{name} is {show(list(getattr(options, name)))}, but must be two numbers, low and high.")
     if options.mixup + options.cutmix > 0 and options.batch_size % 2:
         raise InputError(f"batch_size is {options.batch_size}, but mixup and cutmix pair images: use an even number.")
     if options.loss_scale < 1:
