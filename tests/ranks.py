@@ -17,7 +17,7 @@ from mindcv_models.distributed import (
     launcher,
     sum_over_ranks,
 )
-from mindcv_models.training import TrainStep
+from mindcv_models.training import Objective, TrainStep
 
 IMAGES, STEPS = 32, 10
 
@@ -43,8 +43,7 @@ def main(output, mode):
     broadcast_parameters(network.get_parameters(), world)
     sums = [checksum(network)]
     step = TrainStep(
-        network,
-        nn.CrossEntropyLoss(),
+        Objective(network, nn.CrossEntropyLoss()),
         nn.Momentum(network.trainable_params(), learning_rate=0.05, momentum=0.9),
         clip_norm=1.0,
         world=world,

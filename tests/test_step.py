@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
-from mindcv_models.training import EMA, LossScale, TrainStep
+from mindcv_models.training import EMA, LossScale, Objective, TrainStep
 
 RATE = 0.1
 
@@ -38,7 +38,7 @@ def gradient(w, x, y):
 def make(**kwargs):
     network = Linear()
     optimizer = nn.SGD(network.trainable_params(), learning_rate=RATE)
-    return network, TrainStep(network, MeanSquare(), optimizer, **kwargs)
+    return network, TrainStep(Objective(network, MeanSquare()), optimizer, **kwargs)
 
 
 def tensors(x, y):
@@ -108,7 +108,7 @@ def test_accumulated_batches_make_the_update_of_one_large_batch():
 def test_the_moving_average_follows_its_formula(ramp):
     network = Linear()
     ema = EMA(network, 0.9, ramp)
-    step = TrainStep(network, MeanSquare(), nn.SGD(network.trainable_params(), learning_rate=RATE), ema=ema)
+    step = TrainStep(Objective(network, MeanSquare()), nn.SGD(network.trainable_params(), learning_rate=RATE), ema=ema)
     average = network.w.asnumpy().astype(np.float64)
     x, y = data()
     for count in range(1, 4):

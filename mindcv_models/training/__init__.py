@@ -4,13 +4,18 @@ from .build import build_network, build_step
 from .ema import EMA
 from .keeper import CheckpointKeeper
 from .loop import Trainer
+from .objective import Distillation, Mesa, Objective, Teacher
 from .optimizer import build_optimizer, learning_rates
 from .step import LossScale, TrainStep
 
 __all__ = [
     "EMA",
     "CheckpointKeeper",
+    "Distillation",
     "LossScale",
+    "Mesa",
+    "Objective",
+    "Teacher",
     "TrainStep",
     "Trainer",
     "build_network",

@@ -13,6 +13,7 @@ from ..distributed import World, broadcast_parameters
 from ..evaluation import cast_network
 from ..factory import create_model
 from .ema import EMA
+from .objective import Objective
 from .optimizer import build_optimizer
 from .step import LossScale, TrainStep
 
@@ -41,14 +42,14 @@ def build_network(options: Options, world: World) -> nn.Cell:
 
 def build_step(options: Options, network: nn.Cell, rates: List[float], world: World) -> TrainStep:
     """The compiled step with the loss, optimizer, loss scale, moving average and clipping that the options ask for."""
+    loss = create_loss(
+        name=options.loss,
+        reduction=options.reduction,
+        label_smoothing=options.label_smoothing,
+        aux_factor=options.aux_factor,
+    )
     return TrainStep(
-        network,
-        create_loss(
-            name=options.loss,
-            reduction=options.reduction,
-            label_smoothing=options.label_smoothing,
-            aux_factor=options.aux_factor,
-        ),
+        Objective(network, loss),
         build_optimizer(options, network, rates),
         LossScale(options.loss_scale, options.loss_scale_type == "dynamic", options.drop_overflow_update),
         EMA(network, options.ema_decay, options.ema_ramp) if options.ema else None,

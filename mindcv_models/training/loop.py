@@ -57,6 +57,7 @@ class Trainer:
         bad_images = "replace" if self.options.skip_bad_images else "raise"
         for epoch, epoch_batches in enumerate(batches(self.loader, self.options.epoch_size, bad_images), 1):
             begin = time.time()
+            self.step.start_epoch((epoch - 1) / self.options.epoch_size)
             row = self._train(epoch, epoch_batches)
             average_parameters(self._statistics(), self.world)
             metrics = self._metrics(epoch)

@@ -49,17 +49,15 @@ class TrainStep(nn.Cell):
     one device with the whole batch would see.
 
     Args:
-        network: images to logits, or to a tuple of logits if the loss knows what to do with them.
-        loss: ``loss(logits, labels)``, a scalar.
+        objective: ``(images, labels)`` to the scalar to make smaller, such as :class:`Objective`.
         clip_norm: largest global norm of the gradients, or None.
         accumulate: batches whose mean gradient makes one update; the optimizer counts updates.
     """
 
-    def __init__(self, network, loss, optimizer, loss_scale=None, ema: EMA = None, clip_norm=None, accumulate=1,
+    def __init__(self, objective, optimizer, loss_scale=None, ema: EMA = None, clip_norm=None, accumulate=1,
                  world: World = ONE_DEVICE):  # fmt: skip
         super().__init__(auto_prefix=False)
-        self.network = network
-        self.loss = loss
+        self.objective = objective
         self.optimizer = optimizer
         self.loss_scale = loss_scale or LossScale()
         self.ema = ema
@@ -73,13 +71,16 @@ class TrainStep(nn.Cell):
             self.batches = Parameter(Tensor(0, ms.int32), name="accumulated_batches", requires_grad=False)
         self.set_train()
 
+    def start_epoch(self, progress: float) -> None:
+        """Call before each epoch with the share of the epochs that are done, 0 to 1.
+
+        Where the objective changes on the way, the next call compiles a new graph over the same parameters.
+        """
+        if self.objective.start_epoch(progress):
+            self.compile_cache.clear()
+
     def scaled_loss(self, images, labels):
-        logits = self.network(images)
-        if isinstance(logits, tuple):
-            logits = tuple([each.astype(ms.float32) for each in logits])
-        else:
-            logits = logits.astype(ms.float32)
-        loss = self.loss(logits, labels)
+        loss = self.objective(images, labels)
         return loss * self.loss_scale.value if self.loss_scale.scales else loss
 
     def construct(self, images, labels):
