@@ -1,5 +1,7 @@
 """Image folders: the embedded one, what is refused, and which images each rank gets."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -30,16 +32,26 @@ def image_folder(root, train=(("a", 6), ("b", 7)), val=(("a", 3), ("b", 4))):
     return root
 
 
+def noise_folder(root, images=24):
+    """An image folder of two classes; no two images, and no two views of one, look the same."""
+    rng = np.random.default_rng(0)
+    for i in range(images):
+        path = root / "train" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(256, size=(48, 56, 3), dtype=np.uint8)).save(path)
+    return root
+
+
 def options(root, **changes):
     given = {"image_resize": 32, "crop_pct": 1.0, "mean": (0.0,) * 3, "std": (1.0,) * 3, "num_parallel_workers": 1}
     return Options(**{"data_dir": str(root), "batch_size": 4, **given, **changes})
 
 
-def levels(loader):
-    """The grey level and the label of every image that a loader gives."""
+def levels(epochs):
+    """The grey level and the label of every image that iterators over batches give."""
     return [
         (round(float(image.mean())), int(label))
-        for epoch in batches(loader)
+        for epoch in epochs
         for images, labels in epoch
         for image, label in zip(images.asnumpy(), labels.asnumpy())
     ]
@@ -61,12 +73,12 @@ def test_digits_are_written_once_with_a_fixed_split(tmp_path):
 def test_validation_gives_every_image_to_exactly_one_rank(tmp_path):
     opts = options(image_folder(tmp_path))
     loader, total = create_eval_loader(opts)
-    everything = levels(loader)
+    everything = levels(batches(loader))
     assert total == len(everything) == 7
     assert [label for _, label in everything] == [0, 0, 0, 1, 1, 1, 1]
     for ranks in (2, 3, 8):
         shares = [create_eval_loader(opts, rank, ranks)[0] for rank in range(ranks)]
-        seen = [pair for share in shares if share is not None for pair in levels(share)]
+        seen = [pair for share in shares if share is not None for pair in levels(batches(share))]
         assert sorted(seen) == sorted(everything)
 
 
@@ -75,7 +87,7 @@ def test_training_shards_are_disjoint_and_of_one_length(tmp_path):
     opts = prepare(opts, ONE_DEVICE, training=True)
     loaders = [create_train_loader(opts, rank, 2) for rank in range(2)]
     assert [loader.get_dataset_size() for loader in loaders] == [3, 3]
-    seen = [levels(loader) for loader in loaders]
+    seen = [levels([loader.epoch(1)]) for loader in loaders]
     assert len(set(seen[0]) | set(seen[1])) == 12
 
 
@@ -116,9 +128,70 @@ def test_a_corrupt_image_is_named_or_passed_over(tmp_path):
     opts = options(tmp_path)
     loader, _ = create_eval_loader(opts)
     with pytest.raises(InputError, match=r"cannot decode image .*val/b/2\.png.*skip_bad_images"):
-        levels(loader)
+        levels(batches(loader))
     assert find_bad_images(opts, "val") == [str(bad)]
     seen = [pair for epoch in batches(loader, bad_images="skip") for _, y in epoch for pair in y.asnumpy()]
     assert len(seen) == 6
     replaced = [pair for epoch in batches(loader, bad_images="replace") for _, y in epoch for pair in y.asnumpy()]
     assert len(replaced) == 7
+
+
+EVERYTHING = {
+    "auto_augment": "randaug-m9-mstd0.5-inc1", "re_prob": 0.5, "re_value": "random", "mixup": 0.2, "cutmix": 1.0,
+}  # fmt: skip
+
+
+def arrays(loader, epoch, first_step=0):
+    return [(images.asnumpy(), labels.asnumpy()) for images, labels in loader.epoch(epoch, first_step)]
+
+
+def assert_same(one, other):
+    assert len(one) == len(other) > 0
+    for a, b in zip(one, other):
+        np.testing.assert_array_equal(a[0], b[0])
+        np.testing.assert_array_equal(a[1], b[1])
+
+
+@pytest.mark.parametrize("rank, ranks", [(0, 1), (1, 2)])
+def test_an_epoch_is_the_same_whatever_ran_before_and_however_many_threads_made_it(tmp_path, rank, ranks):
+    root = noise_folder(tmp_path)
+    opts = prepare(options(root, **EVERYTHING), ONE_DEVICE, training=True)
+    first = arrays(create_train_loader(opts, rank, ranks), 2)
+    np.random.seed(5)
+    loader = create_train_loader(replace(opts, num_parallel_workers=3), rank, ranks)
+    assert loader.get_dataset_size() == len(loader) == len(first) == 24 // 4 // ranks
+    other = arrays(loader, 1)
+    left_early = loader.epoch(2)
+    next(left_early)
+    left_early.close()
+    assert_same(first, arrays(loader, 2))
+    assert not np.array_equal(first[0][0], other[0][0])
+    assert not np.array_equal(first[0][0], arrays(create_train_loader(replace(opts, seed=1), rank, ranks), 2)[0][0])
+
+
+def test_skipped_steps_are_not_made(tmp_path):
+    root = noise_folder(tmp_path)
+    opts = prepare(options(root, **EVERYTHING), ONE_DEVICE, training=True)
+    loader = create_train_loader(opts)
+    everything = arrays(loader, 3)
+    decoded = []
+    transform = loader.transform
+    loader.transform = lambda image, rng: decoded.append(1) or transform(image, rng)
+    assert_same(everything[4:], arrays(loader, 3, first_step=4))
+    assert len(decoded) == 8
+    assert arrays(loader, 3, first_step=6) == []
+
+
+def test_a_corrupt_training_image_is_named_or_replaced(tmp_path):
+    root = noise_folder(tmp_path)
+    bad = root / "train" / "b" / "3.png"
+    bad.write_bytes(bad.read_bytes()[:40])
+    opts = prepare(options(root), ONE_DEVICE, training=True)
+    with pytest.raises(InputError, match=r"cannot decode image .*train/b/3\.png.*skip_bad_images"):
+        arrays(create_train_loader(opts), 1)
+    seen = arrays(create_train_loader(replace(opts, skip_bad_images=True)), 1)
+    assert sum(len(labels) for _, labels in seen) == 24
+    for path in root.glob("train/*/*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match="no training image can be decoded"):
+        arrays(create_train_loader(replace(opts, skip_bad_images=True)), 1)

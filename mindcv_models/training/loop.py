@@ -10,7 +10,6 @@ from typing import Callable, List, Optional
 from mindspore import nn
 
 from ..config import Options
-from ..data import batches
 from ..distributed import ONE_DEVICE, World, average_parameters
 from ..evaluation import Metrics
 from .keeper import CheckpointKeeper
@@ -54,11 +53,10 @@ class Trainer:
             FloatingPointError: the loss is no longer finite; checkpoints stay those of the epoch before.
         """
         best = None
-        bad_images = "replace" if self.options.skip_bad_images else "raise"
-        for epoch, epoch_batches in enumerate(batches(self.loader, self.options.epoch_size, bad_images), 1):
+        for epoch in range(1, self.options.epoch_size + 1):
             begin = time.time()
             self.step.start_epoch((epoch - 1) / self.options.epoch_size)
-            row = self._train(epoch, epoch_batches)
+            row = self._train(epoch, self.loader.epoch(epoch))
             average_parameters(self._statistics(), self.world)
             metrics = self._metrics(epoch)
             if metrics is not None:

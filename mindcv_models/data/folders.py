@@ -1,0 +1,135 @@
+"""Checks of what a run reads, before anything is built.
+
+MindCV would train on wrong labels, or fail far from the cause.
+"""
+
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import List, Optional
+
+import numpy as np
+from tqdm import tqdm
+
+from ..config import Options
+from ..distributed import World
+from ..errors import InputError
+from .images import IMAGE_SUFFIXES, STANDARD_DATASETS, decode, list_images, workers
+
+__all__ = ["find_bad_images", "prepare", "write_digits"]
+
+logger = logging.getLogger(__name__)
+
+LAYOUT = "an image folder looks like train/<class>/<image>.jpg and val/<class>/<image>.jpg"
+
+
+def prepare(options: Options, world: World, training: bool) -> Options:
+    """The options with ``data_dir`` and ``num_classes`` settled, after checking the image folders.
+
+    Rank 0 writes the embedded data set if it is asked for and not there yet.
+
+    Raises:
+        InputError: a folder is missing, empty or disagrees with ``num_classes`` or with the other split's classes.
+    """
+    if options.dataset.lower() == "digits":
+        folder = "data/digits" if options.data_dir in ("", "./") else options.data_dir
+        if world.is_main:
+            write_digits(folder)
+        world.barrier()
+        options = replace(options, data_dir=folder)
+    splits = [options.train_split] if training else [options.val_split]
+    if options.val_while_train and training:
+        splits.append(options.val_split)
+    classes = _number_of_classes(options, splits[0])
+    if Path(options.data_dir, options.train_split).is_dir() and options.val_split in splits:
+        _check_splits_agree(options)
+    if options.skip_bad_images and world.is_main:
+        for split in splits:
+            bad = find_bad_images(options, split)
+            logger.info("%s: %d images cannot be decoded%s", split, len(bad), "".join(f"\n  {path}" for path in bad))
+    return replace(options, num_classes=classes)
+
+
+def _class_names(options: Options, split: str) -> Optional[List[str]]:
+    """The classes of an image folder, in the order of their labels; None for MindCV's standard data sets.
+
+    Raises:
+        InputError: the folder is missing or empty, or a class in it has no images.
+    """
+    if options.dataset.lower() in STANDARD_DATASETS:
+        return None
+    root = Path(options.data_dir, split)
+    if not root.is_dir():
+        raise InputError(f"no folder {root}: set data_dir and the name of its split; {LAYOUT}.")
+    names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    if not names:
+        raise InputError(f"{root} has no class folders: {LAYOUT}.")
+    for name in names:
+        if not any(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in os.scandir(root / name)):
+            raise InputError(
+                f"class folder {root / name} has no images: add {', '.join(IMAGE_SUFFIXES)} files or remove it."
+            )
+    return names
+
+
+def _number_of_classes(options: Options, split: str) -> int:
+    """``num_classes``, checked against the image folder if there is one, and read from it if not given."""
+    names = _class_names(options, split)
+    found = len(names) if names is not None else {"cifar100": 100}.get(options.dataset.lower(), 10)
+    if options.num_classes not in (None, found):
+        raise InputError(
+            f"num_classes is {options.num_classes}, but {Path(options.data_dir, split)} has {found} classes: "
+            f"use --num_classes {found}, or leave it out."
+        )
+    return found
+
+
+def _check_splits_agree(options: Options) -> None:
+    """Labels are positions among the sorted class folders, so both splits need the same ones."""
+    train, val = (_class_names(options, split) for split in (options.train_split, options.val_split))
+    if train != val:
+        odd = sorted(set(train) ^ set(val))[0]
+        raise InputError(
+            f"{options.train_split} has {len(train)} classes and {options.val_split} {len(val)}; {odd!r} is in one of "
+            "them only: give both the same class folders."
+        )
+
+
+def find_bad_images(options: Options, split: str) -> List[str]:
+    """The paths of a split's images that cannot be decoded, found by decoding each one once."""
+    if options.dataset.lower() in STANDARD_DATASETS:
+        return []
+    paths = list_images(options, split).items
+    with ThreadPoolExecutor(workers(options)) as pool:
+        decoded = pool.map(lambda path: decode(path) is not None, paths)
+        good = list(tqdm(decoded, desc=f"checking {split}", total=len(paths), unit="img", disable=None))
+    return [path for path, is_good in zip(paths, good) if not is_good]
+
+
+def write_digits(folder: str) -> Path:
+    """Write scikit-learn's handwritten digits as an image folder, unless it is there: 1,400 to train, 397 to validate.
+
+    1,797 real 8x8 images of Alpaydin and Kaynak (UCI, 1998), enlarged to 64x64; the split is fixed and keeps the
+    classes' shares.
+    """
+    from PIL import Image
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    root = Path(folder)
+    if (root / "train").is_dir() and (root / "val").is_dir():
+        return root
+    digits = load_digits()
+    index = np.arange(len(digits.target))
+    splits = train_test_split(index, train_size=1400, random_state=0, stratify=digits.target)
+    aside = root.with_name(f".{root.name}.{os.getpid()}.partial")
+    for split, members in zip(("train", "val"), splits):
+        for i in members:
+            path = aside / split / str(digits.target[i]) / f"{i:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.round(digits.images[i] * (255 / 16)).astype(np.uint8)
+            Image.fromarray(pixels).convert("RGB").resize((64, 64), Image.Resampling.BICUBIC).save(path)
+    aside.replace(root)
+    return root

@@ -1,0 +1,90 @@
+"""Images and their labels, read one at a time."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional, Sequence
+
+import cv2
+import numpy as np
+from mindcv.data import create_dataset
+from PIL import Image
+
+from ..config import Options
+from ..errors import InputError
+
+__all__ = ["STANDARD_DATASETS", "ImageSet", "decode", "list_images", "workers"]
+
+STANDARD_DATASETS = ("mnist", "cifar10", "cifar100")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images, as paths or as ``(H, W, C)`` uint8 arrays, and their labels ``(N,)`` int32."""
+
+    items: Sequence
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> Optional[np.ndarray]:
+        """The image ``(H, W, C)`` uint8, or None if it cannot be decoded."""
+        item = self.items[index]
+        return decode(item) if isinstance(item, str) else item
+
+    def some(self, count: int, seed: int) -> "ImageSet":
+        """``count`` of the images, the same ones for the same seed."""
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
+        return ImageSet([self.items[index] for index in chosen], self.labels[chosen])
+
+
+def decode(path: str) -> Optional[np.ndarray]:
+    """The image ``(H, W, 3)`` uint8 RGB, or None if it cannot be decoded.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        encoded = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise InputError(f"cannot read image {path} ({error.strerror}): restore or remove it.") from error
+    # The orientation that a camera notes is left alone, as Pillow does.
+    image = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION) if len(encoded) else None
+    if image is not None:
+        return image
+    try:  # what OpenCV does not know, such as GIF
+        with Image.open(path) as file:
+            return np.asarray(file.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def list_images(options: Options, split: str) -> ImageSet:
+    """A split of an image folder, classes and names sorted, or of one of MindCV's standard data sets, in memory."""
+    name = options.dataset.lower()
+    if name in STANDARD_DATASETS:
+        return _standard(options, split)
+    root = Path(options.data_dir, split)
+    paths, labels = [], []
+    for label, folder in enumerate(sorted(entry.name for entry in root.iterdir() if entry.is_dir())):
+        names = sorted(p.name for p in (root / folder).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        paths += [str(root / folder / each) for each in names]
+        labels += [label] * len(names)
+    return ImageSet(paths, np.array(labels, np.int32))
+
+
+def _standard(options, split):
+    usage = "test" if split == options.val_split else split
+    dataset = create_dataset(
+        options.dataset.lower(), options.data_dir, usage, shuffle=False, download=options.dataset_download
+    )
+    label = "label" if "label" in dataset.get_col_names() else "fine_label"
+    rows = list(dataset.create_dict_iterator(num_epochs=1, output_numpy=True))
+    return ImageSet([row["image"] for row in rows], np.array([row[label] for row in rows], np.int32))
+
+
+def workers(options: Options) -> int:
+    """Threads that make batches."""
+    return min(options.num_parallel_workers, os.cpu_count() or 1)

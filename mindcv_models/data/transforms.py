@@ -1,0 +1,162 @@
+"""From an image file to the network's input."""
+
+import math
+from dataclasses import dataclass
+from typing import Tuple
+
+import cv2
+import numpy as np
+from mindcv.data import create_transforms
+from mindcv.models.registry import get_pretrained_cfg
+
+from ..config import IMAGENET_MEAN, IMAGENET_STD, Options
+from .augment import FILTERS, ColorJitter, create_augment
+
+__all__ = ["EvalTransform", "SmallImageTransform", "TrainTransform"]
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """How an image becomes the network's input for evaluation; ``mean`` and ``std`` on the scale 0 to 255."""
+
+    image_resize: int
+    crop_pct: float
+    interpolation: str
+    mean: Tuple[float, ...]
+    std: Tuple[float, ...]
+
+    @classmethod
+    def resolve(cls, options: Options) -> "EvalTransform":
+        """The model's own transform, with what the options override."""
+        own = get_pretrained_cfg(options.model)
+        of_model = cls(
+            image_resize=own.get("input_size", (3, 224, 224))[-1],
+            crop_pct=own.get("crop_pct", 0.875),
+            interpolation=own.get("interpolation", "bilinear"),
+            mean=tuple(255 * m for m in own["mean"]) if "mean" in own else IMAGENET_MEAN,
+            std=tuple(255 * s for s in own["std"]) if "std" in own else IMAGENET_STD,
+        )
+        given = {name: getattr(options, name) for name in cls.__dataclass_fields__}
+        return cls(**{name: getattr(of_model, name) if value is None else value for name, value in given.items()})
+
+
+class TrainTransform:
+    """Random crop, flips, augmentation, normalisation and erasing: ``(H, W, 3)`` uint8 to ``(3, h, w)`` float32."""
+
+    def __init__(self, options: Options):
+        own = EvalTransform.resolve(options)
+        self.crop = RandomResizedCrop((own.image_resize,) * 2, options.scale, options.ratio, own.interpolation)
+        self.hflip = options.hflip
+        self.vflip = options.vflip
+        self.augment = []
+        policy = options.auto_augment
+        # ThreeAugment is used with colour jitter, the other policies change colours themselves.
+        if options.color_jitter and (policy is None or policy == "3a"):
+            self.augment.append(ColorJitter(options.color_jitter))
+        if policy is not None:
+            self.augment.append(create_augment(policy, own.mean, own.interpolation))
+        self.factor = np.float32([1 / s for s in own.std]).reshape(-1, 1, 1)
+        self.shift = np.float32([m / s for m, s in zip(own.mean, own.std)]).reshape(-1, 1, 1)
+        self.erase = RandomErasing(
+            options.re_prob, options.re_scale, options.re_ratio, options.re_value, options.re_max_attempts
+        )
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        image = self.crop(image, rng)
+        if rng.random() < self.hflip:
+            image = cv2.flip(image, 1)
+        if rng.random() < self.vflip:
+            image = cv2.flip(image, 0)
+        for augment in self.augment:
+            image = augment(image, rng)
+        array = np.empty((3, *image.shape[:2]), np.float32)
+        np.multiply(image.transpose(2, 0, 1), self.factor, out=array)
+        array -= self.shift
+        return self.erase(array, rng)
+
+
+class RandomResizedCrop:
+    """A crop of drawn area and aspect ratio, resized to ``size``, a height and a width (arXiv:1409.4842, section 6).
+
+    Resizing by more than half first averages whole blocks of pixels, which filters what would alias.
+    """
+
+    def __init__(self, size, scale, ratio, interpolation):
+        self.size = size
+        self.scale = scale
+        self.log_ratio = np.log(ratio)
+        self.filter = FILTERS[interpolation]
+
+    def __call__(self, image, rng):
+        top, left, height, width = self.box(*image.shape[:2], rng)
+        crop = image[top : top + height, left : left + width]
+        block = min(height // self.size[0], width // self.size[1])
+        if block > 1:
+            crop = cv2.resize(crop, (width // block, height // block), interpolation=cv2.INTER_AREA)
+        return cv2.resize(crop, self.size[::-1], interpolation=self.filter)
+
+    def box(self, height, width, rng):
+        """Top, left, height and width; the largest central crop of an allowed ratio if ten draws do not fit."""
+        for _ in range(10):
+            area = height * width * rng.uniform(*self.scale)
+            ratio = math.exp(rng.uniform(*self.log_ratio))
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+        low, high = np.exp(self.log_ratio)
+        w = min(width, round(height * high))
+        h = min(height, round(width / low))
+        return (height - h) // 2, (width - w) // 2, h, w
+
+
+class RandomErasing:
+    """Fills a rectangle of a normalised ``(C, H, W)`` image, in place (Zhong et al., arXiv:1708.04896).
+
+    Args:
+        value: a number, one for each channel, or "random" for a standard normal number for every pixel and channel.
+    """
+
+    def __init__(self, probability, scale, ratio, value, attempts):
+        self.probability = probability
+        self.scale = scale
+        self.log_ratio = np.log(ratio)
+        self.value = value if value == "random" else np.float32(value).reshape(-1, 1, 1)
+        self.attempts = attempts
+
+    def __call__(self, array, rng):
+        if rng.random() >= self.probability:
+            return array
+        channels, height, width = array.shape
+        for _ in range(self.attempts):
+            area = height * width * rng.uniform(*self.scale)
+            ratio = math.exp(rng.uniform(*self.log_ratio))
+            h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < h < height and 0 < w < width:
+                top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
+                random = isinstance(self.value, str)
+                value = rng.standard_normal((channels, h, w), np.float32) if random else self.value
+                array[:, top : top + h, left : left + w] = value
+                break
+        return array
+
+
+class SmallImageTransform:
+    """MindCV's transform of its standard data sets, for training: CIFAR's images are moved and flipped at random."""
+
+    def __init__(self, options: Options):
+        name = options.dataset.lower()
+        self.moves = name.startswith("cifar")
+        size = EvalTransform.resolve(options).image_resize
+        self.operations = create_transforms(name, image_resize=size, is_training=False)
+
+    def __call__(self, image, rng):
+        if self.moves:
+            top, left = rng.integers(9, size=2)
+            padded = np.pad(image, ((4, 4), (4, 4), (0, 0)))
+            image = padded[top : top + image.shape[0], left : left + image.shape[1]]
+            if rng.random() < 0.5:
+                image = image[:, ::-1]
+        image = np.ascontiguousarray(image)
+        for operation in self.operations:
+            image = operation(image)
+        return image
