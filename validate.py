@@ -37,7 +37,7 @@ def main():
     if options.reparam:
         network = reparameterize(network)
     own = EvalTransform.resolve(options)
-    logger.info("%s at %d, crop %g, %s%s", options.model, own.image_resize, own.crop_pct, own.interpolation,
+    logger.info("%s at %s, crop %g, %s%s", options.model, own.image_resize, own.crop_pct, own.interpolation,
                 ", reparameterized" if options.reparam else "")  # fmt: skip
     metrics = build_validation(cast_network(network, options), options, world)()
     logger.info("%s", metrics)

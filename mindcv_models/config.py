@@ -57,18 +57,25 @@ class Options:
     num_samples: Optional[int] = option(None, "train on this many images only")
     batch_size: int = option(128, "images a step and device")
     drop_remainder: bool = option(True, "drop the last training batch if it is not full")
+    class_balanced_sampling: bool = option(
+        False, "draw training images with replacement, so that each class comes equally often"
+    )
+    val_ratio: Optional[float] = option(
+        None, "split data_dir, a folder of class folders, and validate on this share of each class"
+    )
+    split_file: str = option("", "split of data_dir to use: the split.json that a run with val_ratio wrote")
     aug_repeats: int = option(0, "repeated augmentation: views of an image an epoch; 0 or 1 is off")
     skip_bad_images: bool = option(False, "check every image first and go on without those that cannot be decoded")
 
-    image_resize: Optional[int] = option(
-        None, "image size that the network sees; default: the model's own", group="Augmentation"
+    image_resize: Optional[Tuple[int, ...]] = option(
+        None, "image size that the network sees, or height and width; default: the model's own", group="Augmentation"
     )
     scale: Tuple[float, ...] = option((0.08, 1.0), "random crop: smallest and largest share of the area")
     ratio: Tuple[float, ...] = option((0.75, 1.333), "random crop: smallest and largest aspect ratio")
     hflip: float = option(0.5, "probability of a horizontal flip")
     vflip: float = option(0.0, "probability of a vertical flip")
     color_jitter: Optional[Tuple[float, ...]] = option(
-        (0.4, 0.4, 0.4), "strength of brightness, contrast and saturation changes, without auto_augment"
+        (0.4, 0.4, 0.4), "strength of brightness, contrast and saturation changes, without auto_augment or with 3a"
     )
     interpolation: Optional[str] = option(
         None, "resizing filter; default: the model's own", ("nearest", "bilinear", "bicubic", "area")
@@ -79,7 +86,7 @@ class Options:
     re_prob: float = option(0.0, "probability of random erasing")
     re_scale: Tuple[float, ...] = option((0.02, 0.33), "random erasing: smallest and largest share of the area")
     re_ratio: Tuple[float, ...] = option((0.3, 3.3), "random erasing: smallest and largest aspect ratio")
-    re_value: Any = option(0, "random erasing: pixel value, or 'random'")
+    re_value: Any = option(0, "random erasing: pixel value after normalisation, one for each channel, or 'random'")
     re_max_attempts: int = option(10, "random erasing: tries to place the rectangle")
     mean: Optional[Tuple[float, ...]] = option(None, "channel means, on the scale 0 to 255; default: the model's own")
     std: Optional[Tuple[float, ...]] = option(
@@ -229,9 +236,42 @@ def _check(options: Options) -> None:
     for name in ("scale", "ratio", "re_scale", "re_ratio"):
         if len(getattr(options, name)) != 2:
             raise InputError(f"{name} is {show(list(getattr(options, name)))}, but must be two numbers, low and high.")
+    _check_augmentation(options)
     if options.mixup + options.cutmix > 0 and options.batch_size % 2:
         raise InputError(f"batch_size is {options.batch_size}, but mixup and cutmix pair images: use an even number.")
     if options.loss_scale < 1:
         raise InputError(f"loss_scale is {options.loss_scale}, but must be at least 1.")
     if options.ckpt_save_policy == "top_k" and not options.val_while_train:
         raise InputError("ckpt_save_policy top_k ranks checkpoints by validation: set val_while_train to True.")
+
+
+def _check_augmentation(options: Options) -> None:
+    for name in ("hflip", "vflip", "re_prob", "cutmix_prob"):
+        if not 0 <= getattr(options, name) <= 1:
+            raise InputError(f"{name} is {getattr(options, name)}, but a probability is from 0 to 1.")
+    for name in ("mixup", "cutmix", "aug_repeats", "seed"):
+        if getattr(options, name) < 0:
+            raise InputError(f"{name} is {getattr(options, name)}, but must not be negative.")
+    for name in ("scale", "ratio", "re_scale", "re_ratio"):
+        low, high = getattr(options, name)
+        if not 0 < low <= high:
+            raise InputError(f"{name} is {low} {high}, but must be positive, the smaller number first.")
+    if options.image_resize is not None and (len(options.image_resize) > 2 or min(options.image_resize) < 1):
+        raise InputError(
+            f"image_resize is {show(list(options.image_resize))}, but must be one size, or height and width."
+        )
+    if len(options.color_jitter or (0,)) not in (1, 3):
+        raise InputError(
+            f"color_jitter is {show(list(options.color_jitter))}, but must be one strength, or three: for brightness, "
+            "contrast and saturation."
+        )
+    values = options.re_value if isinstance(options.re_value, (list, tuple)) else [options.re_value]
+    numbers = all(isinstance(value, (int, float)) for value in values)
+    if options.re_value != "random" and not (numbers and len(values) in (1, options.in_channels)):
+        raise InputError(f"re_value is {options.re_value!r}, but must be a number, one for each channel, or random.")
+    if options.crop_pct is not None and not 0 < options.crop_pct <= 1:
+        raise InputError(f"crop_pct is {options.crop_pct}, but must be above 0 and at most 1.")
+    if options.val_ratio is not None and not 0 < options.val_ratio < 1:
+        raise InputError(f"val_ratio is {options.val_ratio}, but must be between 0 and 1.")
+    if options.num_samples is not None and options.num_samples < 1:
+        raise InputError(f"num_samples is {options.num_samples}, but must be at least 1.")

@@ -1,12 +1,13 @@
 """Image folders: the embedded one, what is refused, and which images each rank gets."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mindcv_models.config import Options
+from mindcv_models.config import Options, parse_options
 from mindcv_models.data import (
     EvalTransform,
     batches,
@@ -16,6 +17,7 @@ from mindcv_models.data import (
     prepare,
     write_digits,
 )
+from mindcv_models.data.order import EpochOrder
 from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError
 
@@ -132,8 +134,6 @@ def test_a_corrupt_image_is_named_or_passed_over(tmp_path):
     assert find_bad_images(opts, "val") == [str(bad)]
     seen = [pair for epoch in batches(loader, bad_images="skip") for _, y in epoch for pair in y.asnumpy()]
     assert len(seen) == 6
-    replaced = [pair for epoch in batches(loader, bad_images="replace") for _, y in epoch for pair in y.asnumpy()]
-    assert len(replaced) == 7
 
 
 EVERYTHING = {
@@ -195,3 +195,155 @@ def test_a_corrupt_training_image_is_named_or_replaced(tmp_path):
         path.write_bytes(b"")
     with pytest.raises(InputError, match="no training image can be decoded"):
         arrays(create_train_loader(replace(opts, skip_bad_images=True)), 1)
+
+
+def shown(loader, epoch):
+    return loader.order(epoch).tolist()
+
+
+def order(**changes):
+    """The images of epoch 1 on all ranks, interleaved as the ranks take them."""
+    ranks = changes.pop("ranks", 1)
+    parts = [EpochOrder(**{"size": 10, "seed": 3, **changes}, rank=rank, ranks=ranks)(1) for rank in range(ranks)]
+    assert len({len(part) for part in parts}) == 1
+    return np.stack(parts, 1).ravel().tolist()
+
+
+def test_an_epoch_shows_each_image_once_in_a_new_order():
+    assert sorted(order()) == list(range(10))
+    assert order() != list(range(10))
+    assert order() == order(ranks=2) == order(ranks=5)
+    assert order(shuffle=False) == list(range(10))
+    again = EpochOrder(10, seed=3)
+    assert again(1).tolist() != again(2).tolist()
+    padded = order(ranks=4)
+    assert padded[:10] == order() and padded[10:] == order()[:2]
+
+
+def test_repeated_views_of_an_image_go_to_different_ranks_and_differ(tmp_path):
+    repeated = order(views=3, ranks=2)
+    assert repeated == np.repeat(order(), 3)[:10].tolist()
+    opts = prepare(options(noise_folder(tmp_path), aug_repeats=2, batch_size=1), ONE_DEVICE, training=True)
+    loaders = [create_train_loader(opts, rank, 2) for rank in range(2)]
+    assert shown(loaders[0], 1) == shown(loaders[1], 1) and len(set(shown(loaders[0], 1))) == 12
+    for one, other in zip(*(arrays(loader, 1) for loader in loaders)):
+        assert one[1] == other[1]
+        assert not np.array_equal(one[0], other[0])
+
+
+def test_balanced_sampling_shows_each_class_equally_often():
+    labels = np.array([0] * 900 + [1] * 90 + [2] * 10)
+    weights = 1 / np.bincount(labels)[labels]
+    every = EpochOrder(1000, seed=0, weights=weights)
+    counts = np.bincount(labels[np.concatenate([every(epoch) for epoch in range(1, 11)])])
+    np.testing.assert_allclose(counts / 10000, 1 / 3, atol=0.02)  # four standard deviations
+    assert every(1).tolist() == EpochOrder(1000, seed=0, weights=weights)(1).tolist()
+
+
+def test_the_option_of_balanced_sampling_weighs_by_the_labels(tmp_path):
+    image_folder(tmp_path, train=(("a", 30), ("b", 2)))
+    opts = prepare(options(tmp_path, class_balanced_sampling=True, batch_size=32), ONE_DEVICE, training=True)
+    labels = [arrays(create_train_loader(opts), epoch)[0][1] for epoch in range(1, 11)]
+    assert abs(np.mean(labels) - 0.5) < 0.12
+
+
+def flat_folder(root):
+    """Class folders whose names and images sort differently by case, with every suffix; levels tell images apart."""
+    level = 0
+    for name, count in (("b", 4), ("B", 10), ("a", 2)):
+        (root / name).mkdir(parents=True)
+        for i, suffix in zip(range(count), (".png", ".PNG", ".bmp", ".gif", ".jpg", ".JPEG") * 2):
+            level += 7
+            Image.fromarray(np.full((40, 40, 3), level, np.uint8)).save(root / name / f"{'xX'[i % 2]}-{i}{suffix}")
+    return root
+
+
+def test_a_flat_folder_is_split_once_and_validated_on_the_same_images(tmp_path):
+    root = flat_folder(tmp_path / "photos")
+    given = options(root, val_ratio=0.2, val_while_train=True, ckpt_save_dir=str(tmp_path), batch_size=2, hflip=0.0,
+                    color_jitter=None)  # fmt: skip
+    opts = prepare(given, ONE_DEVICE, training=True)
+    assert opts.num_classes == 3
+    split = json.loads((tmp_path / "split.json").read_text())
+    assert [len([n for n in split["val"] if n.startswith(c)]) for c in ("B/", "a/", "b/")] == [2, 1, 1]
+    assert not set(split["train"]) & set(split["val"]) and len(split["train"]) == 12
+    loader, total = create_eval_loader(opts)
+    expected = [(round(np.mean(Image.open(root / n).convert("RGB"))), "Bab".index(n[0])) for n in split["val"]]
+    assert sorted(levels(batches(loader))) == sorted(expected) and total == 4
+    shares = [pair for rank in range(3) for pair in levels(batches(create_eval_loader(opts, rank, 3)[0]))]
+    assert sorted(shares) == sorted(expected)
+    trained = levels([create_train_loader(opts).epoch(1)])
+    assert len(set(trained)) == 12 and not set(trained) & set(expected)
+
+    (root / "a" / "new.png").write_bytes((root / "b" / "x-0.png").read_bytes())
+    assert prepare(given, ONE_DEVICE, training=True) == opts
+    assert json.loads((tmp_path / "split.json").read_text()) == split
+    alone = options(root, split_file=str(tmp_path / "split.json"), batch_size=2)
+    loader, total = create_eval_loader(prepare(alone, ONE_DEVICE, training=False))
+    assert sorted(levels(batches(loader))) == sorted(expected)
+
+
+def test_splits_that_cannot_work_are_refused(tmp_path):
+    flat = flat_folder(tmp_path / "photos")
+
+    def settle(root=flat, training=True, **changes):
+        return prepare(options(root, ckpt_save_dir=str(tmp_path), **changes), ONE_DEVICE, training)
+
+    with pytest.raises(InputError, match="has a folder 'train': leave val_ratio out"):
+        settle(image_folder(tmp_path / "parted"), val_ratio=0.2)
+    with pytest.raises(InputError, match="val_ratio splits for training: give --split_file"):
+        settle(training=False, val_ratio=0.2)
+    with pytest.raises(InputError, match=r"cannot read the split .*nothing\.json"):
+        settle(split_file=str(tmp_path / "nothing.json"))
+    settle(val_ratio=0.2)
+    with pytest.raises(InputError, match=r"is a split with val_ratio 0\.2 and seed 42, but this run has 0\.5 and 42"):
+        settle(val_ratio=0.5)
+    (flat / "a" / "x-0.png").unlink()
+    with pytest.raises(InputError, match=r"has a/x-0\.png, which is not in"):
+        settle(val_ratio=0.2)
+    (tmp_path / "split.json").unlink()
+    with pytest.raises(InputError, match=r"photos/a has one image, which cannot be split"):
+        settle(val_ratio=0.2)
+
+
+def test_a_subset_is_the_same_in_every_epoch(tmp_path):
+    opts = prepare(options(noise_folder(tmp_path), num_samples=8), ONE_DEVICE, training=True)
+    loader = create_train_loader(opts)
+    assert len(loader) == 2 and len(loader.images) == 8
+    assert create_train_loader(opts).images.items == loader.images.items
+    with pytest.raises(InputError, match="batch_size is 4, but there are only 2 training images for 1 ranks"):
+        create_train_loader(replace(opts, num_samples=2))
+
+
+def test_images_need_not_be_square(tmp_path):
+    image_folder(tmp_path)
+    opts = prepare(options(tmp_path, image_resize=(24, 40)), ONE_DEVICE, training=True)
+    assert arrays(create_train_loader(opts), 1)[0][0].shape == (4, 3, 24, 40)
+    images, _ = next(next(batches(create_eval_loader(opts)[0])))
+    assert images.shape == (4, 3, 24, 40)
+    assert EvalTransform.resolve(replace(opts, image_resize=(48, 48))).image_resize == 48
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--image_resize 224 224 3", "image_resize is 224 224 3, but must be one size, or height and width"),
+        ("--image_resize 0", "image_resize is 0, but must be one size"),
+        ("--hflip 1.5", "hflip is 1.5, but a probability is from 0 to 1"),
+        ("--re_prob -0.1", "re_prob is -0.1, but a probability"),
+        ("--mixup -1", "mixup is -1.0, but must not be negative"),
+        ("--aug_repeats -3", "aug_repeats is -3, but must not be negative"),
+        ("--scale 1.0 0.08", "scale is 1.0 0.08, but must be positive, the smaller number first"),
+        ("--color_jitter 0.4 0.4", "color_jitter is 0.4 0.4, but must be one strength, or three"),
+        ("--re_value noise", "re_value is 'noise', but must be a number, one for each channel, or random"),
+        ("--re_value [0,1]", "re_value is [0, 1], but must be a number, one for each channel"),
+        ("--crop_pct 90", "crop_pct is 90.0, but must be above 0 and at most 1"),
+        ("--val_ratio 20", "val_ratio is 20.0, but must be between 0 and 1"),
+        ("--num_samples 0", "num_samples is 0, but must be at least 1"),
+        ("--class_balanced_sampling often", "class_balanced_sampling is 'often', but must be True or False"),
+    ],
+)
+def test_wrong_options_are_one_clear_line(arguments, message):
+    with pytest.raises(InputError) as refused:
+        parse_options("", arguments.split())
+    assert message in str(refused.value) and "\n" not in str(refused.value)

@@ -317,7 +317,7 @@ def test_recipes(path):
     """Section 12, at 1024 images a step."""
     options = parse_options("", ["--config", str(path)])
     fine_tuning = options.model == "litv2_b_384"
-    assert options.image_resize == VARIANTS[options.model].image_size
+    assert options.image_resize == (VARIANTS[options.model].image_size,)
     assert (options.lr, options.min_lr) == ((4e-5, 4e-7) if fine_tuning else (1e-3, 1e-5))
     assert options.weight_decay == (1e-8 if fine_tuning else 0.05)
     assert (options.epoch_size, options.warmup_epochs) == ((30, 5) if fine_tuning else (300, 20))

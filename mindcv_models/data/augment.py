@@ -274,8 +274,9 @@ def _warp(image, matrix, surface):
 
 
 def rotate(image, degrees, surface):
+    """Counter-clockwise, about the centre."""
     height, width = image.shape[:2]
-    return _warp(image, cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0), surface)
+    return _warp(image, cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), -degrees, 1.0), surface)
 
 
 def shear_x(image, factor, surface):

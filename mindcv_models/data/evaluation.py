@@ -1,7 +1,6 @@
 """Validation batches, over MindCV's."""
 
 import re
-from typing import Dict
 
 import mindspore.dataset as ds
 from mindcv.data import create_dataset, create_loader, create_transforms
@@ -9,12 +8,14 @@ from mindspore.dataset.core.config import ErrorSamplesMode
 
 from ..config import Options
 from ..errors import InputError
-from .images import STANDARD_DATASETS, workers
+from .files import class_folders, image_names
+from .images import STANDARD_DATASETS, split_root, workers
+from .split import read_split
 from .transforms import EvalTransform
 
 __all__ = ["batches", "create_eval_loader"]
 
-_BAD_IMAGES = {"raise": ErrorSamplesMode.RETURN, "replace": ErrorSamplesMode.REPLACE, "skip": ErrorSamplesMode.SKIP}
+_BAD_IMAGES = {"raise": ErrorSamplesMode.RETURN, "skip": ErrorSamplesMode.SKIP}
 
 
 def create_eval_loader(options: Options, rank: int = 0, ranks: int = 1):
@@ -24,15 +25,15 @@ def create_eval_loader(options: Options, rank: int = 0, ranks: int = 1):
         The loader, or None if there are fewer images than ranks and none is left for this one; and the number of
         images on all ranks together.
     """
-    dataset = _create_dataset(options, options.val_split, shuffle=False, **_shard(rank, ranks))
-    total = _create_dataset(options, options.val_split, shuffle=False).get_dataset_size()
+    dataset = _create_dataset(options)
+    places = _places(options) if options.split_file else range(dataset.get_dataset_size())
+    share = places[rank::ranks]
+    if not share:
+        return None, len(places)
+    dataset.use_sampler(ds.SubsetSampler(list(share)))
     own = EvalTransform.resolve(options)
-    # A sharded data set is padded by repeating images: rank r holds images r, r + ranks, ..., then some again.
-    share = len(range(rank, total, ranks))
-    if share == 0:
-        return None, total
     transform = create_transforms(
-        dataset_name=_transforms_of(options),
+        dataset_name=_standard_name(options),
         is_training=False,
         image_resize=own.image_resize,
         crop_pct=own.crop_pct,
@@ -41,22 +42,22 @@ def create_eval_loader(options: Options, rank: int = 0, ranks: int = 1):
         std=own.std,
     )
     loader = create_loader(
-        dataset=dataset.take(share),
+        dataset=dataset,
         batch_size=options.batch_size,
         drop_remainder=False,
         is_training=False,
         transform=transform,
         num_parallel_workers=workers(options),
     )
-    return loader, total
+    return loader, len(places)
 
 
 def batches(loader, epochs: int = 1, bad_images: str = "raise"):
     """Iterators over ``loader``, one an epoch, from a single pipeline that keeps running between them.
 
     Args:
-        bad_images: what happens at an image that cannot be decoded: ``"raise"``, ``"replace"`` it by another one, so
-            that each rank keeps its number of steps, or ``"skip"`` it, so that each image is counted once.
+        bad_images: what happens at an image that cannot be decoded: ``"raise"``, or ``"skip"`` it, so that each image
+            is counted once.
 
     Raises:
         InputError: at such an image, naming it.
@@ -79,24 +80,26 @@ def _name_bad_images(iterator):
         ) from error
 
 
-def _create_dataset(options: Options, split: str, **sharding):
-    name = options.dataset.lower()
-    if name in STANDARD_DATASETS and split == options.val_split:
-        split = "test"
+def _create_dataset(options: Options):
+    name = _standard_name(options)
     return create_dataset(
-        name=name if name in STANDARD_DATASETS else "",
+        name=name,
         root=options.data_dir,
-        split=split,
+        split="test" if name else "" if options.split_file else options.val_split,
+        shuffle=False,
         num_parallel_workers=workers(options),
         download=options.dataset_download,
-        **sharding,
     )
 
 
-def _transforms_of(options: Options) -> str:
+def _places(options: Options):
+    """Where the validation images of a split folder are among all its images, which MindSpore sorts by name."""
+    root = split_root(options, options.val_split)
+    every = [f"{folder}/{name}" for folder in class_folders(root) for name in image_names(root / folder)]
+    chosen = set(read_split(options, options.val_split))
+    return [place for place, name in enumerate(every) if name in chosen]
+
+
+def _standard_name(options: Options) -> str:
     name = options.dataset.lower()
     return name if name in STANDARD_DATASETS else ""
-
-
-def _shard(rank: int, ranks: int) -> Dict[str, int]:
-    return {"num_shards": ranks, "shard_id": rank} if ranks > 1 else {}

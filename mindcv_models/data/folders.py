@@ -16,17 +16,17 @@ from tqdm import tqdm
 from ..config import Options
 from ..distributed import World
 from ..errors import InputError
-from .images import IMAGE_SUFFIXES, STANDARD_DATASETS, decode, list_images, workers
+from .files import class_folders
+from .images import STANDARD_DATASETS, decode, list_images, split_root, workers
+from .split import check_split, settle_split
 
 __all__ = ["find_bad_images", "prepare", "write_digits"]
 
 logger = logging.getLogger(__name__)
 
-LAYOUT = "an image folder looks like train/<class>/<image>.jpg and val/<class>/<image>.jpg"
-
 
 def prepare(options: Options, world: World, training: bool) -> Options:
-    """The options with ``data_dir`` and ``num_classes`` settled, after checking the image folders.
+    """The options with ``data_dir``, ``split_file`` and ``num_classes`` settled, after checking the image folders.
 
     Rank 0 writes the embedded data set if it is asked for and not there yet.
 
@@ -39,11 +39,17 @@ def prepare(options: Options, world: World, training: bool) -> Options:
             write_digits(folder)
         world.barrier()
         options = replace(options, data_dir=folder)
+    if options.val_ratio is not None and not options.split_file:
+        if not training:
+            raise InputError("val_ratio splits for training: give --split_file the split.json in that run's folder.")
+        options = replace(options, split_file=settle_split(options, world))
+    if options.split_file:
+        check_split(options)
     splits = [options.train_split] if training else [options.val_split]
     if options.val_while_train and training:
         splits.append(options.val_split)
     classes = _number_of_classes(options, splits[0])
-    if Path(options.data_dir, options.train_split).is_dir() and options.val_split in splits:
+    if not options.split_file and split_root(options, options.train_split).is_dir() and options.val_split in splits:
         _check_splits_agree(options)
     if options.skip_bad_images and world.is_main:
         for split in splits:
@@ -53,25 +59,10 @@ def prepare(options: Options, world: World, training: bool) -> Options:
 
 
 def _class_names(options: Options, split: str) -> Optional[List[str]]:
-    """The classes of an image folder, in the order of their labels; None for MindCV's standard data sets.
-
-    Raises:
-        InputError: the folder is missing or empty, or a class in it has no images.
-    """
+    """The classes of an image folder, in the order of their labels; None for MindCV's standard data sets."""
     if options.dataset.lower() in STANDARD_DATASETS:
         return None
-    root = Path(options.data_dir, split)
-    if not root.is_dir():
-        raise InputError(f"no folder {root}: set data_dir and the name of its split; {LAYOUT}.")
-    names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-    if not names:
-        raise InputError(f"{root} has no class folders: {LAYOUT}.")
-    for name in names:
-        if not any(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in os.scandir(root / name)):
-            raise InputError(
-                f"class folder {root / name} has no images: add {', '.join(IMAGE_SUFFIXES)} files or remove it."
-            )
-    return names
+    return class_folders(split_root(options, split))
 
 
 def _number_of_classes(options: Options, split: str) -> int:
@@ -80,7 +71,7 @@ def _number_of_classes(options: Options, split: str) -> int:
     found = len(names) if names is not None else {"cifar100": 100}.get(options.dataset.lower(), 10)
     if options.num_classes not in (None, found):
         raise InputError(
-            f"num_classes is {options.num_classes}, but {Path(options.data_dir, split)} has {found} classes: "
+            f"num_classes is {options.num_classes}, but {split_root(options, split)} has {found} classes: "
             f"use --num_classes {found}, or leave it out."
         )
     return found

@@ -12,11 +12,15 @@ from PIL import Image
 
 from ..config import Options
 from ..errors import InputError
+from .files import class_folders, image_names
+from .split import read_split
 
-__all__ = ["STANDARD_DATASETS", "ImageSet", "decode", "list_images", "workers"]
+__all__ = ["STANDARD_DATASETS", "ImageSet", "decode", "list_images", "split_root", "workers"]
 
 STANDARD_DATASETS = ("mnist", "cifar10", "cifar100")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+
+cv2.setNumThreads(0)  # its own threads would compete with the data workers
+cv2.setLogLevel(0)  # images that it cannot decode are reported here
 
 
 @dataclass(frozen=True)
@@ -66,13 +70,20 @@ def list_images(options: Options, split: str) -> ImageSet:
     name = options.dataset.lower()
     if name in STANDARD_DATASETS:
         return _standard(options, split)
-    root = Path(options.data_dir, split)
-    paths, labels = [], []
-    for label, folder in enumerate(sorted(entry.name for entry in root.iterdir() if entry.is_dir())):
-        names = sorted(p.name for p in (root / folder).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-        paths += [str(root / folder / each) for each in names]
-        labels += [label] * len(names)
-    return ImageSet(paths, np.array(labels, np.int32))
+    root = split_root(options, split)
+    classes = class_folders(root)
+    if options.split_file:
+        names = read_split(options, split)
+    else:
+        names = [f"{folder}/{name}" for folder in classes for name in image_names(root / folder)]
+    label_of = {name: label for label, name in enumerate(classes)}
+    labels = [label_of[name.partition("/")[0]] for name in names]
+    return ImageSet([str(root / name) for name in names], np.array(labels, np.int32))
+
+
+def split_root(options: Options, split: str) -> Path:
+    """The folder of a split's class folders; both splits of a split folder have the same."""
+    return Path(options.data_dir, "" if options.split_file else split)
 
 
 def _standard(options, split):

@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Optional
 
-import cv2
 import numpy as np
 from mindspore import Tensor
 
@@ -45,7 +44,6 @@ class TrainLoader:
         self.replace_bad = replace_bad
         self.workers = workers
         self.steps = len(order) // batch_size if drop_remainder else -(-len(order) // batch_size)
-        cv2.setNumThreads(0)  # its own threads would compete with the workers
 
     def __len__(self) -> int:
         return self.steps
@@ -105,16 +103,21 @@ class TrainLoader:
 
 
 def create_train_loader(options: Options, rank: int = 0, ranks: int = 1) -> TrainLoader:
-    """Batches ``(images (B, C, H, W), labels (B,) or (B, classes))`` of this rank's share of the training images."""
+    """Batches ``(images (B, C, H, W), labels (B,) or (B, classes))`` of this rank's share of the training images.
+
+    Raises:
+        InputError: an augmentation that is not known, or fewer images than make a batch.
+    """
     images = list_images(options, options.train_split)
     if options.num_samples is not None and options.num_samples < len(images):
         images = images.some(options.num_samples, options.seed)
-    small = options.dataset.lower() in STANDARD_DATASETS
+    weights = 1 / np.bincount(images.labels)[images.labels] if options.class_balanced_sampling else None
+    views = max(options.aug_repeats, 1)
     mixes = options.mixup + options.cutmix > 0
-    return TrainLoader(
+    loader = TrainLoader(
         images,
-        EpochOrder(len(images), options.seed, options.shuffle, max(options.aug_repeats, 1), None, rank, ranks),
-        SmallImageTransform(options) if small else TrainTransform(options),
+        EpochOrder(len(images), options.seed, options.shuffle, views, weights, rank, ranks),
+        SmallImageTransform(options) if options.dataset.lower() in STANDARD_DATASETS else TrainTransform(options),
         options.batch_size,
         options.drop_remainder,
         Mixing(options.mixup, options.cutmix, options.cutmix_prob, options.num_classes) if mixes else None,
@@ -122,3 +125,9 @@ def create_train_loader(options: Options, rank: int = 0, ranks: int = 1) -> Trai
         options.skip_bad_images,
         workers(options),
     )
+    if not len(loader):
+        raise InputError(
+            f"batch_size is {options.batch_size}, but there are only {len(images)} training images for {ranks} ranks: "
+            "use a smaller batch_size, or drop_remainder False."
+        )
+    return loader

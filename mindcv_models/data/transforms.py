@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Tuple, Union
 
 import cv2
 import numpy as np
@@ -17,9 +17,12 @@ __all__ = ["EvalTransform", "SmallImageTransform", "TrainTransform"]
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """How an image becomes the network's input for evaluation; ``mean`` and ``std`` on the scale 0 to 255."""
+    """How an image becomes the network's input for evaluation; ``mean`` and ``std`` on the scale 0 to 255.
 
-    image_resize: int
+    ``image_resize`` is one number for a square, or height and width.
+    """
+
+    image_resize: Union[int, Tuple[int, int]]
     crop_pct: float
     interpolation: str
     mean: Tuple[float, ...]
@@ -37,7 +40,15 @@ class EvalTransform:
             std=tuple(255 * s for s in own["std"]) if "std" in own else IMAGENET_STD,
         )
         given = {name: getattr(options, name) for name in cls.__dataclass_fields__}
+        size = given["image_resize"]
+        if isinstance(size, tuple) and len(set(size)) == 1:
+            given["image_resize"] = size[0]
         return cls(**{name: getattr(of_model, name) if value is None else value for name, value in given.items()})
+
+    @property
+    def size(self) -> Tuple[int, int]:
+        """Height and width of the network's input."""
+        return self.image_resize if isinstance(self.image_resize, tuple) else (self.image_resize,) * 2
 
 
 class TrainTransform:
@@ -45,7 +56,7 @@ class TrainTransform:
 
     def __init__(self, options: Options):
         own = EvalTransform.resolve(options)
-        self.crop = RandomResizedCrop((own.image_resize,) * 2, options.scale, options.ratio, own.interpolation)
+        self.crop = RandomResizedCrop(own.size, options.scale, options.ratio, own.interpolation)
         self.hflip = options.hflip
         self.vflip = options.vflip
         self.augment = []
