@@ -3,6 +3,7 @@
 Models and layers ask here; nothing else in the project looks at the device.
 """
 
+import contextlib
 import ctypes
 import functools
 import importlib.util
@@ -30,9 +31,33 @@ def device_target() -> str:
     return ms.get_context("device_target")
 
 
-@functools.cache
+_portable = False
+
+
+@contextlib.contextmanager
+def portable_form():
+    """Cells that are built and compiled within take a form of plain operators, which exporters know."""
+    global _portable
+    _portable, before = True, _portable
+    try:
+        yield
+    finally:
+        _portable = before
+
+
+def deform_by_operator() -> bool:
+    """Whether deformable convolution is MindSpore's own operator: slower, but one that exporters can recognise."""
+    return _portable
+
+
 def fuse_elementwise() -> bool:
-    """Let CPU graphs fuse runs of plain arithmetic into single kernels; True where that is in force.
+    """Let CPU graphs fuse runs of plain arithmetic into single kernels; True where that is in force."""
+    return not _portable and _fused_kernels()
+
+
+@functools.cache
+def _fused_kernels() -> bool:
+    """Set the process up to fuse, once, if it can.
 
     GELU's rational error function costs about 70 ms a map as separate operators and 4 ms fused. It is a setting of
     the process, made once, when the first cell that profits from it is built. The compiled kernels go to
@@ -71,7 +96,7 @@ def _kernel_cache() -> Path:
 
 def large_depthwise_in_strips() -> bool:
     """Whether a depthwise convolution with a large kernel is faster as :class:`layers.StripConv2d`."""
-    return device_target() == "CPU"
+    return device_target() == "CPU" and not _portable
 
 
 def sum_channels_by_matmul() -> bool:
@@ -79,7 +104,7 @@ def sum_channels_by_matmul() -> bool:
 
     On the CPU that takes half the time; elsewhere the operator for layer normalisation is better.
     """
-    return device_target() == "CPU"
+    return device_target() == "CPU" and not _portable
 
 
 def _let_openmp_sleep() -> None:

@@ -52,11 +52,11 @@ def building_for(device):
     """Let cells choose their form as they would on ``device``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend, "device_target", lambda: device)
-        backend.fuse_elementwise.cache_clear()
+        backend._fused_kernels.cache_clear()
         try:
             yield
         finally:
-            backend.fuse_elementwise.cache_clear()
+            backend._fused_kernels.cache_clear()
 
 
 def exported_operators(network, folder, *shape):

@@ -1,0 +1,106 @@
+"""Export a trained network for other runtimes, by the suffix of --output: ONNX or MINDIR.
+
+python export.py --model fastvit_t8 --ckpt_path outputs/fastvit_t8/fastvit_t8_best.ckpt --output fastvit_t8.onnx
+python export.py --model fastvit_t8 --ckpt_path fastvit_t8.safetensors --output fastvit_t8.mindir --batch_size 8
+python export.py --model faster_vit_0_any_res --ckpt_path FILE --output faster_vit.onnx --image_resize 576 960
+
+The network is fused first. The file is written aside, reloaded by ONNX Runtime or MindSpore and compared with the
+network on photographs and noise; if a logit differs by more than 1e-4, nothing is kept and the exit status is 1.
+How to prepare images, and the names of the classes, are in the file as JSON under the key "mindcv_models": in an ONNX
+file's metadata_props, in a MINDIR's user_info.
+"""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple
+
+os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
+
+import mindspore as ms
+from mindcv.models.registry import get_pretrained_cfg
+
+from mindcv_models import backend, create_model
+from mindcv_models.checkpoint import load_weights
+from mindcv_models.cli import run
+from mindcv_models.commandline import option, parse
+from mindcv_models.data import EvalTransform
+from mindcv_models.errors import InputError
+from mindcv_models.export import Preparation, check_format, export
+
+logger = logging.getLogger("export")
+
+
+@dataclass
+class ExportOptions:
+    model: str = option("fastvit_t8", "name of a model of this project or of MindCV", group="Model")
+    model_kwargs: Optional[Dict[str, Any]] = option(None, "further options of the model, such as alpha=0.2")
+    num_classes: int = option(1000, "classes that the checkpoint was made for")
+    in_channels: int = option(3, "channels of the input")
+    ckpt_path: str = option("", "the weights: a .ckpt of this project, or an official .safetensors")
+    ema: bool = option(False, "take the moving average of the weights, if the checkpoint has one")
+
+    output: str = option("", "file to write; .onnx or .mindir says which format", group="File")
+    batch_size: Optional[int] = option(None, "images a batch; default: any number")
+    reparam: bool = option(True, "fuse the network first (structural reparameterization)")
+    class_names: Optional[str] = option(
+        None, "a text file with a name a line, or a folder with a folder a class; default: none in the file"
+    )
+
+    image_resize: Optional[Tuple[int, ...]] = option(
+        None, "image size, or height and width; default: the model's own", group="Images"
+    )
+    crop_pct: Optional[float] = option(None, "share of the resized image that is kept; default: the model's own")
+    interpolation: Optional[str] = option(
+        None, "resizing filter; default: the model's own", ("nearest", "bilinear", "bicubic", "area")
+    )
+    mean: Optional[Tuple[float, ...]] = option(None, "channel means, 0 to 255; default: the model's own")
+    std: Optional[Tuple[float, ...]] = option(None, "channel deviations, 0 to 255; default: the model's own")
+
+
+def check(options: ExportOptions) -> None:
+    """Refuse values that could not work, before anything is built."""
+    if not options.ckpt_path:
+        raise InputError("ckpt_path is missing: give --ckpt_path the checkpoint to export.")
+    check_format(Path(options.output))
+    if options.batch_size is not None and options.batch_size < 1:
+        raise InputError(f"batch_size is {options.batch_size}, but must be at least 1, or None for any.")
+    size = options.image_resize
+    if size is not None and (len(size) not in (1, 2) or min(size) < 1):
+        raise InputError(f"image_resize is {' '.join(map(str, size))}, but must be one size, or height and width.")
+
+
+def preparation_of(options: ExportOptions) -> Preparation:
+    own = EvalTransform.resolve(options)
+    size = options.image_resize or get_pretrained_cfg(options.model).get("input_size", (3, 224, 224))[1:]
+    names = read_class_names(options) if options.class_names else None
+    return Preparation(options.model, (size[0], size[-1]), own.crop_pct, own.interpolation, own.mean, own.std, names)
+
+
+def read_class_names(options: ExportOptions) -> Tuple[str, ...]:
+    path = Path(options.class_names)
+    try:
+        names = sorted(p.name for p in path.iterdir() if p.is_dir()) if path.is_dir() else path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read class_names {path}: give a text file, or a folder of class folders.") from error
+    if len(names) != options.num_classes:
+        raise InputError(f"class_names {path} has {len(names)} names, but the model has {options.num_classes} classes.")
+    return tuple(names)
+
+
+def main():
+    options = parse(ExportOptions, __doc__)
+    check(options)
+    ms.set_context(mode=ms.GRAPH_MODE)
+    with backend.portable_form():
+        network = create_model(options.model, options.num_classes, options.in_channels, **(options.model_kwargs or {}))
+        preparation = preparation_of(options)
+        logger.info("loaded %s", load_weights(network, options.ckpt_path, options.ema))
+        path = Path(options.output)
+        difference = export(network, path, preparation, options.batch_size, options.reparam, options.in_channels)
+    logger.info("%s: logits within %.1e of the network's", path, difference)
+
+
+if __name__ == "__main__":
+    run(main)

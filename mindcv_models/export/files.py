@@ -1,0 +1,134 @@
+"""Exported files: written aside, checked there, swapped in whole.
+
+Weights that do not fit into one file of Protocol Buffers lie beside it, in ``<file>.data-<checksum>``. An exported
+file names the data that belong to it, so an older pair stays whole until the new one is in place.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any, Dict, Iterator, Optional, Tuple
+
+import numpy as np
+from mindspore import nn
+from mindspore.train.mind_ir_pb2 import ModelProto
+
+from ..errors import InputError
+from .graph import OnnxGraph
+from .mindir import METADATA_KEY, write_mindir
+
+__all__ = ["OPSET", "aside", "model_of", "write_mindir_file", "write_onnx_file"]
+
+# Operator set 20 is the first with the exact GELU, and has deformable convolution (19).
+OPSET, IR_VERSION = 20, 9
+LARGEST_FILE = 1_900_000_000  # Protocol Buffers end at 2 GiB
+
+
+@contextlib.contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """A path to write to; what is there afterwards, data beside it included, replaces ``path`` unless an error left.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    except OSError as error:
+        raise InputError(f"cannot write to {path.parent} ({error.strerror}): choose another output.") from error
+    try:
+        yield folder / path.name
+        data = sorted(file.name for file in folder.iterdir() if file.name != path.name)
+        for name in [*data, path.name]:  # the file last, since it names its data
+            os.replace(folder / name, path.parent / name)
+        for old in path.parent.glob(f"{path.name}.data-*"):
+            if old.name not in data:
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_onnx_file(graph: OnnxGraph, path: Path, metadata: Dict[str, Any], largest: int = LARGEST_FILE) -> None:
+    """Write a graph as ONNX; weights of more than ``largest`` bytes in all go to a file beside it."""
+    import onnx
+
+    external = None
+    if sum(value.nbytes for value in graph.constants.values()) > largest:
+        external = _write_data(graph.constants, path)
+    model = model_of(graph, external)
+    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata)})
+    path.write_bytes(model.SerializeToString())
+    onnx.checker.check_model(str(path), full_check=external is None)
+
+
+def _write_data(constants, path) -> Tuple[str, Dict[str, Tuple[int, int]]]:
+    """Write the larger arrays one after the other: the file's name, and each one's offset and length in it."""
+    places, checksum, partial = {}, 0, path.with_name(f"{path.name}.data")
+    with open(partial, "wb") as file:
+        for name, value in constants.items():
+            if value.nbytes < 1024:
+                continue
+            file.seek(-file.tell() % 64, os.SEEK_CUR)
+            data = np.ascontiguousarray(value).data.cast("B")
+            places[name] = (file.tell(), len(data))
+            checksum = zlib.crc32(data, checksum)
+            file.write(data)
+    return partial.rename(f"{partial}-{checksum:08x}").name, places
+
+
+def model_of(graph: OnnxGraph, external: Optional[Tuple[str, Dict[str, Tuple[int, int]]]] = None):
+    """The ``onnx.ModelProto`` of a graph; ``external`` is a file and which part of it each array is."""
+    from onnx import helper
+
+    def value_info(name):
+        shape = ["batch" if size < 0 else size for size in graph.shapes[name]]
+        return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(np.float32)), shape)
+
+    file, places = external or ("", {})
+    tensors = [_tensor(name, value, file, places.get(name)) for name, value in graph.constants.items()]
+    nodes = [helper.make_node(op.type, op.inputs, op.outputs, **op.attributes) for op in graph.operators]
+    body = helper.make_graph(nodes, "network", [value_info(graph.input)], [value_info(graph.output)], tensors)
+    opset = helper.make_opsetid("", OPSET)
+    return helper.make_model(body, opset_imports=[opset], ir_version=IR_VERSION, producer_name=METADATA_KEY)
+
+
+def _tensor(name, value, file, place):
+    import onnx
+
+    if place is None:
+        return onnx.numpy_helper.from_array(np.ascontiguousarray(value), name)
+    kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+    tensor = onnx.TensorProto(name=name, dims=value.shape, data_type=kind, data_location=onnx.TensorProto.EXTERNAL)
+    for key, entry in zip(("location", "offset", "length"), (file, *place)):
+        tensor.external_data.add(key=key, value=str(entry))
+    return tensor
+
+
+def write_mindir_file(network: nn.Cell, shape, path: Path, metadata: Dict[str, Any]) -> None:
+    """Write a network as MINDIR; MindSpore puts weights of more than 1 GB in all beside it, here in a folder."""
+    write_mindir(network, shape, str(path), metadata)
+    if not path.exists():
+        _rename_parts(path)
+    path.chmod(0o644)
+
+
+def _rename_parts(path):
+    """Give the parts that MindSpore wrote the names that belong to ``path``."""
+    graph, folder = (path.with_name(path.stem + part) for part in ("_graph.mindir", "_variables"))
+    model = ModelProto.FromString(graph.read_bytes())
+    checksum = 0
+    for file in sorted(folder.iterdir()):
+        file.chmod(0o644)
+        with open(file, "rb") as data:
+            while block := data.read(1 << 24):
+                checksum = zlib.crc32(block, checksum)
+    data = folder.rename(path.with_name(f"{path.name}.data-{checksum:08x}"))
+    data.chmod(0o755)
+    for parameter in model.graph.parameter:
+        place = parameter.external_data
+        place.location = f"{data.name}/{Path(place.location).name}"
+    graph.unlink()
+    path.write_bytes(model.SerializeToString())

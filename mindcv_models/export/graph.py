@@ -1,0 +1,88 @@
+"""An ONNX graph while it is built and simplified: plain operators, arrays and shapes."""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Sequence, Tuple, Union
+
+import numpy as np
+
+__all__ = ["OnnxGraph", "Operator"]
+
+Shape = Tuple[int, ...]
+
+
+@dataclass
+class Operator:
+    """One call of an operator of the ``ai.onnx`` set."""
+
+    type: str
+    inputs: List[str]
+    outputs: List[str]
+    attributes: Dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class OnnxGraph:
+    """Operators in the order of execution, with the arrays and the shapes of what they use.
+
+    A shape has -1 for the one dimension, if any, that grows with an open batch.
+    """
+
+    input: str
+    output: str = ""
+    operators: List[Operator] = field(default_factory=list)
+    constants: Dict[str, np.ndarray] = field(default_factory=dict)
+    shapes: Dict[str, Shape] = field(default_factory=dict)
+    counts: Counter = field(default_factory=Counter)
+
+    def name(self, kind: str) -> str:
+        """A name that is not in use."""
+        self.counts[kind] += 1
+        return f"{kind}_{self.counts[kind]}"
+
+    def constant(self, value: Union[np.ndarray, float, Sequence[int]], name: str = "") -> str:
+        """Store a value under ``name``, or under one of its own; a sequence of integers becomes an int64 vector."""
+        value = np.asarray(value)
+        name = name or self.name("constant")
+        self.constants[name] = value
+        self.shapes[name] = value.shape
+        return name
+
+    def add(self, type: str, inputs: Sequence[str], shape: Shape, **attributes) -> str:
+        """Append an operator with one output of ``shape`` and return that output's name."""
+        return self.add_many(type, inputs, [shape], **attributes)[0]
+
+    def add_many(self, type: str, inputs: Sequence[str], shapes: Sequence[Shape], **attributes) -> List[str]:
+        """Append an operator with an output for each of ``shapes`` and return their names."""
+        outputs = [self.name(type) for _ in shapes]
+        self.shapes.update(zip(outputs, map(tuple, shapes)))
+        self.operators.append(Operator(type, list(inputs), outputs, attributes))
+        return outputs
+
+    def producers(self) -> Dict[str, Operator]:
+        """What computes each name."""
+        return {output: operator for operator in self.operators for output in operator.outputs}
+
+    def consumers(self) -> Dict[str, List[Operator]]:
+        """What uses each name."""
+        users = defaultdict(list)
+        for operator in self.operators:
+            for name in operator.inputs:
+                users[name].append(operator)
+        return users
+
+    def redirect(self, old: str, new: str) -> None:
+        """Let everything that uses ``old`` use ``new``."""
+        for operator in self.operators:
+            operator.inputs = [new if name == old else name for name in operator.inputs]
+        self.output = new if self.output == old else self.output
+
+    def prune(self) -> None:
+        """Drop operators and arrays that the output does not depend on."""
+        needed, kept = {self.output}, []
+        for operator in reversed(self.operators):
+            if needed.intersection(operator.outputs):
+                kept.append(operator)
+                needed.update(operator.inputs)
+        self.operators = kept[::-1]
+        self.constants = {name: value for name, value in self.constants.items() if name in needed}

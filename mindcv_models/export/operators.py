@@ -1,0 +1,227 @@
+"""MindSpore's primitives in ONNX operators, by the table ``TRANSLATIONS``.
+
+Shapes are known but for the batch, and at most one dimension of a tensor grows with that, so a reshape is one to the
+shape that MindSpore inferred, whatever arithmetic of shapes the graph has for it; that arithmetic is dropped.
+"""
+
+from typing import Any, Callable, Dict
+
+import numpy as np
+
+from ..errors import InputError
+from .graph import OnnxGraph
+from .mindir import Graph, Node
+
+__all__ = ["TRANSLATIONS", "translate"]
+
+# ``(graph, node, *inputs)`` to what the primitive returns: the ONNX name of a tensor, a number, or a tuple of these.
+TRANSLATIONS: Dict[str, Callable[..., Any]] = {}
+
+
+def translate(source: Graph, parameters: Dict[str, np.ndarray]) -> OnnxGraph:
+    """The ONNX graph of a compiled network with the values of its ``parameters``.
+
+    Raises:
+        InputError: the network uses a primitive that is not in the table.
+    """
+    unknown = sorted({node.primitive for node in source.nodes} - set(TRANSLATIONS))
+    if unknown:
+        raise InputError(
+            f"the network uses {', '.join(unknown)}, which export to ONNX does not know: write it with other "
+            "operators, add it to mindcv_models/export/operators.py, or export to MINDIR."
+        )
+    graph = OnnxGraph(input="images")
+    graph.shapes[graph.input] = source.input_shape
+    values = {source.input: graph.input}
+    values.update((name, graph.constant(parameters[own], own)) for name, own in source.parameters.items())
+    for name, value in source.constants.items():
+        values[name] = graph.constant(value) if isinstance(value, np.ndarray) else value
+    for node in source.nodes:
+        values[node.output] = TRANSLATIONS[node.primitive](graph, node, *(values[name] for name in node.inputs))
+    graph.output = values[source.output]
+    return graph
+
+
+def translates(*primitives):
+    """Enter a function into the table."""
+
+    def enter(function):
+        TRANSLATIONS.update(dict.fromkeys(primitives, function))
+        return function
+
+    return enter
+
+
+def refuse(node: Node, what: str):
+    raise InputError(f"{node.primitive} with {what}: export to ONNX does not know that form; export to MINDIR.")
+
+
+# What orders and groups values.
+
+
+@translates("Load", "Depend")
+def _first(graph, node, value, *_):
+    return value
+
+
+@translates("UpdateState")
+def _nothing(graph, node, *_):
+    return None
+
+
+@translates("MakeTuple")
+def _make_tuple(graph, node, *items):
+    return items
+
+
+@translates("TupleGetItem")
+def _item(graph, node, items, index):
+    return items[index]
+
+
+@translates("Shape")
+def _shape(graph, node, x):
+    return tuple(None if size < 0 else size for size in graph.shapes[x])
+
+
+@translates("ScalarAdd", "ScalarSub", "ScalarMul", "ScalarFloorDiv", "ScalarDiv", "ScalarMod", "ScalarUsub")
+def _arithmetic_of_shapes(graph, node, *_):
+    return None  # nothing but reshapes uses it, and they know their shape
+
+
+# Element by element.
+
+_SAME = {
+    "Add": "Add", "Sub": "Sub", "Mul": "Mul", "Muls": "Mul", "Div": "Div", "RealDiv": "Div", "Pow": "Pow",
+    "Minimum": "Min", "Maximum": "Max", "Neg": "Neg", "Exp": "Exp", "Erf": "Erf", "Sqrt": "Sqrt", "Tanh": "Tanh",
+    "ReLU": "Relu", "Sigmoid": "Sigmoid",
+}  # fmt: skip
+
+
+@translates(*_SAME)
+def _same(graph, node, *inputs):
+    names = [x if isinstance(x, str) else graph.constant(np.float32(x)) for x in inputs]
+    return graph.add(_SAME[node.primitive], names, node.shape)
+
+
+@translates("BiasAdd")
+def _bias_add(graph, node, x, bias, _format):
+    spatial = len(node.shape) - 2
+    if spatial:
+        bias = graph.add("Reshape", [bias, graph.constant([-1] + [1] * spatial)], (node.shape[1],) + (1,) * spatial)
+    return graph.add("Add", [x, bias], node.shape)
+
+
+# Layers.
+
+
+@translates("Conv2D")
+def _conv(graph, node, x, weight):
+    own = node.attributes
+    top, bottom, left, right = own["pad_list"]
+    return graph.add(
+        "Conv", [x, weight], node.shape, kernel_shape=list(own["kernel_size"]), pads=[top, left, bottom, right],
+        strides=list(own["stride"][-2:]), dilations=list(own["dilation"][-2:]), group=own["group"],
+    )  # fmt: skip
+
+
+@translates("BatchNorm")
+def _batch_norm(graph, node, x, gamma, beta, mean, variance, training, epsilon, *_):
+    if training:
+        refuse(node, "statistics of the batch")
+    return graph.add_many(
+        "BatchNormalization", [x, gamma, beta, mean, variance], node.shape[:1], epsilon=float(epsilon)
+    )
+
+
+@translates("LayerNorm")
+def _layer_norm(graph, node, x, gamma, beta, axis, _parameters_axis, epsilon):
+    return graph.add_many("LayerNormalization", [x, gamma, beta], node.shape[:1], axis=axis, epsilon=float(epsilon))
+
+
+@translates("MatMul", "MatMulExt")
+def _matmul(graph, node, a, b, transpose_a=False, transpose_b=False):
+    operands = [_swapped(graph, x) if swap else x for x, swap in ((a, transpose_a), (b, transpose_b))]
+    return graph.add("MatMul", operands, node.shape)
+
+
+def _swapped(graph, x):
+    *batch, rows, columns = graph.shapes[x]
+    order = [*range(len(batch)), len(batch) + 1, len(batch)]
+    return graph.add("Transpose", [x], (*batch, columns, rows), perm=order)
+
+
+@translates("Softmax")
+def _softmax(graph, node, x, axes):
+    return graph.add("Softmax", [x], node.shape, axis=axes[0])
+
+
+@translates("ReduceMean")
+def _mean(graph, node, x, axes, keep, *_):
+    axes = axes if isinstance(axes, tuple) else (axes,)
+    return graph.add("ReduceMean", [x, graph.constant(axes)], node.shape, keepdims=int(keep))
+
+
+@translates("AvgPool")
+def _average_pool(graph, node, x, kernel, strides, pad_mode, _format):
+    if pad_mode != 2:  # "valid"
+        refuse(node, "padding")
+    return graph.add("AveragePool", [x], node.shape, kernel_shape=list(kernel[-2:]), strides=list(strides[-2:]))
+
+
+# Moving values.
+
+
+@translates("Reshape", "ExpandDims", "Squeeze")
+def _reshape(graph, node, x, *_):
+    return graph.add("Reshape", [x, graph.constant(node.shape)], node.shape)
+
+
+@translates("Transpose")
+def _transpose(graph, node, x, order):
+    return graph.add("Transpose", [x], node.shape, perm=[axis % len(order) for axis in order])
+
+
+@translates("Concat")
+def _concat(graph, node, parts, axis):
+    return graph.add("Concat", parts, node.shape, axis=axis)
+
+
+@translates("Unstack")
+def _unstack(graph, node, x):
+    axis, shape = node.attributes["axis"], graph.shapes[x]
+    axis %= len(shape)
+    single = (*shape[:axis], 1, *shape[axis + 1 :])
+    parts = graph.add_many("Split", [x], [single] * shape[axis], axis=axis, num_outputs=shape[axis])
+    axes = graph.constant([axis])
+    return tuple(graph.add("Squeeze", [part, axes], single[:axis] + single[axis + 1 :]) for part in parts)
+
+
+@translates("Gather")
+def _gather(graph, node, x, index, axis, batch_dims):
+    if batch_dims:
+        refuse(node, "batch_dims")
+    return graph.add("Gather", [x, index], node.shape, axis=axis)
+
+
+@translates("StridedSlice")
+def _slice(graph, node, x, begin, end, strides, begin_mask, end_mask, *other_masks):
+    before, after = graph.shapes[x], node.shape
+    if any(other_masks) or min(strides) < 1:
+        refuse(node, "new or dropped axes, or backwards")
+    cuts = []
+    for axis, stride in enumerate(strides):
+        start = 0 if begin_mask >> axis & 1 else begin[axis] or 0
+        if start or before[axis] != after[axis]:
+            start %= before[axis]
+            cuts.append((start, start + (after[axis] - 1) * stride + 1, axis, stride))
+    if not cuts:
+        return x
+    return graph.add("Slice", [x, *(graph.constant(column) for column in zip(*cuts))], after)
+
+
+@translates("Pad")
+def _pad(graph, node, x):
+    margins = node.attributes["paddings"]
+    pads = [before for before, _ in margins] + [after for _, after in margins]
+    return graph.add("Pad", [x, graph.constant(pads)], node.shape)
