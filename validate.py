@@ -1,46 +1,69 @@
-"""Validate a checkpoint: top-1, top-5 and loss, each image counted once.
+"""Validate checkpoints: top-1, top-5 and loss, each image counted once; reports, benchmarks and test-time augmentation.
 
 python validate.py -c configs/fastvit/fastvit_t8_ascend.yaml --data_dir DIR --ckpt_path FILE --distribute False
-python validate.py -c ... --data_dir DIR --ckpt_path FILE --distribute False --reparam True
+python validate.py -c ... --data_dir DIR --ckpt_path A B C --distribute False --reparam True --report_dir report
 mpirun -n 8 python validate.py -c ... --data_dir DIR --ckpt_path FILE
 """
 
 import logging
 import os
+from pathlib import Path
 
 os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
 
+from mindspore import Tensor
+
 from mindcv_models import create_model, reparameterize
-from mindcv_models.checkpoint import load_weights
-from mindcv_models.cli import run, set_up
+from mindcv_models.checkpoint import load_average, load_weights, save_checkpoint
+from mindcv_models.cli import output_folder, run, set_up
 from mindcv_models.config import parse_options
-from mindcv_models.data import EvalTransform, prepare
-from mindcv_models.errors import InputError
-from mindcv_models.evaluation import build_validation, cast_network
+from mindcv_models.evaluation import Study, ValidateOptions, cast_network, csv_table, markdown_table, write_text
 
 logger = logging.getLogger("validate")
 
 
 def main():
-    options = parse_options(__doc__)
-    if not options.ckpt_path:
-        raise InputError("ckpt_path is missing: give --ckpt_path the checkpoint to validate.")
+    options = parse_options(__doc__, cls=ValidateOptions)
+    options.check()
+    folder = output_folder(options.report_dir, "report_dir") if options.report_dir else None
     world = set_up(options)
-    options = prepare(options, world, training=False)
+    study = Study(options, world)
     network = create_model(
-        options.model,
-        num_classes=options.num_classes,
-        in_channels=options.in_channels,
+        options.model, num_classes=study.options.num_classes, in_channels=options.in_channels,
         **(options.model_kwargs or {}),
-    )
-    logger.info("loaded %s", load_weights(network, options.ckpt_path, options.ema))
-    if options.reparam:
-        network = reparameterize(network)
-    own = EvalTransform.resolve(options)
+    )  # fmt: skip
+    own = study.transform
     logger.info("%s at %s, crop %g, %s%s", options.model, own.image_resize, own.crop_pct, own.interpolation,
                 ", reparameterized" if options.reparam else "")  # fmt: skip
-    metrics = build_validation(cast_network(network, options), options, world)()
-    logger.info("%s", metrics)
+    evaluated, rows = None, []
+    for name in load_each(network, options, world):
+        form = reparameterize(network) if options.reparam else network
+        if evaluated is None:
+            evaluated = cast_network(form, options)
+            validate = study.validator(evaluated)
+        elif form is not evaluated:  # new weights in the graph that is compiled already
+            for parameter, value in zip(evaluated.get_parameters(), form.get_parameters()):
+                parameter.set_data(Tensor(value.asnumpy(), parameter.dtype))
+        rows.append({"checkpoint": name, **validate(name)})
+    if len(rows) > 1 or "images" not in rows[0]:
+        logger.info("%s", markdown_table(rows))
+    if folder and world.is_main:
+        write_text(folder / "results.csv", csv_table(rows))
+        write_text(folder / "results.md", markdown_table(rows))
+
+
+def load_each(network, options, world):
+    """Names of what is to be validated, one after another, each loaded into ``network`` when it is its turn."""
+    if options.average:
+        logger.info("loaded %s", load_average(network, options.ckpt_path, options.ema))
+        if options.average_path and world.is_main:
+            save_checkpoint(network.get_parameters(), Path(options.average_path))
+        yield "average"
+        return
+    stems = [path.stem for path in options.ckpt_path]
+    for path in options.ckpt_path:
+        logger.info("loaded %s", load_weights(network, str(path), options.ema))
+        yield path.stem if stems.count(path.stem) == 1 else "_".join(path.with_suffix("").parts).lstrip("/_")
 
 
 if __name__ == "__main__":

@@ -55,8 +55,8 @@ def set_up(options: Options) -> World:
     return world
 
 
-def output_folder(path: str) -> Path:
-    """Make a folder for results.
+def output_folder(path: str, option: str = "ckpt_save_dir") -> Path:
+    """Make a folder for results, which ``option`` names.
 
     Raises:
         InputError: it cannot be made or written to.
@@ -67,7 +67,7 @@ def output_folder(path: str) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
-        raise InputError(f"cannot write to {folder} ({error.strerror}): choose another ckpt_save_dir.") from error
+        raise InputError(f"cannot write to {folder} ({error.strerror}): choose another {option}.") from error
 
 
 def _complain(error, status):

@@ -35,7 +35,7 @@ def parse(
 
     Args:
         cls: a dataclass of :func:`option` fields, of type bool, int, float, str, Any, or a tuple or mapping of these;
-            ``Optional`` where None means "not given".
+            tuples of ``Path`` too; ``Optional`` where None means "not given".
         read_file: gives the values of the file that ``--config`` names; without it there is no ``--config``.
 
     Raises:
@@ -79,7 +79,7 @@ def _parser(cls, description, takes_config):
             group = parser.add_argument_group(f.metadata["group"])
         choices = f.metadata["choices"]
         help_text = f.metadata["help"] + (f" ({', '.join(map(str, choices))})" if choices else "")
-        default = "" if f.default in (None, "") else f" [{f.default}]"
+        default = "" if f.default in (None, "", ()) else f" [{f.default}]"
         group.add_argument(
             f"--{f.name}", nargs="*", metavar="VALUE", type=str, help=(help_text + default).replace("%", "%%")
         )
@@ -114,6 +114,8 @@ class _Words(list):
     """What the command line gave for one option."""
 
     def parse(self, name, kind):
+        if get_origin(kind) is tuple and get_args(kind)[0] is Path:
+            return list(self)
         if get_origin(kind) is tuple:
             return [word for word in re.split(r"[\s,\[\]()]+", " ".join(self)) if word]
         if get_origin(kind) is dict:
@@ -129,7 +131,7 @@ class _Words(list):
 def _cast(value, kind):
     if get_origin(kind) is tuple:
         values = value if isinstance(value, (list, tuple)) else [value]
-        return tuple(_cast(item, get_args(kind)[0]) for item in values)
+        return tuple(_cast(item, get_args(kind)[0]) for item in values if item != "")
     if get_origin(kind) is dict:
         if not isinstance(value, dict) or not value:
             raise TypeError(kind)
@@ -147,9 +149,8 @@ def _cast(value, kind):
 
 def _describe(kind) -> str:
     if get_origin(kind) is tuple:
-        return {int: "whole numbers, such as 30 60 90", float: "numbers, such as 0.08 1.0", str: "words"}[
-            get_args(kind)[0]
-        ]
+        return {int: "whole numbers, such as 30 60 90", float: "numbers, such as 0.08 1.0", str: "words",
+                Path: "paths"}[get_args(kind)[0]]  # fmt: skip
     if get_origin(kind) is dict:
         return "pairs such as alpha=0.2"
     return {bool: "True or False", int: "a whole number", float: "a number", str: "text"}[kind]

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple, Type, TypeVar
 
 import yaml
 
@@ -11,6 +11,8 @@ from .commandline import option, parse, show
 from .errors import InputError, nearest
 
 __all__ = ["Options", "parse_options", "save_options"]
+
+T = TypeVar("T", bound="Options")
 
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
@@ -181,16 +183,17 @@ _OLD_NAMES = {
 # Keys of MindCV's recipes that mean nothing here: its cloud service, and a validation type of its own.
 _IGNORED = {"enable_modelarts", "multi_data_url", "data_url", "ckpt_url", "train_url", "val_amp_level", "resume_opt"}
 
-_NAMES = [f.name for f in fields(Options)]
 
-
-def parse_options(description: str, arguments: Optional[Sequence[str]] = None) -> Options:
+def parse_options(description: str, arguments: Optional[Sequence[str]] = None, cls: Type[T] = Options) -> T:
     """The options that a command line gives, with its YAML file and the defaults behind it.
+
+    Args:
+        cls: :class:`Options`, or a script's own extension of it.
 
     Raises:
         InputError: an unknown key, a value of the wrong type or not among the choices, or no readable YAML file.
     """
-    options = parse(Options, description, arguments, _read_yaml)
+    options = parse(cls, description, arguments, lambda path: _read_yaml(path, [f.name for f in fields(cls)]))
     _check(options)
     return options
 
@@ -201,7 +204,7 @@ def save_options(options: Options, path: Path) -> None:
     path.write_text(yaml.safe_dump(values, sort_keys=False))
 
 
-def _read_yaml(path) -> Dict[str, Any]:
+def _read_yaml(path, known) -> Dict[str, Any]:
     try:
         values = yaml.safe_load(Path(path).read_text())
     except OSError as error:
@@ -221,8 +224,8 @@ def _read_yaml(path) -> Dict[str, Any]:
         if key in _OLD_NAMES:
             key, meaning = _OLD_NAMES[key]
             value = meaning[bool(value)]
-        if key not in _NAMES:
-            raise InputError(f"{path}: unknown key {key!r}: {nearest(str(key), _NAMES, 'see train.py --help.')}")
+        if key not in known:
+            raise InputError(f"{path}: unknown key {key!r}: {nearest(str(key), known, 'see train.py --help.')}")
         resolved[key] = value
     return resolved
 

@@ -12,6 +12,8 @@ import numpy as np
 import psutil
 import pytest
 
+from mindcv_models import create_model
+from mindcv_models.checkpoint import save_checkpoint
 from mindcv_models.distributed import join_world
 from mindcv_models.errors import InputError
 from tests.test_data import image_folder
@@ -84,6 +86,25 @@ def test_train_validates_every_image_once_and_only_rank_0_writes(tmp_path):
     rows = (tmp_path / "out" / "results.csv").read_text().splitlines()
     assert len(rows) == 3
     assert not [p for p in (tmp_path / "out").iterdir() if "partial" in p.name]
+
+
+def test_two_ranks_report_what_one_does_and_name_an_image_that_only_one_met(tmp_path):
+    data = image_folder(tmp_path / "data", val=(("a", 3), ("b", 4)))
+    path = tmp_path / "net.ckpt"
+    save_checkpoint(create_model("squeezenet1_1", num_classes=2).get_parameters(), path)
+    script = ["validate.py", *arguments(data, tmp_path)[1:], "--ckpt_path", str(path), "--report_dir"]
+    reports = []
+    for launch, distribute in (([sys.executable], "False"), (MPIRUN, "True")):
+        done = run([*launch, *script, str(tmp_path / distribute), "--distribute", distribute])
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert "on 7 images" in done.stdout
+        reports.append((tmp_path / distribute / "net" / "predictions.csv").read_text())
+    assert reports[0] == reports[1]
+    bad = data / "val" / "a" / "1.png"
+    bad.write_bytes(b"no image")
+    done = run([*MPIRUN, *script, str(tmp_path / "bad"), "--distribute", "True"])
+    assert f"error: cannot decode image {bad}" in done.stderr
+    assert done.returncode == 2
 
 
 def test_a_dead_rank_ends_the_job_and_leaves_a_whole_checkpoint(tmp_path):

@@ -1,6 +1,7 @@
 """Checkpoints: PyTorch files into networks, and this project's own files, read strictly and written safely."""
 
+from .average import load_average
 from .files import EMA_PREFIX, load_weights, save_checkpoint
 from .torch_weights import LoadReport, load_torch_checkpoint
 
-__all__ = ["EMA_PREFIX", "LoadReport", "load_torch_checkpoint", "load_weights", "save_checkpoint"]
+__all__ = ["EMA_PREFIX", "LoadReport", "load_average", "load_torch_checkpoint", "load_weights", "save_checkpoint"]

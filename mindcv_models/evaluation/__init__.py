@@ -1,5 +1,20 @@
 """Evaluation that counts every image exactly once."""
 
+from .options import ValidateOptions
+from .predict import Predictions, Predictor
+from .study import Study, csv_table, markdown_table, write_text
 from .validate import Evaluator, Metrics, build_validation, cast_network
 
-__all__ = ["Evaluator", "Metrics", "build_validation", "cast_network"]
+__all__ = [
+    "Evaluator",
+    "Metrics",
+    "Predictions",
+    "Predictor",
+    "Study",
+    "ValidateOptions",
+    "build_validation",
+    "cast_network",
+    "csv_table",
+    "markdown_table",
+    "write_text",
+]

@@ -13,7 +13,7 @@ from ..data import batches, create_eval_loader
 from ..distributed import ONE_DEVICE, World, sum_over_ranks
 from ..errors import InputError
 
-__all__ = ["Evaluator", "Metrics", "build_validation", "cast_network"]
+__all__ = ["Evaluator", "Metrics", "build_validation", "cast_network", "pad_rows"]
 
 
 @dataclass(frozen=True)
@@ -105,13 +105,15 @@ class Evaluator:
 
     def _batch(self, images, labels):
         count = images.shape[0]
-        images, labels = self._padded(images), self._padded(labels)
+        images, labels = pad_rows(images, self.batch_size), pad_rows(labels, self.batch_size)
         valid = Tensor(np.arange(self.batch_size) < count)
         return np.append(self.sums(images, labels, valid).asnumpy().astype(np.float64), count)
 
-    def _padded(self, batch: Tensor) -> Tensor:
-        missing = self.batch_size - batch.shape[0]
-        if not missing:
-            return batch
-        array = batch.asnumpy()
-        return Tensor(np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)]))
+
+def pad_rows(batch: Tensor, rows: int) -> Tensor:
+    """``batch`` with zeros after its last row, so that it has ``rows`` of them."""
+    missing = rows - batch.shape[0]
+    if not missing:
+        return batch
+    array = batch.asnumpy()
+    return Tensor(np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)]))

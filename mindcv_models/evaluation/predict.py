@@ -1,0 +1,225 @@
+"""What a network says of each image of a list: one row an image, on any number of devices."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Sequence, Tuple
+
+import mindspore as ms
+import mindspore.dataset as ds
+import numpy as np
+from mindcv.data import create_transforms
+from mindspore import Tensor, nn, ops
+from mindspore.dataset import vision
+from PIL import Image, ImageOps
+from scipy.special import log_softmax, logsumexp
+
+from ..data import IMAGE_SUFFIXES, LAYOUT, EvalTransform
+from ..distributed import ONE_DEVICE, World
+from ..errors import InputError
+from .validate import Metrics, pad_rows
+
+__all__ = ["VIEWS", "Predictions", "Predictor", "View", "decode_image", "list_images"]
+
+
+@dataclass(frozen=True)
+class View:
+    """One look at an image: where it is cropped, ``"centre"`` or (top, left) with 0 or 1 for each end, and mirrored."""
+
+    crop: Tuple[int, int] = ()
+    mirrored: bool = False
+
+
+_CROPS = [View(), *(View((top, left)) for top in (0, 1) for left in (0, 1))]
+# Test-time augmentation: the views whose probabilities are averaged.
+VIEWS = {
+    "none": _CROPS[:1],
+    "flip": [View(), View(mirrored=True)],
+    "five_crop": _CROPS,
+    "ten_crop": [View(view.crop, mirrored) for mirrored in (False, True) for view in _CROPS],
+}
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Logits ``(N, K)``, labels ``(N,)`` and the paths of N images."""
+
+    logits: np.ndarray
+    labels: np.ndarray
+    paths: List[str]
+
+    def metrics(self) -> Metrics:
+        """Top-1, top-k and cross entropy."""
+        own = self.logits[np.arange(len(self.labels)), self.labels]  # (N,)
+        k = min(5, self.logits.shape[1])
+        hits = np.argsort(-self.logits, axis=1, kind="stable")[:, :k] == self.labels[:, None]  # (N, k)
+        loss = logsumexp(self.logits.astype(np.float64), axis=1) - own
+        return Metrics(float(hits[:, 0].mean()), float(hits.any(1).mean()), k, float(loss.mean()), len(self.labels))
+
+
+def list_images(root: Path) -> Tuple[List[str], np.ndarray, List[str]]:
+    """The images of a folder of class folders: their paths, which class folder each is in, and the folders' names.
+
+    Raises:
+        InputError: there is no such folder, or a class folder in it has no images.
+    """
+    if not root.is_dir():
+        raise InputError(f"no folder {root}: set data_dir and the name of its split; {LAYOUT}.")
+    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    if not classes:
+        raise InputError(f"{root} has no class folders: {LAYOUT}.")
+    paths, labels = [], []
+    for label, name in enumerate(classes):
+        own = sorted(e.path for e in os.scandir(root / name) if e.name.lower().endswith(IMAGE_SUFFIXES))
+        if not own:
+            raise InputError(f"class folder {root / name} has no images: add {', '.join(IMAGE_SUFFIXES)} files.")
+        paths += own
+        labels += [label] * len(own)
+    return paths, np.array(labels), classes
+
+
+def decode_image(path: str, upright: bool = False) -> np.ndarray:
+    """RGB pixels ``(H, W, 3)`` in 8 bits of an image in any of Pillow's modes; transparency is dropped.
+
+    Args:
+        upright: turn the image as its EXIF orientation says. Published accuracies are measured without.
+
+    Raises:
+        OSError, SyntaxError, ValueError and others: the file cannot be decoded.
+    """
+    with Image.open(path) as image:
+        if upright:
+            image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):
+            image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+        if image.mode == "P":  # whose transparency may have a value for each colour
+            image = image.convert("RGBA")
+        return np.asarray(image.convert("RGB"))
+
+
+class _Files:
+    """A source of ``(pixels (H, W, 3), number)``. An image that cannot be decoded is black, and noted in ``bad``."""
+
+    def __init__(self, paths: Sequence[str], numbers: Sequence[int], upright: bool):
+        self.paths, self.numbers, self.upright = paths, numbers, upright
+        self.bad: Dict[int, str] = {}
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def __getitem__(self, index):
+        number = self.numbers[index]
+        try:
+            pixels = decode_image(self.paths[number], self.upright)
+        except Exception as error:  # whatever a broken file makes Pillow's many readers raise
+            self.bad[number] = str(error) or type(error).__name__
+            pixels = np.zeros((32, 32, 3), np.uint8)
+        return pixels, np.int32(number)
+
+
+class _Logits(nn.Cell):
+    def __init__(self, network):
+        super().__init__(auto_prefix=False)
+        self.network = network
+
+    def construct(self, images):
+        logits = self.network(images)
+        if isinstance(logits, tuple):
+            logits = logits[0]
+        return logits.astype(ms.float32)
+
+
+class Predictor:
+    """Runs a network over image files; its graph is compiled once, short batches being padded.
+
+    Args:
+        network: images ``(B, 3, H, W)`` to logits ``(B, classes)``.
+        transform: what an image goes through; the same as in validation.
+        views: the views of an image whose probabilities are averaged.
+        upright: turn images as their EXIF orientation says.
+    """
+
+    def __init__(self, network: nn.Cell, classes: int, transform: EvalTransform, batch_size: int, workers: int = 1,
+                 views: Sequence[View] = VIEWS["none"], upright: bool = False, world: World = ONE_DEVICE):  # fmt: skip
+        self.network = network
+        self.classes = classes
+        self.transform = transform
+        self.batch_size = batch_size
+        self.workers = min(workers, os.cpu_count() or 1)
+        self.views = views
+        self.upright = upright
+        self.world = world
+        self.logits = _Logits(network)
+
+    def run(self, paths: Sequence[str]) -> Tuple[np.ndarray, Dict[int, str]]:
+        """Logits ``(len(paths), classes)`` in the order of ``paths``, on every rank, and why images were not decoded.
+
+        The logits of an image that could not be decoded mean nothing. Of several views they are the logarithms of the
+        averaged probabilities.
+
+        Raises:
+            FloatingPointError: an output is not finite.
+        """
+        was_training = self.network.training
+        self.network.set_train(False)
+        views = [self._view(paths, view) for view in self.views]
+        self.network.set_train(was_training)
+        logits, bad = views[0]
+        if len(views) > 1:
+            logs = [log_softmax(rows.astype(np.float64), axis=1) for rows, _ in views]
+            logits = (logsumexp(logs, axis=0) - np.log(len(views))).astype(np.float32)
+        logits = _over_ranks(logits, self.world)
+        if not np.isfinite(logits).all():
+            raise FloatingPointError("the network's outputs are not finite: use another checkpoint or amp_level O0.")
+        return logits, self._bad_over_ranks(bad, len(paths))
+
+    def _view(self, paths, view):
+        """This rank's rows, the others being zero, and its bad images."""
+        rows = np.zeros((len(paths), self.classes), np.float32)
+        files = _Files(paths, range(self.world.rank, len(paths), self.world.size), self.upright)
+        if len(files):
+            dataset = ds.GeneratorDataset(
+                files, ["image", "number"], shuffle=False, num_parallel_workers=self.workers,
+                python_multiprocessing=False,
+            )  # fmt: skip
+            dataset = dataset.map(view_transforms(self.transform, view), "image", num_parallel_workers=self.workers)
+            for images, numbers in dataset.batch(self.batch_size).create_tuple_iterator(num_epochs=1):
+                numbers = numbers.asnumpy()
+                rows[numbers] = self.logits(pad_rows(images, self.batch_size)).asnumpy()[: len(numbers)]
+        return rows, files.bad
+
+    def _bad_over_ranks(self, bad, count):
+        if self.world.size == 1:
+            return bad
+        flags = np.zeros((count, 1), np.float32)
+        flags[list(bad)] = 1
+        flags = _over_ranks(flags, self.world)[:, 0]
+        return {int(number): bad.get(int(number), "on another rank") for number in np.flatnonzero(flags)}
+
+
+def view_transforms(transform: EvalTransform, view: View) -> List:
+    """The validation transforms without decoding, cropped and mirrored as ``view`` says."""
+    _, resize, crop, *normalise = create_transforms(
+        is_training=False, image_resize=transform.image_resize, crop_pct=transform.crop_pct,
+        interpolation=transform.interpolation, mean=transform.mean, std=transform.std,
+    )  # fmt: skip
+    if view.crop:
+        crop = _corner(transform.image_resize, *view.crop)
+    return [resize, crop, *([vision.HorizontalFlip()] if view.mirrored else []), *normalise]
+
+
+def _corner(size, bottom, right):
+    def crop(image):
+        top, left = bottom * (image.shape[0] - size), right * (image.shape[1] - size)
+        return image[top : top + size, left : left + size]
+
+    return crop
+
+
+def _over_ranks(rows: np.ndarray, world: World, chunk: int = 4096) -> np.ndarray:
+    """The sum over ranks of ``rows``, of which each rank has its own and zeros: exact, as x + 0 is x."""
+    if world.size == 1:
+        return rows
+    reduce = ops.AllReduce(ops.ReduceOp.SUM)
+    parts = [reduce(Tensor(rows[start : start + chunk])).asnumpy() for start in range(0, len(rows), chunk)]
+    return np.concatenate(parts)

@@ -1,0 +1,163 @@
+"""Validation of several checkpoints under the same options, into one table."""
+
+import csv
+import io
+import json
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+import numpy as np
+from mindspore import nn
+
+from ..data import STANDARD_DATASETS, EvalTransform, prepare
+from ..distributed import World
+from ..errors import InputError
+from .details import Details
+from .imagenet import corruption_errors, read_real_labels, real_accuracy, resolve_targets
+from .options import ValidateOptions
+from .plots import new_figure, plot_details
+from .predict import VIEWS, Predictions, Predictor, list_images
+from .validate import build_validation
+
+__all__ = ["Study", "csv_table", "markdown_table", "write_text"]
+
+logger = logging.getLogger(__name__)
+
+Row = Dict[str, Any]
+
+
+class Study:
+    """Validates networks as the options say.
+
+    Args:
+        options: those of ``validate.py``.
+        world: this process among those that validate together; rank 0 writes.
+
+    Raises:
+        InputError: the data or the labels cannot be used, or a library is missing.
+    """
+
+    def __init__(self, options: ValidateOptions, world: World):
+        options.check()
+        if options.looks_at_each_image and options.dataset.lower() in STANDARD_DATASETS:
+            raise InputError(
+                f"dataset is {options.dataset}, but benchmark, real_labels, tta and report_dir need an image folder: "
+                "leave them out, or give data_dir one."
+            )
+        if options.report_dir:
+            new_figure()  # says before the work what is missing for the pictures
+        self.real_labels = read_real_labels(options.real_labels) if options.real_labels else None
+        self.world = world
+        self.options = (
+            replace(options, num_classes=1000) if options.benchmark else prepare(options, world, training=False)
+        )
+        if options.benchmark == "imagenet-c":
+            # Its images were cropped to the network's size before they were corrupted.
+            self.options = replace(self.options, crop_pct=options.crop_pct or 1.0)
+        self.transform = EvalTransform.resolve(self.options)
+
+    def validator(self, network: nn.Cell) -> Callable[[str], Row]:
+        """A function from a checkpoint's name to its row, for ``network`` as it stands when it is called."""
+        options = self.options
+        if not options.looks_at_each_image:
+            validate = build_validation(network, options, self.world)
+            return lambda name: _log(name, validate())
+        predictor = Predictor(
+            network, options.num_classes, self.transform, options.batch_size, options.num_parallel_workers,
+            VIEWS[options.tta], world=self.world,
+        )  # fmt: skip
+        if options.benchmark == "imagenet-c":
+            return lambda name: self._corruptions(predictor)
+        return lambda name: self._predictions(name, predictor)
+
+    def _predictions(self, name, predictor) -> Row:
+        predictions, names = self._predict(predictor, Path(self.options.data_dir, self.options.val_split))
+        row = _log(name, predictions.metrics())
+        if self.real_labels is not None:
+            row["real_top1"], row["real_images"] = real_accuracy(predictions, self.real_labels)
+        if self.options.report_dir and self.world.is_main:
+            write_report(predictions, names, Path(self.options.report_dir, name))
+        return row
+
+    def _corruptions(self, predictor) -> Row:
+        root = Path(self.options.data_dir)
+        errors = {}
+        for folder in sorted(p for p in root.glob("*/*") if p.is_dir() and p.name.isdigit()):
+            predictions, _ = self._predict(predictor, folder)
+            errors[folder.parent.name, int(folder.name)] = 1 - predictions.metrics().top1
+            logger.info("%s, severity %s: error %.2f %%", folder.parent.name, folder.name,
+                        100 * errors[folder.parent.name, int(folder.name)])  # fmt: skip
+        if not errors:
+            raise InputError(f"{root} has no folders <corruption>/<1 to 5>/<class>: set data_dir to ImageNet-C.")
+        result = corruption_errors(errors)
+        return {**{key: result.pop(key) for key in ("mean_error", "mce") if key in result}, **result}
+
+    def _predict(self, predictor, root):
+        paths, labels, folders = list_images(root)
+        targets = resolve_targets(folders, self.options.benchmark)
+        logits, bad = predictor.run(paths)
+        if bad and not self.options.skip_bad_images:
+            raise InputError(
+                f"cannot decode image {paths[min(bad)]}: replace or remove it, or use --skip_bad_images True to go on "
+                "without it."
+            )
+        good = np.setdiff1d(np.arange(len(paths)), list(bad))
+        if not len(good):
+            raise InputError(f"no image of {root} can be decoded: check data_dir.")
+        if targets.outputs is not None:
+            logits = logits[:, targets.outputs]
+        return Predictions(logits[good], targets.labels[labels[good]], [paths[i] for i in good]), targets.names
+
+
+def write_report(predictions: Predictions, names: List[str], folder: Path) -> None:
+    """``report.json``, ``predictions.csv`` and the pictures of one checkpoint."""
+    folder.mkdir(parents=True, exist_ok=True)
+    details = Details(predictions, names)
+    write_text(folder / "report.json", json.dumps(details.as_json(), ensure_ascii=False) + "\n")
+    top = details.probabilities.max(1)
+    rows = [
+        {"image": path, "class": names[label], "first_guess": names[guess], "probability": float(p)}
+        for path, label, guess, p in zip(predictions.paths, details.labels, details.guesses, top)
+    ]
+    write_text(folder / "predictions.csv", csv_table(rows))
+    plot_details(details, folder)
+
+
+def csv_table(rows: List[Row]) -> str:
+    """Rows as CSV with a header; floats with six digits."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def markdown_table(rows: List[Row]) -> str:
+    """Rows as a Markdown table; shares in per cent, the loss with four digits."""
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
+    lines += ["| " + " | ".join(_cell(name, value) for name, value in row.items()) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file; one that is there stays whole until the new one is."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _cell(name, value):
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4f}" if name == "loss" else f"{100 * value:.2f}"
+
+
+def _log(name, metrics) -> Row:
+    logger.info("%s: %s", name, metrics)
+    return {"top1": metrics.top1, f"top{metrics.k}": metrics.topk, "loss": metrics.loss, "images": metrics.images}
