@@ -6,8 +6,8 @@
 
 from .evaluation import batches, create_eval_loader
 from .files import IMAGE_SUFFIXES, LAYOUT
-from .folders import find_bad_images, prepare, write_digits
-from .images import STANDARD_DATASETS
+from .folders import class_names, find_bad_images, prepare, write_digits
+from .images import STANDARD_DATASETS, list_images
 from .loader import TrainLoader, create_train_loader
 from .transforms import EvalTransform
 
@@ -18,9 +18,11 @@ __all__ = [
     "EvalTransform",
     "TrainLoader",
     "batches",
+    "class_names",
     "create_eval_loader",
     "create_train_loader",
     "find_bad_images",
+    "list_images",
     "prepare",
     "write_digits",
 ]

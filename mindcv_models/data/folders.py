@@ -20,7 +20,7 @@ from .files import class_folders
 from .images import STANDARD_DATASETS, decode, list_images, split_root, workers
 from .split import check_split, settle_split
 
-__all__ = ["find_bad_images", "prepare", "write_digits"]
+__all__ = ["class_names", "find_bad_images", "prepare", "write_digits"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +58,12 @@ def prepare(options: Options, world: World, training: bool) -> Options:
     return replace(options, num_classes=classes)
 
 
-def _class_names(options: Options, split: str) -> Optional[List[str]]:
-    """The classes of an image folder, in the order of their labels; None for MindCV's standard data sets."""
+def class_names(options: Options, split: str) -> Optional[List[str]]:
+    """The classes of an image folder, in the order of their labels; None for MindCV's standard data sets.
+
+    Raises:
+        InputError: the folder is missing or empty, or a class in it has no images.
+    """
     if options.dataset.lower() in STANDARD_DATASETS:
         return None
     return class_folders(split_root(options, split))
@@ -67,7 +71,7 @@ def _class_names(options: Options, split: str) -> Optional[List[str]]:
 
 def _number_of_classes(options: Options, split: str) -> int:
     """``num_classes``, checked against the image folder if there is one, and read from it if not given."""
-    names = _class_names(options, split)
+    names = class_names(options, split)
     found = len(names) if names is not None else {"cifar100": 100}.get(options.dataset.lower(), 10)
     if options.num_classes not in (None, found):
         raise InputError(
@@ -79,7 +83,7 @@ def _number_of_classes(options: Options, split: str) -> int:
 
 def _check_splits_agree(options: Options) -> None:
     """Labels are positions among the sorted class folders, so both splits need the same ones."""
-    train, val = (_class_names(options, split) for split in (options.train_split, options.val_split))
+    train, val = (class_names(options, split) for split in (options.train_split, options.val_split))
     if train != val:
         odd = sorted(set(train) ^ set(val))[0]
         raise InputError(

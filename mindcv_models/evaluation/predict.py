@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 
 import mindspore as ms
@@ -14,12 +13,11 @@ from mindspore.dataset import vision
 from PIL import Image, ImageOps
 from scipy.special import log_softmax, logsumexp
 
-from ..data import IMAGE_SUFFIXES, LAYOUT, EvalTransform
+from ..data import EvalTransform
 from ..distributed import ONE_DEVICE, World
-from ..errors import InputError
 from .validate import Metrics, pad_rows
 
-__all__ = ["VIEWS", "Predictions", "Predictor", "View", "decode_image", "list_images"]
+__all__ = ["VIEWS", "Predictions", "Predictor", "View", "decode_image"]
 
 
 @dataclass(frozen=True)
@@ -55,27 +53,6 @@ class Predictions:
         hits = np.argsort(-self.logits, axis=1, kind="stable")[:, :k] == self.labels[:, None]  # (N, k)
         loss = logsumexp(self.logits.astype(np.float64), axis=1) - own
         return Metrics(float(hits[:, 0].mean()), float(hits.any(1).mean()), k, float(loss.mean()), len(self.labels))
-
-
-def list_images(root: Path) -> Tuple[List[str], np.ndarray, List[str]]:
-    """The images of a folder of class folders: their paths, which class folder each is in, and the folders' names.
-
-    Raises:
-        InputError: there is no such folder, or a class folder in it has no images.
-    """
-    if not root.is_dir():
-        raise InputError(f"no folder {root}: set data_dir and the name of its split; {LAYOUT}.")
-    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-    if not classes:
-        raise InputError(f"{root} has no class folders: {LAYOUT}.")
-    paths, labels = [], []
-    for label, name in enumerate(classes):
-        own = sorted(e.path for e in os.scandir(root / name) if e.name.lower().endswith(IMAGE_SUFFIXES))
-        if not own:
-            raise InputError(f"class folder {root / name} has no images: add {', '.join(IMAGE_SUFFIXES)} files.")
-        paths += own
-        labels += [label] * len(own)
-    return paths, np.array(labels), classes
 
 
 def decode_image(path: str, upright: bool = False) -> np.ndarray:
@@ -204,14 +181,14 @@ def view_transforms(transform: EvalTransform, view: View) -> List:
         interpolation=transform.interpolation, mean=transform.mean, std=transform.std,
     )  # fmt: skip
     if view.crop:
-        crop = _corner(transform.image_resize, *view.crop)
+        crop = _corner(transform.size, *view.crop)
     return [resize, crop, *([vision.HorizontalFlip()] if view.mirrored else []), *normalise]
 
 
 def _corner(size, bottom, right):
     def crop(image):
-        top, left = bottom * (image.shape[0] - size), right * (image.shape[1] - size)
-        return image[top : top + size, left : left + size]
+        top, left = bottom * (image.shape[0] - size[0]), right * (image.shape[1] - size[1])
+        return image[top : top + size[0], left : left + size[1]]
 
     return crop
 

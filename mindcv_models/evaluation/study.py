@@ -12,14 +12,14 @@ from typing import Any, Callable, Dict, List
 import numpy as np
 from mindspore import nn
 
-from ..data import STANDARD_DATASETS, EvalTransform, prepare
+from ..data import STANDARD_DATASETS, EvalTransform, class_names, list_images, prepare
 from ..distributed import World
 from ..errors import InputError
 from .details import Details
 from .imagenet import corruption_errors, read_real_labels, real_accuracy, resolve_targets
 from .options import ValidateOptions
 from .plots import new_figure, plot_details
-from .predict import VIEWS, Predictions, Predictor, list_images
+from .predict import VIEWS, Predictions, Predictor
 from .validate import build_validation
 
 __all__ = ["Study", "csv_table", "markdown_table", "write_text"]
@@ -74,7 +74,7 @@ class Study:
         return lambda name: self._predictions(name, predictor)
 
     def _predictions(self, name, predictor) -> Row:
-        predictions, names = self._predict(predictor, Path(self.options.data_dir, self.options.val_split))
+        predictions, names = self._predict(predictor, self.options)
         row = _log(name, predictions.metrics())
         if self.real_labels is not None:
             row["real_top1"], row["real_images"] = real_accuracy(predictions, self.real_labels)
@@ -86,7 +86,9 @@ class Study:
         root = Path(self.options.data_dir)
         errors = {}
         for folder in sorted(p for p in root.glob("*/*") if p.is_dir() and p.name.isdigit()):
-            predictions, _ = self._predict(predictor, folder)
+            predictions, _ = self._predict(
+                predictor, replace(self.options, data_dir=str(folder.parent), val_split=folder.name)
+            )
             errors[folder.parent.name, int(folder.name)] = 1 - predictions.metrics().top1
             logger.info("%s, severity %s: error %.2f %%", folder.parent.name, folder.name,
                         100 * errors[folder.parent.name, int(folder.name)])  # fmt: skip
@@ -95,21 +97,22 @@ class Study:
         result = corruption_errors(errors)
         return {**{key: result.pop(key) for key in ("mean_error", "mce") if key in result}, **result}
 
-    def _predict(self, predictor, root):
-        paths, labels, folders = list_images(root)
-        targets = resolve_targets(folders, self.options.benchmark)
-        logits, bad = predictor.run(paths)
-        if bad and not self.options.skip_bad_images:
+    def _predict(self, predictor, options):
+        targets = resolve_targets(class_names(options, options.val_split), options.benchmark)
+        images = list_images(options, options.val_split)
+        logits, bad = predictor.run(images.items)
+        if bad and not options.skip_bad_images:
             raise InputError(
-                f"cannot decode image {paths[min(bad)]}: replace or remove it, or use --skip_bad_images True to go on "
-                "without it."
+                f"cannot decode image {images.items[min(bad)]}: replace or remove it, or use --skip_bad_images True to "
+                "go on without it."
             )
-        good = np.setdiff1d(np.arange(len(paths)), list(bad))
+        good = np.setdiff1d(np.arange(len(images)), list(bad))
         if not len(good):
-            raise InputError(f"no image of {root} can be decoded: check data_dir.")
+            raise InputError("no image of the validation split can be decoded: check data_dir.")
         if targets.outputs is not None:
             logits = logits[:, targets.outputs]
-        return Predictions(logits[good], targets.labels[labels[good]], [paths[i] for i in good]), targets.names
+        labels = targets.labels[images.labels[good]]
+        return Predictions(logits[good], labels, [images.items[i] for i in good]), targets.names
 
 
 def write_report(predictions: Predictions, names: List[str], folder: Path) -> None:
