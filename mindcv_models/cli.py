@@ -11,7 +11,7 @@ from mindcv.utils import set_seed
 
 from .config import Options
 from .distributed import World, join_world, launched_rank
-from .errors import InputError
+from .errors import InputError, RunError
 
 __all__ = ["output_folder", "run", "set_up"]
 
@@ -26,7 +26,7 @@ def run(main) -> None:
         status = 0
     except InputError as error:
         status = _complain(error, 2)
-    except FloatingPointError as error:
+    except (FloatingPointError, RunError) as error:
         status = _complain(error, 1)
     except KeyboardInterrupt:
         status = _complain("interrupted", 130)

@@ -8,6 +8,10 @@ class InputError(ValueError):
     """Wrong input: one line with what was given, what was expected and what to do. Scripts exit with status 2 on it."""
 
 
+class RunError(RuntimeError):
+    """A run that cannot go on: one line with what happened, and to what. Scripts exit with status 1 on it."""
+
+
 def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
     """A hint for a mistyped ``name``: the nearest known one, or ``otherwise``."""
     near = difflib.get_close_matches(name, list(known), n=1)

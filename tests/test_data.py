@@ -1,6 +1,7 @@
 """Image folders: the embedded one, what is refused, and which images each rank gets."""
 
 import json
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from mindcv_models.data import (
 )
 from mindcv_models.data.order import EpochOrder
 from mindcv_models.distributed import ONE_DEVICE
-from mindcv_models.errors import InputError
+from mindcv_models.errors import InputError, RunError
 
 
 def image_folder(root, train=(("a", 6), ("b", 7)), val=(("a", 3), ("b", 4))):
@@ -322,6 +323,7 @@ def test_images_need_not_be_square(tmp_path):
     images, _ = next(next(batches(create_eval_loader(opts)[0])))
     assert images.shape == (4, 3, 24, 40)
     assert EvalTransform.resolve(replace(opts, image_resize=(48, 48))).image_resize == 48
+    assert EvalTransform.resolve(Options(model="faster_vit_0_any_res")).image_resize == (576, 960)
 
 
 @pytest.mark.parametrize(
@@ -347,3 +349,31 @@ def test_wrong_options_are_one_clear_line(arguments, message):
     with pytest.raises(InputError) as refused:
         parse_options("", arguments.split())
     assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("failure", [MemoryError(), SystemExit(3), RuntimeError("out of luck")])
+def test_a_worker_that_dies_ends_the_epoch_with_one_line(tmp_path, failure):
+    opts = prepare(options(noise_folder(tmp_path), num_parallel_workers=2), ONE_DEVICE, training=True)
+    loader = create_train_loader(opts)
+    transform, calls = loader.transform, []
+
+    def dying(image, rng):
+        calls.append(1)
+        if len(calls) > 12:
+            raise failure
+        return transform(image, rng)
+
+    loader.transform = dying
+    with pytest.raises(RunError, match=rf"^a data worker died \({type(failure).__name__}.*; checkpoints stay"):
+        list(loader.epoch(1))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("data")]
+
+
+def test_a_validation_pipeline_that_dies_says_so_in_one_line(tmp_path):
+    loader, _ = create_eval_loader(options(image_folder(tmp_path)))
+
+    def dying(images):
+        raise MemoryError("no room")
+
+    with pytest.raises(RunError, match=r"^a data worker of the validation died \(.*\)\.$"):
+        levels(batches(loader.map(dying, "image")))

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from mindspore import load_checkpoint
 
 from mindcv_models import cli
 from mindcv_models.config import parse_options
+from mindcv_models.data.transforms import TrainTransform
 from tests.test_data import image_folder
 
 ROOT = Path(__file__).parents[1]
@@ -212,3 +214,29 @@ def test_wrong_input_to_validation_is_one_line_and_status_2(data, tmp_path, monk
     assert error.startswith("error: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_data_worker_that_dies_stops_the_run_and_leaves_its_checkpoints(data, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "out"
+    arguments = train_arguments(data, output, "--num_parallel_workers", "2")
+
+    def dying(transform):
+        calls = []
+
+        def call(self, image, rng):
+            calls.append(1)
+            if len(calls) > 16:  # in the second epoch: the first shows 12 images
+                raise MemoryError("cannot allocate 1 GB")
+            return transform(self, image, rng)
+
+        return call
+
+    monkeypatch.setattr(TrainTransform, "__call__", dying(TrainTransform.__call__))
+    status, _, error = call("train", arguments, monkeypatch, capsys)
+    assert status == 1
+    assert error.strip().splitlines()[-1] == (
+        "error: a data worker died (MemoryError: cannot allocate 1 GB); checkpoints stay as they are."
+    )
+    first = output / "squeezenet1_1_last.ckpt"
+    assert load_checkpoint(str(first)) and (output / "results.csv").read_text().count("\n") == 2
+    assert not list(output.glob("*.partial"))

@@ -7,7 +7,7 @@ from mindcv.data import create_dataset, create_loader, create_transforms
 from mindspore.dataset.core.config import ErrorSamplesMode
 
 from ..config import Options
-from ..errors import InputError
+from ..errors import InputError, RunError
 from .files import class_folders, image_names
 from .images import STANDARD_DATASETS, split_root, workers
 from .split import read_split
@@ -61,6 +61,7 @@ def batches(loader, epochs: int = 1, bad_images: str = "raise"):
 
     Raises:
         InputError: at such an image, naming it.
+        RunError: the pipeline failed otherwise.
     """
     ds.config.set_error_samples_mode(_BAD_IMAGES[bad_images])
     iterator = loader.create_tuple_iterator(num_epochs=epochs)
@@ -74,7 +75,8 @@ def _name_bad_images(iterator):
     except RuntimeError as error:
         found = re.search(r"corresponding data file is: (.+?)\. ", str(error))
         if not found:
-            raise
+            reason = next((line for line in str(error).splitlines() if line.strip(" -")), type(error).__name__)
+            raise RunError(f"a data worker of the validation died ({reason}).") from error
         raise InputError(
             f"cannot decode image {found[1]}: replace or remove it, or use --skip_bad_images True to go on without it."
         ) from error

@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Tensor
 
 from ..config import Options
-from ..errors import InputError
+from ..errors import InputError, RunError
 from .images import STANDARD_DATASETS, ImageSet, list_images, workers
 from .mixing import Mixing, one_hot
 from .order import BATCH, SAMPLE, EpochOrder, generator
@@ -60,6 +60,7 @@ class TrainLoader:
 
         Raises:
             InputError: at an image that cannot be read or decoded, naming it.
+            RunError: a worker failed otherwise, such as for want of memory.
         """
         shown = self.order(number)
         steps = iter(range(first_step, self.steps))
@@ -67,7 +68,7 @@ class TrainLoader:
             ahead = deque(pool.submit(self._batch, shown, number, step) for step in islice(steps, self.workers + 1))
             try:
                 while ahead:
-                    images, labels = ahead.popleft().result()
+                    images, labels = _result(ahead.popleft())
                     ahead.extend(pool.submit(self._batch, shown, number, step) for step in islice(steps, 1))
                     yield Tensor.from_numpy(images), Tensor.from_numpy(labels)
             finally:
@@ -75,7 +76,7 @@ class TrainLoader:
 
     def _batch(self, shown, epoch, step):
         places = range(step * self.batch_size, min((step + 1) * self.batch_size, len(shown)))
-        rows = [self._sample(shown[place], epoch, place) for place in places]
+        rows = [self._sample(int(shown[place]), epoch, place) for place in places]
         images = np.stack([image for image, _ in rows])
         labels = np.array([label for _, label in rows], np.int32)
         if self.mixing is not None:
@@ -100,6 +101,19 @@ class TrainLoader:
                     "--skip_bad_images True to go on without it."
                 )
         raise InputError("no training image can be decoded: check data_dir.")
+
+
+def _result(future):
+    try:
+        return future.result()
+    except InputError:
+        raise
+    except BaseException as error:
+        # One that is not an Exception, such as SystemExit, must not look like the main thread's own.
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        what = f"{type(error).__name__}: {error}".rstrip(": ")
+        raise RunError(f"a data worker died ({what}); checkpoints stay as they are.") from error
 
 
 def create_train_loader(options: Options, rank: int = 0, ranks: int = 1) -> TrainLoader:

@@ -1,7 +1,7 @@
 """From an image file to the network's input."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Tuple, Union
 
 import cv2
@@ -33,17 +33,17 @@ class EvalTransform:
         """The model's own transform, with what the options override."""
         own = get_pretrained_cfg(options.model)
         of_model = cls(
-            image_resize=own.get("input_size", (3, 224, 224))[-1],
+            image_resize=own.get("input_size", (3, 224, 224))[1:],
             crop_pct=own.get("crop_pct", 0.875),
             interpolation=own.get("interpolation", "bilinear"),
             mean=tuple(255 * m for m in own["mean"]) if "mean" in own else IMAGENET_MEAN,
             std=tuple(255 * s for s in own["std"]) if "std" in own else IMAGENET_STD,
         )
         given = {name: getattr(options, name) for name in cls.__dataclass_fields__}
-        size = given["image_resize"]
-        if isinstance(size, tuple) and len(set(size)) == 1:
-            given["image_resize"] = size[0]
-        return cls(**{name: getattr(of_model, name) if value is None else value for name, value in given.items()})
+        resolved = cls(**{name: getattr(of_model, name) if given[name] is None else given[name] for name in given})
+        size = resolved.image_resize
+        square = isinstance(size, tuple) and len(set(size)) == 1
+        return replace(resolved, image_resize=size[0]) if square else resolved
 
     @property
     def size(self) -> Tuple[int, int]:
