@@ -14,7 +14,7 @@ from mindcv_models.cli import output_folder, run, set_up
 from mindcv_models.config import parse_options, save_options
 from mindcv_models.data import create_train_loader, prepare
 from mindcv_models.evaluation import build_validation
-from mindcv_models.training import CheckpointKeeper, Trainer, build_network, build_step, learning_rates
+from mindcv_models.training import CheckpointKeeper, Schedule, Trainer, build_network, build_step
 
 logger = logging.getLogger("train")
 
@@ -27,8 +27,8 @@ def main():
     network = build_network(options, world)
     loader = create_train_loader(options, world.rank, world.size)
     steps = loader.get_dataset_size()
-    rates = learning_rates(options, -(-steps // options.gradient_accumulation_steps))
-    step = build_step(options, network, rates, world)
+    schedule = Schedule(options, -(-steps // options.gradient_accumulation_steps))
+    step = build_step(options, network, schedule, world)
     validate = build_validation(network, options, world) if options.val_while_train else None
     keeper = CheckpointKeeper(folder, options.model, options.ckpt_save_policy, options.keep_checkpoint_max)
     if world.is_main:
@@ -39,7 +39,7 @@ def main():
         options.model, f"{sum(p.size for p in network.trainable_params()):,}", options.num_classes, options.epoch_size,
         steps, world.size, options.batch_size, ("graph", "PyNative")[options.mode],
     )  # fmt: skip
-    best = Trainer(options, network, step, loader, rates, validate, keeper, world).run()
+    best = Trainer(options, network, step, loader, schedule, validate, keeper, world).run()
     logger.info("last checkpoint: %s", keeper.last)
     if best is not None:
         logger.info("best checkpoint: %s (%s)", keeper.best, best)

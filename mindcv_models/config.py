@@ -17,7 +17,8 @@ T = TypeVar("T", bound="Options")
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
-OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "lion", "nadam", "adan", "rmsprop", "adagrad", "lamb")
+OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "lion", "nadam", "adan", "rmsprop", "adagrad", "lamb",
+              "sophiag")  # fmt: skip
 SCHEDULERS = (
     "constant",
     "cosine_decay",
@@ -28,6 +29,7 @@ SCHEDULERS = (
     "multi_step_decay",
     "one_cycle",
     "cyclic",
+    "plateau",
 )
 
 
@@ -112,6 +114,10 @@ class Options:
         "", "weights to start from, or to validate: a .ckpt of this project, or an official .safetensors"
     )
     new_head: bool = option(False, "training: leave the classifier of ckpt_path out, for another set of classes")
+    freeze: Optional[Tuple[str, ...]] = option(
+        None, "training: parameters that do not learn, by shell-style names such as 'patch_embed.*'"
+    )
+    freeze_backbone: bool = option(False, "training: only the classifier learns")
     drop_rate: Optional[float] = option(None, "dropout rate")
     drop_path_rate: Optional[float] = option(None, "stochastic depth rate of the last block")
     reparam: bool = option(False, "validation: fuse the network first (structural reparameterization)")
@@ -145,7 +151,17 @@ class Options:
     weight_decay_filter: str = option(
         "disable", "what weight decay spares: nothing, or norms and biases", ("disable", "auto", "norm_and_bias")
     )
-    layer_decay: Optional[float] = option(None, "learning rate factor from one layer to the one below")
+    layer_decay: Optional[float] = option(
+        None, "learning rate factor from one layer to the one before it, the classifier having 1"
+    )
+    opt_betas: Optional[Tuple[float, ...]] = option(
+        None, "the optimizer's two betas, for adam, adamw, lamb, lion, nadam and sophiag; default: the optimizer's own"
+    )
+    opt_eps: Optional[float] = option(
+        None, "the optimizer's epsilon, for adamw, lamb and sophiag; default: the optimizer's own"
+    )
+    rho: float = option(0.04, "sophiag: the curvature counts this much against the momentum; less clips more")
+    k: int = option(10, "sophiag: updates from one estimate of the curvature to the next")
     use_nesterov: bool = option(False, "Nesterov momentum")
     eps: float = option(1e-10, "added to the denominator by rmsprop")
     loss_scale_type: str = option("fixed", "loss scaling", ("fixed", "dynamic", "auto"))
@@ -154,12 +170,20 @@ class Options:
 
     scheduler: str = option("cosine_decay", "learning rate schedule", SCHEDULERS, group="Schedule")
     lr: float = option(0.001, "learning rate after the warm-up")
-    min_lr: float = option(1e-6, "smallest learning rate")
+    min_lr: float = option(1e-6, "smallest learning rate after the warm-up")
     warmup_epochs: int = option(3, "epochs of linear warm-up")
     warmup_factor: float = option(0.0, "the warm-up starts at lr times this")
-    decay_epochs: int = option(100, "epochs over which the learning rate decays")
-    decay_rate: float = option(0.9, "decay factor, where the schedule has one")
-    multi_step_decay_milestones: Tuple[int, ...] = option((30, 60, 90), "epochs at which multi_step_decay decays")
+    warmup_prefix: bool = option(
+        True, "the schedule starts after the warm-up; False: with the run, the warm-up replacing its beginning"
+    )
+    decay_epochs: int = option(100, "epochs over which cosine_decay decays, or after each of which step_decay does")
+    decay_rate: float = option(
+        0.9, "decay factor of the exponential, step, multi-step and plateau schedules; power of the polynomial one"
+    )
+    multi_step_decay_milestones: Tuple[int, ...] = option(
+        (30, 60, 90), "epochs of the schedule at which multi_step_decay decays"
+    )
+    patience_epochs: int = option(10, "plateau: validations without a better top-1 before the learning rate decays")
     num_cycles: int = option(1, "cycles of cosine_decay")
     cycle_decay: float = option(1.0, "factor on the peak from one cycle to the next")
     lr_epoch_stair: bool = option(False, "change the learning rate once an epoch rather than every step")
@@ -173,6 +197,23 @@ class Options:
     label_smoothing: float = option(0.0, "label smoothing")
     aux_factor: float = option(0.0, "weight of auxiliary logits")
     reduction: str = option("mean", "over the batch", ("mean", "sum"))
+
+    distillation_type: str = option(
+        "none",
+        "learn from a teacher: the labels that it gives (hard), or its softened distribution (soft)",
+        ("none", "soft", "hard"),
+        group="Distillation",
+    )
+    distillation_alpha: float = option(0.5, "share of the teacher in the loss; 1 - alpha is the labels'")
+    distillation_tau: float = option(1.0, "temperature of soft distillation")
+    teacher_model: str = option(
+        "regnet_y_16gf",
+        "the teacher, a model of this project or of MindCV; it sees the student's images, with its size and mean",
+    )
+    teacher_path: str = option("", "the teacher's weights: a .ckpt or an official .safetensors, for as many classes")
+    teacher_kwargs: Optional[Dict[str, Any]] = option(None, "further options of the teacher, as model_kwargs")
+    mesa: float = option(0.0, "weight of self-distillation from the moving average (MESA); needs ema; 0 is off")
+    mesa_start_ratio: float = option(0.25, "MESA starts when more than this share of the epochs is done")
 
 
 # Older names in MindCV's recipes, and what they stand for.
@@ -246,6 +287,9 @@ def _check(options: Options) -> None:
         raise InputError(f"loss_scale is {options.loss_scale}, but must be at least 1.")
     if options.ckpt_save_policy == "top_k" and not options.val_while_train:
         raise InputError("ckpt_save_policy top_k ranks checkpoints by validation: set val_while_train to True.")
+    _check_optimizer(options)
+    _check_schedule(options)
+    _check_objective(options)
 
 
 def _check_augmentation(options: Options) -> None:
@@ -278,3 +322,57 @@ def _check_augmentation(options: Options) -> None:
         raise InputError(f"val_ratio is {options.val_ratio}, but must be between 0 and 1.")
     if options.num_samples is not None and options.num_samples < 1:
         raise InputError(f"num_samples is {options.num_samples}, but must be at least 1.")
+
+
+def _check_optimizer(options):
+    betas = options.opt_betas
+    if betas is not None and (len(betas) != 2 or not all(0 <= beta < 1 for beta in betas)):
+        raise InputError(f"opt_betas is {show(list(betas))}, but must be two numbers from 0 to below 1.")
+    for name in ("opt_eps", "rho"):
+        if getattr(options, name) is not None and getattr(options, name) <= 0:
+            raise InputError(f"{name} is {getattr(options, name)}, but must be above 0.")
+    if options.k < 1:
+        raise InputError(f"k is {options.k}, but must be at least 1.")
+    if options.layer_decay is not None and not 0 < options.layer_decay <= 1:
+        raise InputError(f"layer_decay is {options.layer_decay}, but must be above 0 and at most 1.")
+
+
+def _check_schedule(options):
+    name = options.scheduler
+    if name in ("one_cycle", "cyclic") and (options.warmup_epochs or options.lr_epoch_stair):
+        raise InputError(
+            f"{name} has its own warm-up in every step: set warmup_epochs to 0 and lr_epoch_stair to False."
+        )
+    if options.lr <= 0 or options.min_lr < 0:
+        raise InputError(f"lr is {options.lr} and min_lr {options.min_lr}, but must be above 0, and 0 or above.")
+    if options.warmup_epochs < 0 or options.decay_epochs < 1:
+        raise InputError(
+            f"warmup_epochs is {options.warmup_epochs} and decay_epochs {options.decay_epochs}, but must be at least 0 "
+            "and 1."
+        )
+    if name == "plateau":
+        if not options.val_while_train:
+            raise InputError("scheduler plateau goes by validation: set val_while_train to True.")
+        if not 0 < options.decay_rate < 1:
+            raise InputError(f"decay_rate is {options.decay_rate}, but plateau needs one between 0 and 1.")
+        if options.patience_epochs < 0:
+            raise InputError(f"patience_epochs is {options.patience_epochs}, but must be at least 0.")
+
+
+def _check_objective(options):
+    for name in ("label_smoothing", "distillation_alpha", "mesa_start_ratio"):
+        if not 0 <= getattr(options, name) <= 1:
+            raise InputError(f"{name} is {getattr(options, name)}, but must be from 0 to 1.")
+    if options.distillation_tau <= 0:
+        raise InputError(f"distillation_tau is {options.distillation_tau}, but must be above 0.")
+    if options.distillation_type != "none" and not options.teacher_path:
+        raise InputError(
+            f"distillation_type is {options.distillation_type}, but teacher_path is empty: give the weights of "
+            f"{options.teacher_model}, since an untrained teacher has nothing to teach."
+        )
+    if options.mesa < 0:
+        raise InputError(f"mesa is {options.mesa}, but must be at least 0.")
+    if options.mesa and not options.ema:
+        raise InputError(f"mesa is {options.mesa}, but learns from the moving average: set ema to True.")
+    if options.loss == "BCE" and options.aux_factor:
+        raise InputError("MindCV's BCE leaves auxiliary logits out: set aux_factor to 0, or loss to CE.")

@@ -5,7 +5,23 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from mindcv_models.training import Distillation, Mesa, Objective, Teacher, TrainStep
+from mindcv_models import create_model
+from mindcv_models.checkpoint import save_checkpoint
+from mindcv_models.config import Options, parse_options
+from mindcv_models.distributed import ONE_DEVICE
+from mindcv_models.errors import InputError
+from mindcv_models.training import (
+    Distillation,
+    Mesa,
+    Objective,
+    Schedule,
+    Teacher,
+    TrainStep,
+    build_network,
+    build_step,
+    build_teacher,
+)
+from mindcv_models.training.build import build_objective
 from tests.test_step import RATE, Linear, data
 
 LABELS = np.array([0, 1, 1, 0], np.int32)
@@ -96,3 +112,107 @@ def test_a_teachers_parameters_are_its_own():
     step.set_train()
     assert step.training and student.training
     assert not network.training and not network.drop.training
+
+
+def bce(logits, targets):
+    return (np.maximum(logits, 0) - logits * targets + np.log1p(np.exp(-np.abs(logits)))).mean()
+
+
+@pytest.mark.parametrize("loss", ["CE", "BCE"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_losses_follow_their_formula(loss, smoothing, mixed):
+    """``mixed`` labels are what mixup makes: two classes that share one image."""
+    student, _, x, logits, _ = student_and_teacher()
+    targets = np.eye(2)[LABELS]
+    if mixed:
+        targets = 0.7 * targets + 0.3 * targets[::-1]
+    smooth = targets * (1 - smoothing) + smoothing / 2
+    expected = bce(logits, smooth) if loss == "BCE" else -(smooth * log_softmax(logits)).sum(1).mean()
+    objective = build_objective(Options(loss=loss, label_smoothing=smoothing), student)
+    labels = targets.astype(np.float32) if mixed else LABELS
+    np.testing.assert_allclose(float(objective(Tensor(x), Tensor(labels))), expected, rtol=1e-5)
+
+
+@pytest.fixture
+def teacher_path(tmp_path):
+    """Weights of a small teacher that knows 10 classes."""
+    path = tmp_path / "teacher.ckpt"
+    save_checkpoint(create_model("squeezenet1_1", num_classes=10).get_parameters(), path)
+    return str(path)
+
+
+def distilling(path, **changes):
+    small = {"num_classes": 10, "teacher_model": "squeezenet1_1", "teacher_path": path, "distillation_type": "hard"}
+    return Options(**{**small, **changes})
+
+
+def test_the_teacher_has_the_weights_of_its_file(teacher_path):
+    teacher = build_teacher(distilling(teacher_path))
+    saved = ms.load_checkpoint(teacher_path)
+    parameters = list(teacher.get_parameters())
+    assert {p.name for p in parameters} == {f"teacher.{name}" for name in saved}
+    for parameter in parameters:
+        np.testing.assert_array_equal(parameter.asnumpy(), saved[parameter.name.removeprefix("teacher.")].asnumpy())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_classes": 7}, "the teacher squeezenet1_1 has to know the student's 7 classes: .* must be"),
+        ({"teacher_path": "nowhere.ckpt"}, "no checkpoint at nowhere.ckpt: set teacher_path to the weights of squeeze"),
+        ({"teacher_model": "regnety_160"}, "unknown model 'regnety_160': did you mean regnet_y_"),
+        ({"teacher_kwargs": {"depht": 3}}, "squeezenet1_1: .*depht"),
+    ],
+)
+def test_a_teacher_that_cannot_teach_is_refused(teacher_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        build_teacher(distilling(teacher_path, **changes))
+
+
+def test_a_step_from_options_keeps_teacher_and_average_out_of_what_learns(teacher_path):
+    """Distillation and MESA together, from options: one step, then MESA starts over the same parameters."""
+    options = distilling(
+        teacher_path, model="squeezenet1_1", ema=True, ema_decay=0.5, ema_ramp=False, mesa=0.1, opt="adamw",
+        drop_rate=0.0, epoch_size=4,
+    )  # fmt: skip
+    network = build_network(options, ONE_DEVICE)
+    step = build_step(options, network, Schedule(options, 1), ONE_DEVICE)
+    own = [p.name for p in network.get_parameters()]
+    assert [p.name for p in step.weights] == [p.name for p in network.trainable_params()]
+    assert [p.name for p in step.ema.averages] == [f"ema.{name}" for name in own]
+    for average, weight in zip(step.ema.averages, network.get_parameters()):
+        np.testing.assert_array_equal(average.asnumpy(), weight.asnumpy())
+    x, y = Tensor(np.random.RandomState(0).randn(2, 3, 32, 32), ms.float32), Tensor([1, 2], ms.int32)
+    updates = []
+    for progress in (0.0, 0.5):
+        step.start_epoch(progress)
+        assert np.isfinite(float(step(x, y)))
+        updates.append(int(step.optimizer.global_step.asnumpy()))
+    assert updates == [1, 2]
+    assert any(np.any(a.asnumpy() != w.asnumpy()) for a, w in zip(step.ema.averages, network.get_parameters()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--distillation_type", "hard"], "distillation_type is hard, but teacher_path is empty"),
+        (["--distillation_type", "medium"], "distillation_type is 'medium', which is not known"),
+        (["--distillation_alpha", "2"], "distillation_alpha is 2.0, but must be from 0 to 1"),
+        (["--distillation_tau", "0"], "distillation_tau is 0.0, but must be above 0"),
+        (["--mesa", "0.1"], "mesa is 0.1, but learns from the moving average: set ema to True."),
+        (["--mesa", "-1"], "mesa is -1.0"),
+        (["--mesa_start_ratio", "1.5"], "mesa_start_ratio is 1.5"),
+        (["--label_smoothing", "-0.1"], "label_smoothing is -0.1"),
+        (["--loss", "BCE", "--aux_factor", "0.4"], "MindCV's BCE leaves auxiliary logits out"),
+    ],
+)
+def test_an_objective_that_cannot_be_is_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        parse_options("test", arguments)
+
+
+def test_freezing_the_backbone_leaves_the_classifier():
+    options = Options(model="fastvit_t8", num_classes=3, freeze_backbone=True, opt="adamw")
+    network = build_network(options, ONE_DEVICE)
+    assert [p.name for p in network.trainable_params()] == ["head.weight", "head.bias"]

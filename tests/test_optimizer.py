@@ -1,11 +1,20 @@
-"""Parameter groups: learning-rate factors and weight decay, seen in what one update does."""
+"""Optimizers against their formulas in NumPy, and parameter groups, seen in what updates do."""
 
+import re
+
+import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
 
-from mindcv_models.config import Options
-from mindcv_models.training import build_optimizer, learning_rates
+import mindcv_models
+from mindcv_models.config import Options, parse_options
+from mindcv_models.errors import InputError
+from mindcv_models.training import LossScale, Objective, Schedule, TrainStep, build_optimizer
+from mindcv_models.training.groups import freeze, layer_of_parameters, parameter_groups
+from tests.test_step import Linear, data
+
+RATE, DECAY = 0.1, 0.5
 
 
 class Weights(nn.Cell):
@@ -21,18 +30,147 @@ class Scaled(Weights):
         return {"slo*": 0.01}
 
 
+def options_for(**changes):
+    constant = {"scheduler": "constant", "warmup_epochs": 0, "epoch_size": 4, "lr": RATE, "min_lr": 0.0}
+    return Options(**{**constant, "momentum": 0.0, "weight_decay": DECAY, **changes})
+
+
+def optimizer_for(network, **changes):
+    options = options_for(**changes)
+    return build_optimizer(options, network, Schedule(options, 1))
+
+
 def update(network, **changes):
     """What one step of SGD with unit gradients takes away from each parameter."""
-    options = Options(opt="sgd", momentum=0.0, weight_decay=0.5, lr=0.1, **changes)
-    optimizer = build_optimizer(options, network, [0.1] * 4)
+    optimizer = optimizer_for(network, opt="sgd", **changes)
     optimizer(tuple(Tensor(np.ones(p.shape, np.float32)) for p in network.trainable_params()))
     return {p.name: 1 - p.asnumpy().mean() for p in network.trainable_params()}
 
 
-def test_lr_scale_multiplies_the_learning_rate_of_the_parameters_it_names():
+def adamw(w, gradients, decay, betas=(0.9, 0.999), eps=1e-8):
+    m = v = 0
+    for t, g in enumerate(gradients, 1):
+        m, v = betas[0] * m + (1 - betas[0]) * g, betas[1] * v + (1 - betas[1]) * g**2
+        w = w - RATE * (m / (1 - betas[0] ** t) / (np.sqrt(v / (1 - betas[1] ** t)) + eps) + decay * w)
+    return w
+
+
+def lamb(w, gradients, decay):
+    m = v = 0
+    for t, g in enumerate(gradients, 1):
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        change = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-6)
+        if decay:
+            change = change + decay * w
+            change = change * np.linalg.norm(w) / np.linalg.norm(change) if np.any(w) else change
+        w = w - RATE * change
+    return w
+
+
+def lion(w, gradients, decay):
+    m = 0
+    for g in gradients:
+        w = w - RATE * (np.sign(0.9 * m + 0.1 * g) + decay * w)
+        m = 0.99 * m + 0.01 * g
+    return w
+
+
+def sophia(w, gradients, decay):
+    """Without a curvature every direction is clipped."""
+    m = 0
+    for g in gradients:
+        m = 0.965 * m + 0.035 * g
+        w = w - RATE * decay * w
+        w = w - RATE * np.sign(m)
+    return w
+
+
+@pytest.mark.parametrize(
+    ("opt", "formula"), [("adamw", adamw), ("lamb", lamb), ("lion", lion), ("sophiag", sophia)], ids=lambda x: str(x)
+)
+@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
+def test_updates_follow_the_formula(opt, formula, mode):
+    ms.set_context(mode=mode)
+    network = Weights()
+    network.fast.set_data(Tensor(np.zeros((2, 2), np.float32)))
+    start = {p.name: p.asnumpy().copy() for p in network.trainable_params()}
+    optimizer = optimizer_for(network, opt=opt, weight_decay_filter="norm_and_bias")
+    rng = np.random.RandomState(0)
+    steps = [[rng.uniform(-0.2, 0.2, p.shape).astype(np.float32) for p in network.trainable_params()] for _ in range(4)]
+    for gradients in steps:
+        optimizer(tuple(Tensor(g) for g in gradients))
+    for i, parameter in enumerate(network.trainable_params()):
+        gradients = [np.float64(step[i]) for step in steps]
+        expected = formula(np.float64(start[parameter.name]), gradients, 0 if parameter.name == "bias" else DECAY)
+        np.testing.assert_allclose(parameter.asnumpy(), expected, rtol=2e-5, atol=2e-6, err_msg=parameter.name)
+
+
+def test_betas_and_epsilon_reach_the_optimizer():
+    network = Weights()
+    optimizer = optimizer_for(network, opt="adamw", opt_betas=(0.5, 0.8), opt_eps=0.1)
+    gradients = [np.full((2, 2), value, np.float32) for value in (0.3, -0.1)]
+    for g in gradients:
+        optimizer((Tensor(g), Tensor(g), Tensor(g[0])))
+    np.testing.assert_allclose(network.slow.asnumpy(), adamw(1.0, gradients, DECAY, (0.5, 0.8), 0.1), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"opt": "lion", "opt_eps": 1e-8}, "opt_eps is 1e-08, but lion does not take it"),
+        ({"opt": "sgd", "opt_betas": (0.9, 0.9)}, r"opt_betas is \(0.9, 0.9\), but sgd does not take it"),
+    ],
+)
+def test_an_option_that_the_optimizer_has_not_is_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        optimizer_for(Weights(), **changes)
+
+
+def test_sophia_estimates_the_curvature_every_k_updates_from_drawn_labels():
+    """All logits but one are hopeless, so every drawn label is that one, and the gradient is known."""
+    network = Linear()
+    network.w.set_data(Tensor(np.array([[0, 0.5], [0, 0], [0, 0]], np.float32)))
+    options = options_for(opt="sophiag", k=2, rho=0.5, weight_decay=0.0, lr=1e-4)
+    optimizer = build_optimizer(options, network, Schedule(options, 1))
+    step = TrainStep(Objective(network, nn.CrossEntropyLoss()), optimizer, LossScale(8.0))
+    x, _ = data()
+    x[:, 0] = 200.0
+    seen = []
+    for _ in range(3):
+        before = network.w.asnumpy().copy()
+        step(Tensor(x), Tensor(np.ones(4, np.int32)))
+        seen.append(optimizer.h[0].asnumpy().copy())
+    logits = x @ before
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    gradient = x.T @ (p - [0, 1]) / 4
+    np.testing.assert_array_equal(seen[0], seen[1])
+    np.testing.assert_allclose(seen[2], 0.99 * seen[1] + 0.01 * 4 * gradient**2, rtol=1e-4, atol=1e-30)
+
+
+def test_sophia_moves_by_its_momentum_over_the_curvature_and_clips():
+    network = Weights()
+    optimizer = optimizer_for(network, opt="sophiag", rho=0.5, weight_decay=0.0)
+    optimizer.h[0].set_data(Tensor([[1.0, 1e-3], [4.0, 1.0]], ms.float32))
+    gradient = np.array([[2.0, 2.0], [-2.0, 40.0]], np.float32)
+    optimizer((Tensor(gradient), Tensor(gradient), Tensor(gradient[0])))
+    moved = np.clip(0.035 * gradient / (0.5 * np.array([[1.0, 1e-3], [4.0, 1.0]])), -1, 1)
+    np.testing.assert_allclose(network.slow.asnumpy(), 1 - RATE * moved, rtol=1e-5)
+
+
+def test_lr_scale_multiplies_the_peak_of_the_parameters_it_names():
     plain, scaled = update(Weights()), update(Scaled())
     assert plain["slow"] == pytest.approx(0.15)
     assert scaled == {**plain, "slow": pytest.approx(0.0015, abs=1e-6)}
+
+
+def test_litv2s_offsets_stay_at_the_smallest_rate_after_the_warm_up():
+    options = Options(lr=1e-3, min_lr=1e-5, warmup_factor=1e-3, warmup_epochs=2, decay_epochs=8, epoch_size=10)
+    schedule = Schedule(options, 5)
+    rate = schedule.rate(peak=0.01)
+    rates = [float(rate(Tensor(step, ms.int32)).asnumpy()) for step in range(50)]
+    assert rates[0] == pytest.approx(1e-6) == pytest.approx(schedule.at(0))
+    assert rates[10:] == pytest.approx([1e-5] * 40)
 
 
 @pytest.mark.parametrize("network", [Weights, Scaled])
@@ -42,11 +180,95 @@ def test_weight_decay_spares_biases_when_told_to(network):
     assert taken["fast"] == pytest.approx(0.15)
 
 
-def test_the_schedule_warms_up_and_decays_to_its_minimum():
-    rates = learning_rates(Options(lr=1.0, min_lr=0.1, warmup_epochs=2, decay_epochs=8, epoch_size=10), 5)
-    assert len(rates) == 50
-    assert rates[0] == 0
-    assert max(rates) == pytest.approx(1.0)
-    assert rates[10] == pytest.approx(1.0, abs=0.01)
-    assert rates[-1] == pytest.approx(0.1, abs=0.01)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:]))
+def test_layer_decay_slows_early_layers_and_composes_with_lr_scale():
+    network = mindcv_models.create_model("litv2_s", num_classes=10)
+    layers = layer_of_parameters(network)
+    groups = parameter_groups(options_for(layer_decay=0.5, weight_decay_filter="norm_and_bias"), network)
+    found = {p.name: group for group in groups for p in group.parameters}
+    assert found.keys() == {p.name for p in network.trainable_params()}
+    last = layers["head.weight"]
+    assert found["head.weight"].scale == 1
+    for name, group in found.items():
+        assert group.scale == pytest.approx(0.5 ** (last - layers[name]))
+        assert group.peak == (0.01 if name.endswith("conv_offset.weight") else 1)
+        assert group.weight_decay == (0 if name.endswith(("bias", "gamma", "beta")) else DECAY)
+
+
+@pytest.mark.parametrize(
+    ("model", "order"),
+    [
+        ("fastvit_t8", ["patch_embed.0", "patch_embed.2", "network.0.0", "network.0.1", "network.1", "network.2.0",
+                        "network.6.1", "conv_exp", "head"]),
+        ("faster_vit_0_224", ["patch_embed", "levels.0.blocks.0", "levels.0.blocks.1", "levels.0.downsample",
+                              "levels.1.blocks.0", "levels.2.blocks.5", "levels.3.blocks.4", "norm", "head"]),
+        ("litv2_s", ["patch_embed", "layers.0.blocks.0", "layers.0.blocks.1", "layers.0.downsample",
+                     "layers.1.blocks.0", "layers.3.blocks.1", "norm", "head"]),
+        ("resnet18", ["conv1", "layer1.0", "layer1.1", "layer2.0", "layer4.1", "classifier"]),
+    ],
+)  # fmt: skip
+def test_layers_are_in_the_order_of_the_network(model, order):
+    layers = layer_of_parameters(mindcv_models.create_model(model, num_classes=10))
+    depths = []
+    for prefix in order:
+        depth = {depth for name, depth in layers.items() if name.startswith(f"{prefix}.")}
+        assert len(depth) == 1, prefix
+        depths.extend(depth)
+    assert depths == sorted(set(depths))
+    assert depths[0] == 0
+    assert depths[-1] == max(layers.values())
+
+
+class Block(nn.Cell):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1)
+        self.norm = nn.BatchNorm2d(2)
+        self.free = nn.BatchNorm2d(2, affine=False)
+        self.head = nn.Dense(2, 4)
+
+    def construct(self, x):
+        return self.head(self.free(self.norm(self.conv(x))).mean((2, 3)))
+
+
+@pytest.mark.parametrize(("patterns", "classifier"), [(["conv.*", "norm.*"], None), ([], "head")])
+def test_frozen_parameters_and_the_statistics_of_their_norms_stand_still(patterns, classifier):
+    network = Block()
+    assert freeze(network, patterns, classifier) == 3
+    assert [p.name for p in network.trainable_params()] == ["head.weight", "head.bias"]
+    before = {p.name: p.asnumpy().copy() for p in network.get_parameters()}
+    optimizer = optimizer_for(network, opt="adamw")
+    step = TrainStep(Objective(network, nn.CrossEntropyLoss()), optimizer)
+    images = np.random.RandomState(0).randn(4, 3, 2, 2).astype(np.float32)
+    step(Tensor(images), Tensor(np.arange(4, dtype=np.int32)))
+    moved = {p.name for p in network.get_parameters() if np.any(p.asnumpy() != before[p.name])}
+    assert moved == {"head.weight", "head.bias", "free.moving_mean", "free.moving_variance"}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "classifier", "message"),
+    [
+        (["konv.*"], None, r"freeze 'konv.\*' matches no parameter that learns: did you mean conv.\*\?"),
+        (["*"], None, "freeze leaves nothing to train"),
+        (["head.*"], "head", "freeze leaves nothing to train"),
+    ],
+)
+def test_a_freeze_that_cannot_be_meant_is_refused(patterns, classifier, message):
+    with pytest.raises(InputError, match=message):
+        freeze(Block(), patterns, classifier)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--opt", "sofia"], "opt is 'sofia', which is not known: did you mean sophiag?"),
+        (["--opt_betas", "0.9"], "opt_betas is 0.9, but must be two numbers from 0 to below 1."),
+        (["--opt_betas", "0.9", "1"], "opt_betas is 0.9 1.0, but must be"),
+        (["--opt_eps", "0"], "opt_eps is 0.0, but must be above 0."),
+        (["--rho", "0"], "rho is 0.0, but must be above 0."),
+        (["--k", "0"], "k is 0, but must be at least 1."),
+        (["--layer_decay", "1.5"], "layer_decay is 1.5, but must be above 0 and at most 1."),
+    ],
+)
+def test_values_that_no_optimizer_can_have_are_refused(arguments, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        parse_options("test", arguments)

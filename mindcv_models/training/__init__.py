@@ -1,11 +1,12 @@
 """Training: the compiled step, the loop around it, and what they keep."""
 
-from .build import build_network, build_step
+from .build import build_network, build_step, build_teacher
 from .ema import EMA
 from .keeper import CheckpointKeeper
 from .loop import Trainer
 from .objective import Distillation, Mesa, Objective, Teacher
-from .optimizer import build_optimizer, learning_rates
+from .optimizer import build_optimizer
+from .schedule import Schedule, learning_rates
 from .step import LossScale, TrainStep
 
 __all__ = [
@@ -15,11 +16,13 @@ __all__ = [
     "LossScale",
     "Mesa",
     "Objective",
+    "Schedule",
     "Teacher",
     "TrainStep",
     "Trainer",
     "build_network",
     "build_optimizer",
     "build_step",
+    "build_teacher",
     "learning_rates",
 ]

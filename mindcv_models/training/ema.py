@@ -16,14 +16,19 @@ class EMA(nn.Cell):
 
     Args:
         network: the network whose parameters are averaged; its state-dict names get the prefix ``ema.``.
+        average: a network of the same kind whose parameters become the averages, where one is to be run.
     """
 
-    def __init__(self, network: nn.Cell, decay: float, ramp: bool):
+    def __init__(self, network: nn.Cell, decay: float, ramp: bool, average: nn.Cell = None):
         super().__init__(auto_prefix=False)
         self.decay = decay
         self.ramp = ramp
         self.weights = ParameterTuple(network.get_parameters())
         self.averages = self.weights.clone("ema", init="same")
+        if average is not None:
+            self.averages = ParameterTuple(average.get_parameters())
+            for mean, weight in zip(self.averages, self.weights):
+                mean.set_data(Tensor(weight.asnumpy()))
         self.step = Parameter(Tensor(0.0, ms.float32), name="ema_step", requires_grad=False)
 
     def construct(self):

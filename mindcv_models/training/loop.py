@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from contextlib import nullcontext
-from typing import Callable, List, Optional
+from typing import Callable, Optional
 
 from mindspore import nn
 
@@ -14,6 +14,7 @@ from ..distributed import ONE_DEVICE, World, average_parameters
 from ..evaluation import Metrics
 from .keeper import CheckpointKeeper
 from .progress import EpochProgress
+from .schedule import Schedule
 from .step import TrainStep
 
 __all__ = ["Trainer"]
@@ -26,19 +27,19 @@ class Trainer:
 
     Args:
         loader: this rank's training batches.
-        rates: the learning rate of every update.
+        schedule: the learning rate of every update; it hears of every validation.
         validate: gives the metrics of the network as it stands, or None to train without validation.
         keeper: the checkpoints; only rank 0 writes.
     """
 
-    def __init__(self, options: Options, network: nn.Cell, step: TrainStep, loader, rates: List[float],
+    def __init__(self, options: Options, network: nn.Cell, step: TrainStep, loader, schedule: Schedule,
                  validate: Optional[Callable[[], Metrics]], keeper: CheckpointKeeper,
                  world: World = ONE_DEVICE):  # fmt: skip
         self.options = options
         self.network = network
         self.step = step
         self.loader = loader
-        self.rates = rates
+        self.schedule = schedule
         self.validate = validate
         self.keeper = keeper
         self.world = world
@@ -60,6 +61,7 @@ class Trainer:
             average_parameters(self._statistics(), self.world)
             metrics = self._metrics(epoch)
             if metrics is not None:
+                self.schedule.after_validation(metrics.top1)
                 row.update(val_loss=metrics.loss, top1=metrics.top1, **{f"top{metrics.k}": metrics.topk})
                 best = metrics if best is None or metrics.top1 > best.top1 else best
             row["seconds"] = time.time() - begin
@@ -83,7 +85,7 @@ class Trainer:
 
     def _rate(self, epoch, index):
         update = ((epoch - 1) * self.steps + index) // self.options.gradient_accumulation_steps
-        return float(self.rates[min(update, len(self.rates) - 1)])
+        return self.schedule.at(update)
 
     def _statistics(self):
         """What each rank gathers alone: the statistics of batch normalisation, and their moving averages."""

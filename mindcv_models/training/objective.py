@@ -28,6 +28,14 @@ class Objective(nn.Cell):
             loss = term(loss, images, logits[0] if isinstance(logits, tuple) else logits)
         return loss
 
+    def sampled(self, images):
+        """The cross entropy of labels drawn from the network's own predictions, which tells the loss's curvature."""
+        logits = in_float32(self.network(images))
+        if isinstance(logits, tuple):
+            logits = logits[0]
+        labels = ops.random_categorical(ops.stop_gradient(logits), 1).reshape((-1,))
+        return ops.cross_entropy(logits, labels.astype(ms.int32))
+
     def start_epoch(self, progress: float) -> bool:
         """Tell the terms which share of the epochs is done, 0 to 1; True if the step has to be compiled anew."""
         changed = [term.start_epoch(progress) for term in self.terms]

@@ -5,6 +5,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from ..distributed import ONE_DEVICE, AllReduceMean, World
 from .ema import EMA
+from .optimizer import SophiaG
 
 __all__ = ["LossScale", "TrainStep"]
 
@@ -69,6 +70,10 @@ class TrainStep(nn.Cell):
         if accumulate > 1:
             self.sums = self.weights.clone("accumulated", init="zeros")
             self.batches = Parameter(Tensor(0, ms.int32), name="accumulated_batches", requires_grad=False)
+        self.images_factor = world.size
+        self.estimates = isinstance(optimizer, SophiaG)
+        if self.estimates:
+            self.sampled_gradients = ms.grad(self.scaled_sampled_loss, None, self.weights)
         self.set_train()
 
     def start_epoch(self, progress: float) -> None:
@@ -83,8 +88,14 @@ class TrainStep(nn.Cell):
         loss = self.objective(images, labels)
         return loss * self.loss_scale.value if self.loss_scale.scales else loss
 
+    def scaled_sampled_loss(self, images):
+        loss = self.objective.sampled(images)
+        return loss * self.loss_scale.value if self.loss_scale.scales else loss
+
     def construct(self, images, labels):
         loss, gradients = self.value_and_grad(images, labels)
+        if self.estimates:
+            loss = ops.depend(loss, self.estimate(images))
         if self.loss_scale.scales:
             factor = 1 / self.loss_scale.value
             loss = loss * factor
@@ -98,6 +109,19 @@ class TrainStep(nn.Cell):
         if self.batches >= self.accumulate:
             loss = ops.depend(loss, self.update_from_sums())
         return loss
+
+    def estimate(self, images):
+        """Give the optimizer the curvature at these images, if it is due, before their update."""
+        due = self.optimizer.is_due()
+        if self.accumulate > 1:
+            due = ops.logical_and(due, self.batches == 0)
+        done = due
+        if due:
+            gradients = self.mean_over_ranks(self.scaled(self.sampled_gradients(images), 1 / self.loss_scale.value))
+            usable = all_finite(gradients) if self.loss_scale.checks else due
+            images_seen = images.shape[0] * self.images_factor
+            done = ops.depend(done, self.optimizer.estimate(gradients, images_seen, usable))
+        return done
 
     def update_from_sums(self):
         done = self.update(self.scaled(self.sums, 1 / self.accumulate))
