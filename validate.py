@@ -62,7 +62,7 @@ def load_each(network, options, world):
         return
     stems = [path.stem for path in options.ckpt_path]
     for path in options.ckpt_path:
-        logger.info("loaded %s", load_weights(network, str(path), options.ema))
+        logger.info("loaded %s", load_weights(network, str(path), options.ema, use_ema=options.use_ema))
         yield path.stem if stems.count(path.stem) == 1 else "_".join(path.with_suffix("").parts).lstrip("/_")
 
 

@@ -111,7 +111,10 @@ class Options:
     in_channels: int = option(3, "channels of the input")
     pretrained: bool = option(False, "start from MindCV's published weights")
     ckpt_path: str = option(
-        "", "weights to start from, or to validate: a .ckpt of this project, or an official .safetensors"
+        "", "weights to start from, or to validate: a .ckpt of this project, or a PyTorch checkpoint of any kind"
+    )
+    use_ema: Optional[bool] = option(
+        None, "whether to take ckpt_path's moving averages; default: as ema says, and a PyTorch checkpoint's weights"
     )
     new_head: bool = option(False, "training: leave the classifier of ckpt_path out, for another set of classes")
     freeze: Optional[Tuple[str, ...]] = option(

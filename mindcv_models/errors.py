@@ -22,6 +22,6 @@ def refuse_pretrained(name: str, pretrained: bool) -> None:
     """MindCV's ``pretrained`` downloads weights, and none of ``name`` are published for MindSpore."""
     if pretrained:
         raise InputError(
-            f"pretrained=True: no MindSpore weights of {name} are published. Load an official PyTorch checkpoint with "
-            "mindcv_models.load_torch_checkpoint(network, path)."
+            f"pretrained=True: no MindSpore weights of {name} are published. Give an official PyTorch checkpoint as "
+            "pretrained_torch=PATH."
         )

@@ -22,7 +22,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Optional, Tuple, Union
+from typing import Dict, Optional, Tuple, Union
 
 import numpy as np
 from mindcv.models.layers.drop_path import DropPath
@@ -124,13 +124,20 @@ class PositionMLP(nn.Cell):
 
     def fuse(self) -> nn.Cell:
         """Store the table, under the official name, and use it wherever a sequence has its length."""
+        self.relative_bias = Parameter(Tensor(self.table()), requires_grad=False)
+        self.stored = self.length
+        return self
+
+    def table(self) -> np.ndarray:
+        """What :meth:`construct` returns for the length of ``resolution``, computed in float64."""
         first, second = self.cpb_mlp[0], self.cpb_mlp[2]
         weight, bias, last = (p.asnumpy().astype(np.float64) for p in (first.weight, first.bias, second.weight))
         hidden = np.maximum(self.coordinates(self.length).asnumpy() @ weight.T + bias, 0)  # (N, 512)
-        table = self.arrange(Tensor(hidden @ last.T, first.weight.dtype), self.length)
-        self.relative_bias = Parameter(Tensor(table.asnumpy()), requires_grad=False)
-        self.stored = self.length
-        return self
+        return self.arrange(Tensor(hidden @ last.T, first.weight.dtype), self.length).asnumpy()
+
+    def official_buffers(self) -> Dict[str, np.ndarray]:
+        """What the official state dict has under this cell's name besides parameters."""
+        return {"relative_bias": self.table()}
 
     def construct(self, length):
         if length == self.stored:
@@ -161,6 +168,14 @@ class PositionBias(PositionMLP):
 
     def coordinates(self, length):
         return _offset_coordinates(self.side or math.isqrt(length))
+
+    def official_buffers(self) -> Dict[str, np.ndarray]:
+        side = self.side or math.isqrt(self.length)
+        coordinates = _offset_coordinates(side).asnumpy().reshape(1, 2 * side - 1, 2 * side - 1, 2)
+        index = _offset_index(side, side * side).asnumpy().reshape(side * side, side * side).astype(np.int64)
+        return {
+            "relative_coords_table": coordinates, "relative_position_index": index, **super().official_buffers(),
+        }  # fmt: skip
 
     def arrange(self, table, length):
         side = self.side or math.isqrt(length)

@@ -2,18 +2,20 @@
 
 import os
 from pathlib import Path
-from typing import Dict, Iterable, Optional
+from typing import Dict, Iterable, Optional, TypeVar
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from ..errors import InputError
+from .mindspore_file import is_ckpt
 from .torch_weights import load_torch_checkpoint
 
 __all__ = ["EMA_PREFIX", "load_weights", "save_checkpoint"]
 
 EMA_PREFIX = "ema."
+T = TypeVar("T")
 
 
 def save_checkpoint(parameters: Iterable[Parameter], path: Path) -> None:
@@ -32,12 +34,18 @@ def save_checkpoint(parameters: Iterable[Parameter], path: Path) -> None:
         aside.unlink(missing_ok=True)
 
 
-def load_weights(network: nn.Cell, path: str, ema: bool = False, without: Optional[str] = None) -> str:
-    """Fill ``network`` from ``path``: a ``.ckpt`` file, or an official ``.safetensors`` state dict.
+def load_weights(
+    network: nn.Cell, path: str, ema: bool = False, without: Optional[str] = None, use_ema: Optional[bool] = None
+) -> str:
+    """Fill ``network`` from ``path``: a ``.ckpt`` file of this project, or a PyTorch checkpoint of any kind.
+
+    A ``.safetensors`` file holds official names, whoever wrote it; a ``.ckpt`` file of MindSpore's holds the network's.
 
     Args:
-        ema: take the moving averages, if the file has them.
+        ema: take the moving averages, if a ``.ckpt`` file has them.
         without: leave out the parameters of this cell (a new classifier, say).
+        use_ema: demand the moving averages or the weights, of either kind of file; None leaves it to ``ema``, and
+            of a PyTorch checkpoint takes the weights.
 
     Returns:
         What was loaded, in words.
@@ -46,14 +54,14 @@ def load_weights(network: nn.Cell, path: str, ema: bool = False, without: Option
         InputError: no such file, not a checkpoint, or a name or shape that does not fit; nothing is changed then.
     """
     if not os.path.isfile(path):
-        raise InputError(f"no checkpoint at {path}: set ckpt_path to an existing .ckpt or .safetensors file.")
-    if path.endswith(".safetensors"):
-        report = load_torch_checkpoint(network, path, without)
-        return f"{report.loaded} parameters of the PyTorch checkpoint {path}"
+        raise InputError(f"no checkpoint at {path}: set ckpt_path to an existing .ckpt, .pth or .safetensors file.")
+    if not is_ckpt(path):
+        report = load_torch_checkpoint(network, path, without, bool(use_ema))
+        return f"the PyTorch checkpoint {path}: {report}"
     values = _read(path)
-    averages = {name[len(EMA_PREFIX) :]: value for name, value in values.items() if name.startswith(EMA_PREFIX)}
-    own = {name: value for name, value in values.items() if not name.startswith(EMA_PREFIX)}
-    chosen = averages if ema and averages else own
+    has_averages = any(name.startswith(EMA_PREFIX) for name in values)
+    averaged = (ema and has_averages) if use_ema is None else use_ema
+    chosen = choose_averages(path, values, averaged)
     parameters = {
         name: parameter
         for name, parameter in network.parameters_dict().items()
@@ -62,7 +70,21 @@ def load_weights(network: nn.Cell, path: str, ema: bool = False, without: Option
     _check_fit(path, chosen, parameters, without)
     for name, parameter in parameters.items():
         parameter.set_data(Tensor(chosen[name], parameter.dtype))
-    return f"{len(parameters)} parameters{' (moving averages)' if chosen is averages else ''} of {path}"
+    return f"{len(parameters)} parameters{' (moving averages)' if averaged else ''} of {path}"
+
+
+def choose_averages(path: str, values: Dict[str, T], use_ema: bool) -> Dict[str, T]:
+    """The weights of a ``.ckpt`` file of this project, or their moving averages under the weights' names.
+
+    Raises:
+        InputError: it has no averages.
+    """
+    averages = {name[len(EMA_PREFIX) :]: value for name, value in values.items() if name.startswith(EMA_PREFIX)}
+    if use_ema and not averages:
+        raise InputError(f"{path} has no moving averages: leave --use_ema out.")
+    if use_ema:
+        return averages
+    return {name: value for name, value in values.items() if not name.startswith(EMA_PREFIX)}
 
 
 def _read(path) -> Dict[str, np.ndarray]:

@@ -1,8 +1,9 @@
 """Names of parameters: MindSpore's, the official PyTorch releases' and timm's."""
 
 import re
-from typing import Dict, Iterable
+from typing import Dict, Iterable, Optional
 
+import numpy as np
 from mindspore import nn
 
 # Cells mirror the official module tree, so only the leaves of normalisation layers have other names.
@@ -82,3 +83,20 @@ def _rewrite(name: str, last: int) -> str:
             replacement = replacement.replace("{last}", str(last))
         name = re.sub(pattern, replacement, name)
     return name
+
+
+def second_name(name: str) -> Optional[str]:
+    """The other official name of the parameter that PyTorch calls ``name``, or None."""
+    first, second = _SECOND_NAME[1], _SECOND_NAME[0]
+    return name.replace(first, second) if first in name else None
+
+
+def official_buffers(network: nn.Cell) -> Dict[str, np.ndarray]:
+    """What the official state dict has besides parameters, by its name there: counters, and tables of the geometry."""
+    buffers = {}
+    for prefix, cell in network.cells_and_names():
+        leaves = cell.official_buffers() if hasattr(cell, "official_buffers") else {}
+        if isinstance(cell, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            leaves = {"num_batches_tracked": np.zeros((), np.int64)}
+        buffers.update((f"{prefix}.{leaf}", value) for leaf, value in leaves.items())
+    return buffers

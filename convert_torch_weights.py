@@ -1,0 +1,84 @@
+"""Convert a PyTorch checkpoint for this project, or back, without PyTorch.
+
+python convert_torch_weights.py --model fastvit_t8 --torch_path fastvit_t8.pth.tar --output fastvit_t8.ckpt
+python convert_torch_weights.py --model fastvit_t8 --torch_path fastvit_t8.pth.tar --output t8_10.ckpt --num_classes 10
+python convert_torch_weights.py --model fastvit_t8 --to_torch fastvit_t8.ckpt --output fastvit_t8.safetensors
+"""
+
+import logging
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple
+
+os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
+
+from mindcv_models.checkpoint.convert import DTYPES, Conversion, convert_checkpoint, export_to_torch, verify_logits
+from mindcv_models.cli import run
+from mindcv_models.commandline import option, parse
+from mindcv_models.errors import InputError
+
+logger = logging.getLogger("convert_torch_weights")
+
+
+@dataclass
+class Options:
+    """Every option of the converter."""
+
+    model: str = option("", "name of the model")
+    torch_path: str = option("", "PyTorch checkpoint: .pth, .pt, .bin, .pth.tar, old or new, or .safetensors")
+    to_torch: str = option("", "the other way: checkpoint of this project, to official names as safetensors")
+    output: str = option("", "file to write: .ckpt has MindSpore's names, .safetensors the official ones")
+
+    use_ema: bool = option(False, "take the moving averages in the checkpoint", group="What to write")
+    num_classes: Optional[int] = option(None, "classes; another number than the checkpoint's gets a new classifier")
+    reparam: bool = option(False, "write the inference form; with --to_torch, the file holds it")
+    dtype: str = option("float32", "type of the weights", DTYPES)
+    resolution: Optional[Tuple[int, ...]] = option(None, "FasterViT: image side, or height and width", group="Model")
+    window_size: Optional[Tuple[int, ...]] = option(None, "FasterViT: window side of each level; LITv2: of stage 3")
+    ct_size: Optional[int] = option(None, "FasterViT: side of a window's square of carrier tokens")
+    dim: Optional[int] = option(None, "FasterViT: width of the first level")
+    model_kwargs: Optional[Dict[str, Any]] = option(
+        None, "further options of the model, such as features_only=True dense=detection"
+    )
+
+    verify: str = option("", ".npz file with images and logits that the result must reproduce", group="Check")
+    tolerance: float = option(1e-4, "largest difference of logits, as a share of the largest logit")
+
+
+def main():
+    options = parse(Options, __doc__)
+    for name in ("model", "output"):
+        if not getattr(options, name):
+            raise InputError(f"{name} is missing: give --{name}. `convert_torch_weights.py --help` lists the options.")
+    if bool(options.torch_path) == bool(options.to_torch):
+        raise InputError("give either --torch_path, the checkpoint to convert, or --to_torch, the one to convert back.")
+    output = Path(options.output)
+    if output.suffix not in (".ckpt", ".safetensors"):
+        raise InputError(f"output is {output}: give it the ending .ckpt or .safetensors.")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as on Ctrl-C, with nothing half-written
+    conversion = Conversion(
+        options.model, options.num_classes, options.reparam, options.dtype, options.use_ema, model_options(options)
+    )
+    if options.to_torch:
+        export_to_torch(options.to_torch, output, conversion)
+    else:
+        verify = verify_logits(options.verify, options.tolerance) if options.verify else None
+        convert_checkpoint(options.torch_path, output, conversion, verify)
+
+
+def model_options(options: Options) -> Dict[str, Any]:
+    """The options that go to the model."""
+    values = dict(options.model_kwargs or {})
+    for name in ("resolution", "window_size", "ct_size", "dim"):
+        value = getattr(options, name)
+        if isinstance(value, tuple) and len(value) == 1:
+            value = value[0]
+        if value is not None:
+            values[name] = value
+    return values
+
+
+if __name__ == "__main__":
+    run(main)

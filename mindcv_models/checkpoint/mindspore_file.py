@@ -1,0 +1,126 @@
+"""MindSpore's checkpoint files, written and read a parameter at a time.
+
+A ``.ckpt`` file is a row of protocol-buffer messages, one a parameter: its name, shape, type and bytes.
+``mindspore.load_checkpoint`` reads what is written here; it and ``mindspore.save_checkpoint`` hold the whole file in
+memory, twice over, which a network of several gigabytes does not leave room for.
+"""
+
+import os
+from typing import BinaryIO, Dict, Iterator, Tuple
+
+from ..errors import InputError
+from .tensors import FileTensor, Storage
+
+__all__ = ["ckpt_header", "is_ckpt", "read_ckpt"]
+
+_TYPES = {
+    "float64": "Float64", "float32": "Float32", "float16": "Float16", "bfloat16": "BFloat16", "int64": "Int64",
+    "int32": "Int32", "int16": "Int16", "int8": "Int8", "uint8": "UInt8", "bool": "Bool",
+}  # fmt: skip
+_KINDS = {name: kind for kind, name in _TYPES.items()}
+
+# Fields of the messages: a checkpoint's values; a value's name and tensor; a tensor's sides, type and bytes.
+VALUE, TAG, TENSOR, SIDES, TYPE, CONTENT = 1, 1, 2, 1, 2, 3
+NUMBER, BYTES = 0, 2  # how a field is encoded
+
+
+def is_ckpt(path: str) -> bool:
+    """True for what begins as MindSpore's checkpoints do, whatever its name."""
+    with open(path, "rb") as file:
+        return file.read(1) == bytes([VALUE << 3 | BYTES]) and not path.endswith(".safetensors")
+
+
+def ckpt_header(name: str, shape: Tuple[int, ...], kind: str, size: int) -> bytes:
+    """What precedes the ``size`` bytes of a parameter in the file."""
+    tensor = b"".join(_number(SIDES << 3 | NUMBER) + _number(side) for side in shape)
+    tensor += _field(TYPE, _TYPES[kind].encode()) + _number(CONTENT << 3 | BYTES) + _number(size)
+    value = _field(TAG, name.encode()) + _number(TENSOR << 3 | BYTES) + _number(len(tensor) + size) + tensor
+    return _number(VALUE << 3 | BYTES) + _number(len(value) + size) + value
+
+
+def _number(value: int) -> bytes:
+    """Seven bits a byte, the lowest first; the eighth says that more follow."""
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def _field(field: int, content: bytes) -> bytes:
+    return _number(field << 3 | BYTES) + _number(len(content)) + content
+
+
+def read_ckpt(path: str) -> Dict[str, FileTensor]:
+    """The parameters of a ``.ckpt`` file by name, still in the file.
+
+    Raises:
+        InputError: it is damaged, or has something else than whole tensors in it.
+    """
+    tensors = {}
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            while file.tell() < size:
+                name, tensor = _read_value(file, path, size)
+                if name in tensors:
+                    raise ValueError("two parameters of one name")
+                tensors[name] = tensor
+    except (ValueError, KeyError, IndexError) as error:
+        raise InputError(f"{path} is not a whole MindSpore checkpoint ({error}): use another one.") from error
+    return tensors
+
+
+def _read_value(file: BinaryIO, path, size):
+    tag, start, end = next(_fields(file, file.tell(), size))
+    if tag != VALUE:
+        raise ValueError(f"field {tag}")
+    parts = {field: (start, end) for field, start, end in _fields(file, start, end)}
+    name = _bytes(file, *parts[TAG]).decode()
+    shape, kind, storage = [], None, None
+    for field, start, end in _fields(file, *parts[TENSOR]):
+        if field == SIDES:
+            shape.append(start)
+        elif field == TYPE:
+            kind = _KINDS[_bytes(file, start, end).decode()]
+        elif field == CONTENT:
+            storage = Storage(path, start, end - start)
+    file.seek(max(end for _, end in parts.values()))
+    shape = tuple(shape) if shape != [0] else ()
+    return name, FileTensor.contiguous(storage, kind, shape)
+
+
+def _fields(file: BinaryIO, position: int, end: int) -> Iterator[Tuple[int, int, int]]:
+    """Number, start and end of each field between two places; of a number its value stands for the start."""
+    while position < end:
+        file.seek(position)
+        field, coding = divmod(_read_number(file), 8)
+        value = _read_number(file)
+        start = file.tell()
+        if coding == NUMBER:
+            position = start
+            yield field, value, value
+        elif coding == BYTES and start + value <= end:
+            position = start + value
+            yield field, start, position
+        else:
+            raise ValueError(f"field {field} is cut off")
+
+
+def _bytes(file, start, end) -> bytes:
+    if end - start > 4096:
+        raise ValueError("a name of many pages")
+    file.seek(start)
+    return file.read(end - start)
+
+
+def _read_number(file) -> int:
+    value = shift = 0
+    while True:
+        byte = file.read(1)[0]
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            return value
+        if shift > 63:
+            raise ValueError("a number of many bytes")

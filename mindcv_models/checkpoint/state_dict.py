@@ -1,0 +1,159 @@
+"""PyTorch state dicts from files of every kind, out of whatever they are wrapped in."""
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any, Dict, Tuple
+
+from safetensors import SafetensorError, safe_open
+
+from ..errors import InputError
+from .pickles import Inert
+from .tensors import FileTensor, Storage
+from .torch_file import read_torch_file
+
+__all__ = ["StateDict", "open_state_dict"]
+
+# Where training scripts keep the weights, and where their moving averages.
+WEIGHTS = ("state_dict", "model", "model_state_dict")
+AVERAGES = ("state_dict_ema", "model_ema")
+
+# A wrapper's prefix, and what it adds beside the model's own entries.
+WRAPPER, WRAPPER_ENTRIES = "module.", ("n_averaged",)
+# A detector's or segmenter's prefix for its backbone, which is what this project has.
+BACKBONE = "backbone."
+
+_SAFETENSORS = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
+    "I16": "int16", "I8": "int8", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64", "BOOL": "bool",
+    "C64": "complex64",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """Tensors by name, still in their file.
+
+    Attributes:
+        origin: which part of the file they are, in words.
+        left_out: entries that belong to a wrapper, or to a detector around the backbone.
+    """
+
+    tensors: Dict[str, FileTensor]
+    origin: str
+    left_out: Tuple[str, ...] = ()
+
+
+def open_state_dict(path: str, use_ema: bool = False) -> StateDict:
+    """The state dict in ``path``: a file of ``torch.save``, old or new, or safetensors; no PyTorch is needed.
+
+    Args:
+        use_ema: take the moving averages (``state_dict_ema`` or ``model_ema``) rather than the weights themselves.
+
+    Raises:
+        InputError: no such file, not a checkpoint, damaged, or without what was asked for. Nothing in it is run.
+    """
+    if not os.path.isfile(path):
+        raise InputError(f"no checkpoint at {path}: give the path of a .pth, .pt, .bin, .pth.tar or .safetensors file.")
+    try:
+        if is_safetensors(path):
+            content, keys = _read_safetensors(path), ()
+            if use_ema:
+                raise InputError("it is a bare state dict and has no moving averages: leave --use_ema out")
+        else:
+            content, keys = _unwrap(read_torch_file(path), use_ema)
+        return _strip(_check(content), keys)
+    except InputError as error:
+        raise InputError(f"cannot read {path}: {error}.") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}): check the file and its permissions.") from error
+
+
+def is_safetensors(path: str) -> bool:
+    with open(path, "rb") as file:
+        start = file.read(9)
+    return len(start) == 9 and start[8:] == b"{" and not start.startswith((b"PK\x03\x04", b"\x80"))
+
+
+def _read_safetensors(path) -> Dict[str, FileTensor]:
+    try:
+        with safe_open(path, framework="np"):  # checks the header: sizes, gaps, overlaps
+            pass
+    except (SafetensorError, ValueError, OSError) as error:
+        reason = repr(str(error)[:120])
+        raise InputError(f"it is not a readable safetensors file ({reason}): get the file again") from error
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entries = json.loads(file.read(length))
+        size = os.fstat(file.fileno()).st_size - 8 - length
+    storage = Storage(path, 8 + length, size)
+    entries.pop("__metadata__", None)
+    return {name: _safetensor(storage, entry) for name, entry in entries.items()}
+
+
+def _safetensor(storage, entry):
+    kind = _SAFETENSORS.get(entry["dtype"])
+    if kind is None:
+        return Inert(f"{entry['dtype'][:16]} tensor")
+    start, end = entry["data_offsets"]
+    own = Storage(storage.path, storage.offset + start, end - start)
+    return FileTensor.contiguous(own, kind, tuple(entry["shape"]))
+
+
+def _unwrap(content: Any, use_ema: bool) -> Tuple[Dict, Tuple[str, ...]]:
+    """The state dict that ``content`` is or holds, and the keys that lead there."""
+    keys = ()
+    while not _has_tensors(content):
+        if not isinstance(content, dict) or len(keys) == 3:
+            raise InputError(
+                "it holds no state dict" + (": save model.state_dict()" if isinstance(content, Inert) else "")
+            )
+        key = _choose(content, use_ema and not set(keys) & set(AVERAGES))
+        keys, content = (*keys, key), content[key]
+    if use_ema and not set(keys) & set(AVERAGES):
+        raise InputError("it has no moving averages (state_dict_ema or model_ema): leave --use_ema out")
+    return content, keys
+
+
+def _choose(content, use_ema) -> str:
+    averages = [key for key in AVERAGES if isinstance(content.get(key), dict)]
+    weights = [key for key in WEIGHTS if isinstance(content.get(key), dict)]
+    if use_ema and averages:
+        return averages[0]
+    if weights:
+        return weights[0]
+    if averages:
+        raise InputError(f"it has only moving averages ({averages[0]}): give --use_ema True to take them")
+    known = ", ".join(repr(key)[:40] for key in list(content)[:8] if isinstance(key, str)) or "no names"
+    raise InputError(f"it holds no state dict under {', '.join(WEIGHTS)}; at its top are {known}")
+
+
+def _has_tensors(content) -> bool:
+    return isinstance(content, dict) and any(isinstance(value, FileTensor) for value in content.values())
+
+
+def _check(content: Dict) -> Dict[str, FileTensor]:
+    for name, value in content.items():
+        if not isinstance(name, str) or not name.isprintable() or len(name) > 300:
+            what = repr(name[:80]) if isinstance(name, str) else f"under a {type(name).__name__}"
+            raise InputError(f"its state dict has an entry {what}, which is no parameter's name")
+        if not isinstance(value, FileTensor):
+            what = value.origin if isinstance(value, Inert) else type(value).__name__
+            raise InputError(f"its entry {name} is no dense tensor but a {str(what)[:80]!r}: save plain tensors")
+    return content
+
+
+def _strip(tensors: Dict[str, FileTensor], keys: Tuple[str, ...]) -> StateDict:
+    """Take off the prefixes of wrappers and of a detector around its backbone."""
+    origin = f"{'.'.join(keys)} of the checkpoint" if keys else "the bare state dict"
+    left_out = []
+    own = [name for name in tensors if name not in WRAPPER_ENTRIES]
+    while own and all(name.startswith(WRAPPER) for name in own):
+        left_out += [name for name in tensors if not name.startswith(WRAPPER)]
+        tensors = {name[len(WRAPPER) :]: value for name, value in tensors.items() if name.startswith(WRAPPER)}
+        own = list(tensors)
+    if any(name.startswith(BACKBONE) for name in tensors):
+        left_out += [name for name in tensors if not name.startswith(BACKBONE)]
+        tensors = {name[len(BACKBONE) :]: value for name, value in tensors.items() if name.startswith(BACKBONE)}
+        origin += ", its backbone"
+    return StateDict(tensors, origin, tuple(left_out))

@@ -1,0 +1,115 @@
+"""Checkpoints written a tensor at a time, aside, and compared with what was meant."""
+
+import json
+import os
+import zlib
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Dict, Iterator, List, Mapping, Tuple
+
+import numpy as np
+
+from ..errors import InputError, VerificationError
+from .mindspore_file import ckpt_header
+from .tensors import ITEM_SIZES, FileTensor
+
+__all__ = ["Entry", "check_file", "write_aside", "write_ckpt", "write_safetensors"]
+
+_SAFETENSORS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor to write: its name, shape and PyTorch's name of its type, and how to get it when its turn comes."""
+
+    name: str
+    shape: Tuple[int, ...]
+    kind: str
+    read: Callable[[], np.ndarray]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return int(np.prod(self.shape, dtype=np.int64)) * ITEM_SIZES[self.kind]
+
+    def content(self) -> np.ndarray:
+        """The bytes to write, ``(size,)`` uint8."""
+        values = np.asarray(self.read())
+        if self.kind == "bfloat16":
+            values = _to_bfloat16(values)
+        elif values.dtype != self.kind:
+            if self.kind == "float16" and np.abs(values[np.isfinite(values)]).max(initial=0) > 65504:
+                raise InputError(f"{self.name} has values beyond the range of float16: use --dtype bfloat16.")
+            values = values.astype(self.kind)
+        return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+
+
+def _to_bfloat16(values) -> np.ndarray:
+    """The upper halves of float32 numbers, rounded to the nearest and to even between two, as uint16."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return np.where(np.isnan(values), bits >> 16 | 64, rounded).astype(np.uint16)
+
+
+@contextmanager
+def write_aside(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes ``path`` when the block ends well and vanishes when it does not."""
+    aside = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield aside
+        with open(aside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror}): choose another output.") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_ckpt(path: Path, entries: List[Entry], progress: Callable[[int], None]) -> Dict[str, int]:
+    """Write MindSpore's format; the checksums of what was written, by name."""
+    with open(path, "wb") as file:
+        return dict(
+            _write(file, entry, ckpt_header(entry.name, entry.shape or (0,), entry.kind, entry.size), progress)
+            for entry in entries
+        )
+
+
+def write_safetensors(
+    path: Path, entries: List[Entry], progress: Callable[[int], None], metadata: Mapping[str, str]
+) -> Dict[str, int]:
+    """Write safetensors; the checksums of what was written, by name."""
+    header, position = {"__metadata__": dict(metadata)}, 0
+    for entry in entries:
+        place = [position, position + entry.size]
+        header[entry.name] = {"dtype": _SAFETENSORS[entry.kind], "shape": list(entry.shape), "data_offsets": place}
+        position = place[1]
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        return dict(_write(file, entry, b"", progress) for entry in entries)
+
+
+def _write(file, entry, header, progress) -> Tuple[str, int]:
+    content = entry.content()
+    file.write(header)
+    file.write(content)
+    progress(entry.size)
+    return entry.name, zlib.crc32(content)
+
+
+def check_file(found: Mapping[str, FileTensor], entries: List[Entry], checksums: Mapping[str, int]) -> None:
+    """Compare a written file, as it reads back, with what it was to hold: names, shapes, types and bytes.
+
+    Raises:
+        VerificationError: they differ.
+    """
+    if set(found) != {entry.name for entry in entries}:
+        raise VerificationError("the written file has other names than it was to have: is the disk sound?")
+    for entry in entries:
+        tensor = found[entry.name]
+        same_type = (tensor.shape, tensor.kind) == (entry.shape, entry.kind)
+        if not same_type or tensor.storage.crc32() != checksums[entry.name]:
+            raise VerificationError(f"{entry.name} reads back differently from what was written: is the disk sound?")

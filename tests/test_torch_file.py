@@ -1,0 +1,238 @@
+"""PyTorch's files without PyTorch: the same tensors as torch.load, and nothing but a line from hostile files."""
+
+import argparse
+import collections
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from mindcv_models.checkpoint.state_dict import open_state_dict
+from mindcv_models.checkpoint.torch_file import read_torch_file
+from mindcv_models.errors import InputError
+from tests import hostile
+
+FORMATS = {"zip": True, "legacy": False}
+
+
+class Namespace(argparse.Namespace):
+    """What the official training scripts pickle beside the weights, from a module that a reader does not have."""
+
+
+def tensors():
+    base = torch.arange(24, dtype=torch.float32).reshape(4, 6) / 7
+    return collections.OrderedDict(
+        plain=base, transposed=base.t(), part=base[1:3, ::2], last=base.reshape(-1)[20:], shared=base[0],
+        half=base.half(), bfloat16=torch.tensor([1.0, -3.14159, 1e38, 1e-40, float("inf")]).bfloat16(),
+        double=base.double(), integer=torch.tensor(3), ints=torch.arange(-3, 3, dtype=torch.int32),
+        short=torch.arange(5, dtype=torch.int16), bytes=torch.arange(5, dtype=torch.uint8), flags=base > 2,
+        signed=torch.arange(-2, 3, dtype=torch.int8), wide=torch.arange(5).to(torch.uint16),
+        empty=torch.empty(0, 3), repeated=torch.ones(1).expand(5), parameter=torch.nn.Parameter(base * 2),
+        complex=torch.complex(base, -base), channels_last=torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
+    )  # fmt: skip
+
+
+def training_checkpoint():
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    optimizer = torch.optim.AdamW(network.parameters())
+    network(torch.ones(2, 3)).sum().backward()
+    optimizer.step()
+    return {
+        "epoch": 3, "arch": "net", "state_dict": network.state_dict(), "optimizer": optimizer.state_dict(),
+        "args": Namespace(lr=1e-3, betas=(0.9, 0.999)), "metric": np.float64(71.5), "array": np.ones(3),
+        "state_dict_ema": {f"module.{name}": value + 1 for name, value in network.state_dict().items()},
+        "amp_scaler": collections.defaultdict(dict, scale=65536.0), "seen": {1, 2}, "device": torch.device("cpu"),
+    }  # fmt: skip
+
+
+def same(found, expected):
+    expected = expected.detach().contiguous()
+    expected = (expected.float() if expected.dtype == torch.bfloat16 else expected).numpy()
+    found = np.asarray(found)
+    assert found.dtype == expected.dtype
+    assert found.shape == expected.shape
+    assert np.ascontiguousarray(found).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_kind_of_tensor_is_what_torch_load_gives(tmp_path, form):
+    path = str(tmp_path / "tensors.pth")
+    content = tensors()
+    if form == "legacy":
+        del content["wide"]  # PyTorch writes unsigned 16-bit integers in that form, but cannot read them back
+    torch.save(content, path, _use_new_zipfile_serialization=FORMATS[form])
+    found, expected = read_torch_file(path), torch.load(path)
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        same(found[name], value)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_training_checkpoint_comes_without_its_objects(tmp_path, form):
+    path = str(tmp_path / "full.pth.tar")
+    checkpoint = training_checkpoint()
+    torch.save(checkpoint, path, _use_new_zipfile_serialization=FORMATS[form])
+    for use_ema, key, offset in ((False, "state_dict", 0), (True, "state_dict_ema", 1)):
+        state = open_state_dict(path, use_ema)
+        assert state.origin == f"{key} of the checkpoint"
+        assert list(state.tensors) == list(checkpoint["state_dict"])
+        for name, value in checkpoint["state_dict"].items():
+            same(state.tensors[name], value + offset)
+    content = read_torch_file(path)
+    assert (content["epoch"], content["arch"], content["amp_scaler"]) == (3, "net", {"scale": 65536.0})
+    assert content["args"].origin == ("tests.test_torch_file", "Namespace")
+    same(content["optimizer"]["state"][0]["exp_avg"], checkpoint["optimizer"]["state"][0]["exp_avg"])
+
+
+def test_big_endian_archives_are_what_torch_load_gives(tmp_path):
+    path = tmp_path / "big.pth"
+    torch.save({"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(3).bfloat16()}, path)
+    swapped = []
+    for name, data in hostile.entries(path):
+        if name.endswith("byteorder"):
+            data = b"big"
+        elif "/data/" in name:
+            data = np.frombuffer(data, np.uint32 if len(data) == 24 else np.uint16).byteswap().tobytes()
+        swapped.append((name, data))
+    path.write_bytes(hostile.archive(swapped))
+    expected, found = torch.load(path), read_torch_file(str(path))
+    assert expected["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    for name, value in expected.items():
+        same(found[name], value)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "use_ema", "origin"),
+    [
+        (lambda w, e: w, False, "the bare state dict"),
+        (lambda w, e: {"model": w, "epoch": 1}, False, "model of the checkpoint"),
+        (lambda w, e: {"model": w, "model_ema": e}, False, "model of the checkpoint"),
+        (lambda w, e: {"model": w, "model_ema": e}, True, "model_ema of the checkpoint"),
+        (lambda w, e: {"state_dict": w, "state_dict_ema": e}, True, "state_dict_ema of the checkpoint"),
+        (lambda w, e: {"state_dict_ema": {"module." + k: v for k, v in e.items()}}, True, "state_dict_ema of the ch"),
+        (lambda w, e: {"module.module." + k: v for k, v in w.items()}, False, "the bare state dict"),
+        (lambda w, e: {"model": {"state_dict": w}}, False, "model.state_dict of the checkpoint"),
+        (lambda w, e: {"state_dict": {"backbone." + k: v for k, v in w.items()}}, False, "its backbone"),
+        (
+            lambda w, e: {"model_ema": {"n_averaged": torch.tensor(4), **{"module." + k: v for k, v in e.items()}}},
+            True,
+            "model_ema of the checkpoint",
+        ),
+    ],
+)
+def test_envelopes_and_prefixes(tmp_path, wrap, use_ema, origin):
+    weights, averages = {"head.weight": torch.ones(2, 2)}, {"head.weight": torch.zeros(2, 2)}
+    torch.save(wrap(weights, averages), tmp_path / "file.pt")
+    state = open_state_dict(str(tmp_path / "file.pt"), use_ema)
+    assert origin in state.origin
+    assert list(state.tensors) == ["head.weight"]
+    assert np.asarray(state.tensors["head.weight"]).max() == (0 if use_ema else 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "use_ema", "message"),
+    [
+        ({"model": {"w": torch.ones(1)}}, True, "no moving averages (state_dict_ema or model_ema): leave --use_ema"),
+        ({"w": torch.ones(1)}, True, "no moving averages"),
+        ({"model_ema": {"w": torch.ones(1)}}, False, "only moving averages (model_ema): give --use_ema True"),
+        ({"weights": {"w": torch.ones(1)}}, False, "at its top are 'weights'"),
+        ({"w": torch.ones(1), "name": "net"}, False, "its entry name is no dense tensor but a 'str'"),
+        ({"w": torch.ones(1).to_sparse(), "v": torch.ones(1)}, False, "its entry w is no dense tensor"),
+        ({"w": torch.ones(1).to(torch.float8_e4m3fn), "v": torch.ones(1)}, False, "its entry w is no dense tensor"),
+        (torch.nn.Linear(2, 2), False, "save model.state_dict()"),
+        ([torch.ones(1)], False, "holds no state dict"),
+    ],
+)
+def test_what_holds_no_state_dict_is_refused(tmp_path, content, use_ema, message):
+    torch.save(content, tmp_path / "file.pt")
+    with pytest.raises(InputError) as error:
+        open_state_dict(str(tmp_path / "file.pt"), use_ema)
+    assert message in str(error.value)
+
+
+def test_bfloat16_in_safetensors_has_its_values(tmp_path):
+    from safetensors.torch import save_file
+
+    values = {"w": torch.randn(3, 5).bfloat16(), "v": torch.arange(4).half(), "i": torch.tensor(7)}
+    save_file(values, str(tmp_path / "file.safetensors"))
+    state = open_state_dict(str(tmp_path / "file.safetensors"))
+    for name, value in values.items():
+        same(state.tensors[name], value)
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """What became of every hostile file, read in one process that may take 400 MB more than an idle one."""
+    folder = tmp_path_factory.mktemp("hostile")
+    files = {}
+    for name, build in hostile.FILES.items():
+        files[name] = str(folder / f"{name}.pth")
+        with open(files[name], "wb") as file:
+            file.write(build(str(folder / "executed")))
+    before = sorted(os.listdir(folder))
+    command = [sys.executable, "-m", "tests.hostile", json.dumps(files)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(os.listdir(folder)) == before, "something was written"
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", hostile.FILES)
+def test_a_hostile_file_is_refused_with_one_line(outcomes, name):
+    kind, message, seconds = outcomes[name]
+    assert kind == "InputError", message
+    assert message.startswith("cannot read ")
+    assert "\n" not in message
+    assert message.isprintable()
+    assert len(message) < 500
+    assert seconds < 8
+
+
+def test_there_are_many_hostile_files():
+    assert len(hostile.FILES) >= 60
+
+
+def test_objects_of_unknown_classes_do_nothing(tmp_path):
+    marker = tmp_path / "executed"
+    path = tmp_path / "file.pth"
+    path.write_bytes(hostile.checkpoint_with(hostile.call("some.module", "anything", str(marker))))
+    state = open_state_dict(str(path))
+    np.testing.assert_array_equal(np.asarray(state.tensors["w"]), np.arange(6, dtype=np.float32))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_flipped_bits_never_do_worse_than_a_line(tmp_path, form):
+    path = tmp_path / "file.pth"
+    content = {"state_dict": {"a.weight": torch.randn(2, 3), "a.bias": torch.randn(3).half()}, "epoch": 1}
+    torch.save(content, path, _use_new_zipfile_serialization=FORMATS[form])
+    whole, rng = path.read_bytes(), np.random.RandomState(0)
+    refused = 0
+    for position in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << rng.randint(8)
+        path.write_bytes(damaged)
+        try:
+            found = {name: np.asarray(value) for name, value in open_state_dict(str(path)).tensors.items()}
+        except InputError:
+            refused += 1
+            continue
+        if form == "zip":  # whatever is read has been compared with its checksum
+            for name, value in content["state_dict"].items():
+                same(found[name], value)
+    assert refused > len(whole) / (3 if form == "zip" else 6)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_truncation_anywhere_is_refused(tmp_path, form):
+    path = tmp_path / "file.pth"
+    torch.save({"a": torch.randn(20)}, path, _use_new_zipfile_serialization=FORMATS[form])
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError):
+            open_state_dict(str(path))
