@@ -210,7 +210,9 @@ def test_the_inference_form_from_either_form(folder, t8):
 
 def test_weights_of_224_fit_other_resolutions(folder):
     save(folder / "f0.pth", FASTERVIT["faster_vit_0_224"])
-    convert_checkpoint(str(folder / "f0.pth"), folder / "f0.ckpt", Conversion("faster_vit_0_any_res", model_kwargs=ANY_RES))
+    convert_checkpoint(
+        str(folder / "f0.pth"), folder / "f0.ckpt", Conversion("faster_vit_0_any_res", model_kwargs=ANY_RES)
+    )
     network = mindcv_models.create_model("faster_vit_0_any_res", **ANY_RES)
     load_weights(network, str(folder / "f0.ckpt"))
     assert not any(".hat_pos_embed." in p.name for p in network.get_parameters())  # 3 x 5 windows are no square
@@ -379,6 +381,8 @@ def test_sigterm_leaves_nothing(folder):
     )
     command = [sys.executable, "-c", program, *GOOD[:3], str(folder / "t8.pth"), "--output", str(folder / "out/x.ckpt")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=120, check=False, env=environment
+    )
     assert done.returncode == 130, done.stderr[-2000:]
     assert list((folder / "out").iterdir()) == []
