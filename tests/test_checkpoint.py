@@ -103,6 +103,20 @@ def test_averages_are_chosen_when_asked_for(tmp_path):
     assert all(np.array_equal(value, before[name] + 1) for name, value in values(net).items())
 
 
+def test_averages_are_demanded_or_declined_in_words(tmp_path):
+    net = network(num_classes=3)
+    averages = [Parameter(Tensor(p.asnumpy() + 1), name=f"ema.{p.name}") for p in net.get_parameters()]
+    save_checkpoint([*net.get_parameters(), *averages], tmp_path / "both.ckpt")
+    save_checkpoint(net.get_parameters(), tmp_path / "plain.ckpt")
+    before = values(net)
+    assert "moving averages" not in load_weights(net, str(tmp_path / "both.ckpt"), ema=True, use_ema=False)
+    assert all(np.array_equal(value, before[name]) for name, value in values(net).items())
+    with pytest.raises(InputError, match=r"plain.ckpt has no moving averages: leave --use_ema out"):
+        load_weights(net, str(tmp_path / "plain.ckpt"), use_ema=True)
+    assert "moving averages" in load_weights(net, str(tmp_path / "both.ckpt"), use_ema=True)
+    assert all(np.array_equal(value, before[name] + 1) for name, value in values(net).items())
+
+
 def test_a_checkpoint_of_another_model_is_refused_unless_only_the_head_differs(tmp_path):
     path = str(tmp_path / "ten.ckpt")
     ten = network(num_classes=10)

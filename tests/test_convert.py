@@ -53,7 +53,7 @@ def shapes_only(shapes):
     return {name: SimpleNamespace(shape=tuple(shape), dtype=np.dtype(np.float32)) for name, shape in shapes.items()}
 
 
-@pytest.mark.parametrize(("model", "options", "fused", "shapes"), variants())
+@pytest.mark.parametrize(("model", "options", "fused", "shapes"), list(variants()))
 def test_every_entry_of_every_variant_is_used_or_dropped_by_rule(model, options, fused, shapes):
     if fused:
         network = mindcv_models.reparameterize(mindcv_models.create_model(model, **options))
@@ -178,6 +178,10 @@ def test_bfloat16_is_rounded_as_pytorch_rounds(folder, t8):
     expected = torch.from_numpy(parity.parameter(name, (144, 48, 1, 1))).bfloat16()
     tensor = open_state_dict(str(path)).tensors[name]
     assert tensor.kind == "bfloat16"
+    convert_checkpoint(t8, folder / "bf16.ckpt", Conversion("fastvit_t8", dtype="bfloat16"))
+    network = mindcv_models.create_model("fastvit_t8")
+    load_weights(network, str(folder / "bf16.ckpt"))
+    np.testing.assert_array_equal(network.parameters_dict()[name].asnumpy(), expected.float().numpy())
     np.testing.assert_array_equal(np.asarray(tensor), expected.float().numpy())
 
 
@@ -310,7 +314,7 @@ WRONG = {
     "absent": ([*GOOD[:3], "absent.pth", *GOOD[4:]], "no checkpoint at absent.pth"),
     "hostile": ([*GOOD[:3], "hostile.pth", *GOOD[4:]], "it asks to call 'os.system'"),
     "damaged": ([*GOOD[:3], "damaged.pth", *GOOD[4:]], "damaged or cut off"),
-    "dtype": ([*GOOD, "--dtype", "int8"], "dtype is int8"),
+    "dtype": ([*GOOD, "--dtype", "int8"], "dtype is 'int8', which is not known"),
     "no averages": ([*GOOD, "--use_ema", "True"], "has no moving averages"),
     "model option": ([*GOOD, "--resolution", "224"], "resolution"),
     "verify": ([*GOOD, "--verify", "hostile.pth"], "hostile.pth is no .npz file with images and logits"),
@@ -356,33 +360,34 @@ def test_a_failed_verification_is_status_1(working_folder, monkeypatch, capsys):
     assert not os.path.exists("out.ckpt")
 
 
+def in_another_process(program, arguments, folder):
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
 def test_without_pytorch_installed(working_folder):
     """The script, in an interpreter that cannot import PyTorch; conversion costs little beyond MindSpore's import."""
     program = (
-        "import sys, time; sys.modules['torch'] = None; import mindspore; begin = time.time();"
-        "import runpy; sys.argv = sys.argv[1:]\n"
-        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "finally: print('seconds', time.time() - begin)"
+        "import sys, time; sys.modules['torch'] = None; import mindspore; begin = time.process_time()\n"
+        "import convert_torch_weights as script\n"
+        "try: script.run(script.main)\n"
+        "finally: print('seconds', time.process_time() - begin)"
     )
-    command = [sys.executable, "-c", program, str(ROOT / "convert_torch_weights.py"), *GOOD[:5], "alone.ckpt"]
-    done = subprocess.run(command, cwd=working_folder, capture_output=True, text=True, timeout=120, check=False)
+    done = in_another_process(program, [*GOOD[:5], "alone.ckpt"], working_folder)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert float(done.stdout.split("seconds")[1]) < 3 + 5  # measured 0.6; the rest is for a busy machine
+    assert float(done.stdout.split("seconds")[1]) < 3
     (working_folder / "alone.ckpt").unlink()
 
 
-def test_sigterm_leaves_nothing(folder):
-    """Ended by a signal while it writes to a pipe that nobody reads."""
-    save(folder / "t8.pth", FASTVIT["t8"]["train"])
+def test_sigterm_leaves_nothing(working_folder, folder):
+    """Ended by a signal when the file is written, but not yet in its place."""
     program = (
-        "import sys, os, signal; import mindcv_models.checkpoint.convert as c\n"
-        "c.check_file = lambda *a: os.kill(os.getpid(), signal.SIGTERM)\n"
-        "import convert_torch_weights as s; s.run(s.main)"
+        "import os, signal; import mindcv_models.checkpoint.convert as convert\n"
+        "convert.check_file = lambda *a: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "import convert_torch_weights as script; script.run(script.main)"
     )
-    command = [sys.executable, "-c", program, *GOOD[:3], str(folder / "t8.pth"), "--output", str(folder / "out/x.ckpt")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=120, check=False, env=environment
-    )
+    done = in_another_process(program, [*GOOD[:5], str(folder / "out" / "x.ckpt")], working_folder)
     assert done.returncode == 130, done.stderr[-2000:]
     assert list((folder / "out").iterdir()) == []

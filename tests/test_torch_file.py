@@ -117,6 +117,7 @@ def test_big_endian_archives_are_what_torch_load_gives(tmp_path):
         (lambda w, e: {"module.module." + k: v for k, v in w.items()}, False, "the bare state dict"),
         (lambda w, e: {"model": {"state_dict": w}}, False, "model.state_dict of the checkpoint"),
         (lambda w, e: {"state_dict": {"backbone." + k: v for k, v in w.items()}}, False, "its backbone"),
+        (lambda w, e: {"decoder.w": torch.ones(1), **{"encoder." + k: v for k, v in w.items()}}, False, "its encoder"),
         (
             lambda w, e: {"model_ema": {"n_averaged": torch.tensor(4), **{"module." + k: v for k, v in e.items()}}},
             True,
@@ -143,7 +144,7 @@ def test_envelopes_and_prefixes(tmp_path, wrap, use_ema, origin):
         ({"w": torch.ones(1), "name": "net"}, False, "its entry name is no dense tensor but a 'str'"),
         ({"w": torch.ones(1).to_sparse(), "v": torch.ones(1)}, False, "its entry w is no dense tensor"),
         ({"w": torch.ones(1).to(torch.float8_e4m3fn), "v": torch.ones(1)}, False, "its entry w is no dense tensor"),
-        (torch.nn.Linear(2, 2), False, "save model.state_dict()"),
+        (torch.nn.Linear(2, 2), False, "pickled 'torch.nn.modules.linear.Linear': save its state_dict() instead"),
         ([torch.ones(1)], False, "holds no state dict"),
     ],
 )

@@ -20,8 +20,8 @@ AVERAGES = ("state_dict_ema", "model_ema")
 
 # A wrapper's prefix, and what it adds beside the model's own entries.
 WRAPPER, WRAPPER_ENTRIES = "module.", ("n_averaged",)
-# A detector's or segmenter's prefix for its backbone, which is what this project has.
-BACKBONE = "backbone."
+# What detectors, segmenters and pre-training call their backbone, which is what this project has.
+BACKBONES = ("backbone.", "encoder.")
 
 _SAFETENSORS = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
@@ -70,9 +70,9 @@ def open_state_dict(path: str, use_ema: bool = False) -> StateDict:
 
 
 def is_safetensors(path: str) -> bool:
+    """True for what begins as safetensors do: eight bytes, the length of a header, then the header's brace."""
     with open(path, "rb") as file:
-        start = file.read(9)
-    return len(start) == 9 and start[8:] == b"{" and not start.startswith((b"PK\x03\x04", b"\x80"))
+        return file.read(9)[8:] == b"{"
 
 
 def _read_safetensors(path) -> Dict[str, FileTensor]:
@@ -105,9 +105,7 @@ def _unwrap(content: Any, use_ema: bool) -> Tuple[Dict, Tuple[str, ...]]:
     keys = ()
     while not _has_tensors(content):
         if not isinstance(content, dict) or len(keys) == 3:
-            raise InputError(
-                "it holds no state dict" + (": save model.state_dict()" if isinstance(content, Inert) else "")
-            )
+            raise InputError("it holds no state dict: save model.state_dict()")
         key = _choose(content, use_ema and not set(keys) & set(AVERAGES))
         keys, content = (*keys, key), content[key]
     if use_ema and not set(keys) & set(AVERAGES):
@@ -124,6 +122,8 @@ def _choose(content, use_ema) -> str:
         return weights[0]
     if averages:
         raise InputError(f"it has only moving averages ({averages[0]}): give --use_ema True to take them")
+    if isinstance(content, Inert):
+        raise InputError(f"it is a pickled {str(content.origin)[:80]!r}: save its state_dict() instead")
     known = ", ".join(repr(key)[:40] for key in list(content)[:8] if isinstance(key, str)) or "no names"
     raise InputError(f"it holds no state dict under {', '.join(WEIGHTS)}; at its top are {known}")
 
@@ -152,8 +152,10 @@ def _strip(tensors: Dict[str, FileTensor], keys: Tuple[str, ...]) -> StateDict:
         left_out += [name for name in tensors if not name.startswith(WRAPPER)]
         tensors = {name[len(WRAPPER) :]: value for name, value in tensors.items() if name.startswith(WRAPPER)}
         own = list(tensors)
-    if any(name.startswith(BACKBONE) for name in tensors):
-        left_out += [name for name in tensors if not name.startswith(BACKBONE)]
-        tensors = {name[len(BACKBONE) :]: value for name, value in tensors.items() if name.startswith(BACKBONE)}
-        origin += ", its backbone"
+    for prefix in BACKBONES:
+        if any(name.startswith(prefix) for name in tensors):
+            left_out += [name for name in tensors if not name.startswith(prefix)]
+            tensors = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+            origin += f", its {prefix[:-1]}"
+            break
     return StateDict(tensors, origin, tuple(left_out))

@@ -179,7 +179,7 @@ def _check_tensors(network, tensors, sources):
         source = sources[name]
         shape, wanted = tuple(tensors[source].shape), tuple(parameter.shape)
         if shape != wanted:
-            hint = " Build the network with the checkpoint's num_classes." if name.startswith("head.") else ""
+            hint = " Use the checkpoint's num_classes, or --new_head True." if name.startswith("head.") else ""
             raise InputError(
                 f"{source} has shape {shape}, but this network needs {wanted}: "
                 f"is it another variant's checkpoint?{hint}"
