@@ -18,7 +18,7 @@ from mindcv_models.checkpoint.convert import Conversion, convert_checkpoint, exp
 from mindcv_models.checkpoint.names import is_counter, is_derived, torch_names
 from mindcv_models.checkpoint.state_dict import open_state_dict
 from mindcv_models.checkpoint.torch_weights import fit_state_dict
-from mindcv_models.errors import InputError, VerificationError
+from mindcv_models.errors import InputError, RunError
 from tests import hostile, parity
 from tests.test_scripts import call
 
@@ -238,7 +238,7 @@ def test_the_backbone_of_a_detector(folder):
 def test_a_wrong_result_is_not_written(folder, t8, monkeypatch):
     np.savez(folder / "wrong.npz", images=np.zeros((1, 3, 32, 32), np.float32), logits=np.ones((1, 1000), np.float32))
     check = convert.verify_logits(str(folder / "wrong.npz"), 1e-4)
-    with pytest.raises(VerificationError, match="verification failed: logits up to 1 differ by"):
+    with pytest.raises(RunError, match="verification failed: logits up to 1 differ by"):
         convert_checkpoint(t8, folder / "out" / "x.ckpt", Conversion("fastvit_t8"), check)
     read = convert.read_ckpt
 
@@ -249,7 +249,7 @@ def test_a_wrong_result_is_not_written(folder, t8, monkeypatch):
         return read(path)
 
     monkeypatch.setattr(convert, "read_ckpt", misread)
-    with pytest.raises(VerificationError, match="reads back differently"):
+    with pytest.raises(RunError, match="reads back differently"):
         convert_checkpoint(t8, folder / "out" / "x.ckpt", Conversion("fastvit_t8"))
     assert list((folder / "out").iterdir()) == []
 

@@ -16,7 +16,7 @@ from mindspore import Tensor, nn
 from mindspore.nn.utils import no_init_parameters
 from tqdm import tqdm
 
-from ..errors import InputError, VerificationError
+from ..errors import InputError, RunError
 from ..factory import create_model
 from ..reparameterize import reparameterize
 from .files import choose_averages, load_weights
@@ -74,7 +74,7 @@ def convert_checkpoint(
 
     Raises:
         InputError: ``source`` cannot be read or does not fit, or ``output`` cannot be written.
-        VerificationError: what was written is not what it was to be, or ``verify`` says so.
+        RunError: what was written is not what it was to be, or ``verify`` says so.
     """
     state = open_state_dict(source, conversion.use_ema)
     logger.info("%s: %d entries, %s", source, len(state.tensors), state.origin)
@@ -229,11 +229,11 @@ def verify_logits(path: str, tolerance: float) -> Callable[[nn.Cell], None]:
             raise InputError("--verify compares logits, and a backbone gives none: leave it out.")
         logits = logits.asnumpy()
         if logits.shape != expected.shape:
-            raise VerificationError(f"verification failed: logits are {logits.shape}, but {expected.shape} in {path}")
+            raise RunError(f"verification failed: logits are {logits.shape}, but {expected.shape} in {path}")
         difference, largest = np.abs(logits - expected).max(), np.abs(expected).max()
         words = f"logits up to {largest:.3g} differ by {difference:.3g} from {path}"
         if not difference <= tolerance * largest:
-            raise VerificationError(f"verification failed: {words}, over {tolerance:g} of the largest")
+            raise RunError(f"verification failed: {words}, over {tolerance:g} of the largest")
         logger.info("verified: %s", words)
 
     return check

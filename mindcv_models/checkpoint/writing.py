@@ -10,7 +10,7 @@ from typing import Callable, Dict, Iterator, List, Mapping, Tuple
 
 import numpy as np
 
-from ..errors import InputError, VerificationError
+from ..errors import InputError, RunError
 from .mindspore_file import ckpt_header
 from .tensors import ITEM_SIZES, FileTensor
 
@@ -104,12 +104,12 @@ def check_file(found: Mapping[str, FileTensor], entries: List[Entry], checksums:
     """Compare a written file, as it reads back, with what it was to hold: names, shapes, types and bytes.
 
     Raises:
-        VerificationError: they differ.
+        RunError: they differ.
     """
     if set(found) != {entry.name for entry in entries}:
-        raise VerificationError("the written file has other names than it was to have: is the disk sound?")
+        raise RunError("the written file has other names than it was to have: is the disk sound?")
     for entry in entries:
         tensor = found[entry.name]
         same_type = (tensor.shape, tensor.kind) == (entry.shape, entry.kind)
         if not same_type or tensor.storage.crc32() != checksums[entry.name]:
-            raise VerificationError(f"{entry.name} reads back differently from what was written: is the disk sound?")
+            raise RunError(f"{entry.name} reads back differently from what was written: is the disk sound?")
