@@ -1,146 +1,116 @@
-"""Time models side by side, in one process and in graph mode, against the first of them.
+"""Time models side by side, against the first of them: speed, compile time, memory, parameters and FLOPs.
 
-    python benchmark.py
-    python benchmark.py --models resnet50 fastvit_t8 fastvit_sa24 --batch_size 8 --csv speed.csv
-    python benchmark.py --models resnet50 fastvit_t8 --train
+python benchmark.py
+python benchmark.py --models resnet50 'fastvit_*' --batch_size 1 8 --csv speed.csv --plot speed.png
+python benchmark.py --models resnet50 fastvit_t8 swin_tiny pvt_v2_b2 convnext_tiny poolformer_s12 --train
 
-Inference is timed on networks in their reparameterized form, where they have one (``--unfused`` keeps the training
-form); ``--train`` adds a training step of the training form: forward, backward and AdamW's update. A round runs each
-model once, so that a disturbance hits all; the table gives the median over the rounds and their quartiles. Inputs are
-random and stay in memory, so nothing here measures reading data.
+Each model runs in a process of its own and takes turns with the first one. Inference is timed on networks in their
+reparameterized form, where they have one; --train adds a training step of the training form: forward, backward and
+AdamW's update. Latency is the time of one call of a batch, waited for (median and quartiles over the rounds);
+throughput is that of calls in a row. Images are noise and stay in memory, so nothing here measures reading data.
 """
 
-import argparse
-import csv
+import fnmatch
 import os
-import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Optional, Tuple
 
 os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
 
-import mindspore as ms
+import mindcv
 import numpy as np
-from mindcv.models.registry import get_pretrained_cfg, is_model
-from mindspore import nn
+from mindcv.models.registry import is_model
 
-import mindcv_models
+from mindcv_models.benchmark import Job, check_plot, header, line, measure, plot, row_of, titles, write_csv
 from mindcv_models.cli import run
-from mindcv_models.errors import InputError
-
-COLUMNS = ("model", "what", "size", "first call s", "median ms", "quartiles ms", "images/s", "ratio")
-
-
-class TrainingStep:
-    """One compiled update on a fixed batch, the loss being cross entropy."""
-
-    def __init__(self, network, images):
-        self.images = images
-        self.labels = ms.Tensor(np.arange(len(images)) % 1000, ms.int32)
-        loss_function = nn.CrossEntropyLoss()
-        optimizer = nn.AdamWeightDecay(network.trainable_params(), 1e-4, weight_decay=0.05)
-
-        def forward(images, labels):
-            return loss_function(network(images), labels)
-
-        gradient = ms.value_and_grad(forward, None, optimizer.parameters)
-
-        def step(images, labels):
-            loss, gradients = gradient(images, labels)
-            optimizer(gradients)
-            return loss
-
-        self.step = ms.jit(step)
-
-    def __call__(self):
-        return self.step(self.images, self.labels).asnumpy()
+from mindcv_models.commandline import option, parse
+from mindcv_models.errors import InputError, nearest
 
 
-class Candidate:
-    """A model with its batch and its times in seconds; building it makes the first call and the warm-up."""
+@dataclass
+class BenchmarkOptions:
+    models: Tuple[str, ...] = option(
+        ("resnet50", "fastvit_t8", "fastvit_sa24"),
+        "names of this project's or MindCV's models, or patterns of them; the first is the yardstick",
+        group="What",
+    )
+    batch_size: Tuple[int, ...] = option((8,), "images a batch, one or several; halved where memory does not suffice")
+    image_size: Optional[Tuple[int, ...]] = option(None, "image size, or height and width; default: each model's own")
+    train: bool = option(False, "time a training step too")
+    reparam: bool = option(True, "inference in the reparameterized form")
+    amp_level: str = option("O0", "mixed precision, as in train.py", ("O0", "O1", "O2", "O3"))
 
-    def __init__(self, name, train, options):
-        network = mindcv_models.create_model(name)
-        channels, height, width = get_pretrained_cfg(name).get("input_size", (3, 224, 224))
-        if options.image_size:
-            height = width = options.image_size
-        images = np.random.default_rng(0).standard_normal((options.batch_size, channels, height, width))
-        images = ms.Tensor(images.astype(np.float32))
-        if train:
-            self.run = TrainingStep(network.set_train(True), images)
-        else:
-            network = network if options.unfused else mindcv_models.reparameterize(network)
-            network.set_train(False)
-            self.run = lambda: network(images).asnumpy()
-        self.name, self.what, self.size = name, "train" if train else "inference", f"{height}x{width}"
-        self.batch_size, self.times = options.batch_size, []
-        self.first = self.time()
-        for _ in range(options.warmup):
-            self.run()
+    mode: int = option(0, "0 compiles graphs, 1 runs eagerly (PyNative)", (0, 1), group="How")
+    device_target: Optional[str] = option(
+        None, "device to run on; default: the best that is there", ("Ascend", "GPU", "CPU")
+    )
+    rounds: int = option(8, "turns of each model")
+    warmup: int = option(2, "calls after the first that are not counted")
+    queued: int = option(2, "calls in a row that a turn measures throughput by")
 
-    def time(self):
-        start = time.perf_counter()
-        self.run()
-        return time.perf_counter() - start
-
-    def row(self, yardstick):
-        low, median, high = np.percentile(self.times, [25, 50, 75]) * 1e3
-        ratio = np.median(yardstick.times) * 1e3 / median
-        return (self.name, self.what, self.size, f"{self.first:.1f}", f"{median:.1f}", f"{low:.1f}-{high:.1f}",
-                f"{self.batch_size / median * 1e3:.1f}", f"{ratio:.2f}")  # fmt: skip
+    csv: Optional[str] = option(None, "write the table there too", group="Output")
+    plot: Optional[str] = option(None, "draw published accuracy over the measured throughput, as .png, .svg or .pdf")
 
 
-def measure(train, options):
-    """The table's rows for inference, or for training."""
-    candidates = [Candidate(name, train, options) for name in options.models]
-    for _ in range(options.rounds):
-        for candidate in candidates:
-            candidate.times.append(candidate.time())
-    return [candidate.row(candidates[0]) for candidate in candidates]
+def check(options: BenchmarkOptions) -> None:
+    """Refuse values that could not work, before anything is built."""
+    for name in ("batch_size", "rounds", "queued", "image_size"):
+        value = getattr(options, name)
+        if value is not None and not (value and np.min(value) >= 1):
+            raise InputError(f"{name} is {value}, but must be at least 1.")
+    if options.warmup < 0:
+        raise InputError(f"warmup is {options.warmup}, but must not be negative.")
+    if options.image_size and len(options.image_size) > 2:
+        raise InputError(f"image_size is {options.image_size}, but must be one size, or height and width.")
+    for name in ("csv", "plot"):
+        path = getattr(options, name)
+        if path and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
+            raise InputError(f"{name} is {path}, but must be a file in a folder that is there.")
+    if options.plot:
+        check_plot(options.plot, named(options.models))
 
 
-def check(options):
-    for name in options.models:
-        if not is_model(name):
-            raise InputError(f"--models {name}: no such model; mindcv_models.list_models() has the names.")
-    for name in ("batch_size", "rounds"):
-        if getattr(options, name) < 1:
-            raise InputError(f"--{name} {getattr(options, name)}: give a whole number of at least 1.")
-    for name in ("warmup", "image_size"):
-        if getattr(options, name) < 0:
-            raise InputError(f"--{name} {getattr(options, name)}: give a whole number that is not negative.")
+def named(patterns):
+    """The models that names and shell-style patterns stand for, each once, in the order given."""
+    models = {}
+    for pattern in patterns:
+        names = [pattern] if is_model(pattern) else fnmatch.filter(mindcv.list_models(), pattern)
+        if not names:
+            hint = nearest(pattern, mindcv.list_models(), "mindcv.list_models() lists the names.")
+            raise InputError(f"models: no model is called {pattern!r}: {hint}")
+        models.update(dict.fromkeys(names))
+    return list(models)
 
 
-def write_csv(path, rows):
-    try:
-        with open(path, "w", newline="") as file:
-            csv.writer(file).writerows([COLUMNS, *rows])
-    except OSError as error:
-        raise InputError(f"--csv {path}: cannot be written ({error.strerror}); give another path.") from error
+def jobs_of(options: BenchmarkOptions):
+    """What to time, in groups whose first job is the yardstick: inference and training, each by batch size."""
+    size = options.image_size and (options.image_size[0], options.image_size[-1])
+    common = Job("", image_size=size, reparam=options.reparam, amp_level=options.amp_level, mode=options.mode,
+                 device_target=options.device_target, warmup=options.warmup, queued=options.queued)  # fmt: skip
+    for train in (False, True) if options.train else (False,):
+        for batch_size in options.batch_size:
+            yield [replace(common, model=m, train=train, batch_size=batch_size) for m in named(options.models)]
 
 
-def parse(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["resnet50", "fastvit_t8", "fastvit_sa24"], metavar="NAME",
-                        help="the first is the yardstick")  # fmt: skip
-    parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--image_size", type=int, default=0, help="0, the default, is each model's own")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--warmup", type=int, default=2, help="calls after the first that are not counted")
-    parser.add_argument("--unfused", action="store_true", help="inference in the training form")
-    parser.add_argument("--train", action="store_true", help="time a training step too")
-    parser.add_argument("--csv", metavar="FILE", help="write the table there too")
-    return parser.parse_args(arguments)
-
-
-def main(arguments=None):
-    options = parse(arguments)
+def main():
+    options = parse(BenchmarkOptions, __doc__)
     check(options)
-    ms.set_context(mode=ms.GRAPH_MODE)
-    rows = measure(False, options) + (measure(True, options) if options.train else [])
-    widths = [max(len(row[i]) for row in (COLUMNS, *rows)) for i in range(len(COLUMNS))]
-    for row in (COLUMNS, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
-    if options.csv:
-        write_csv(options.csv, rows)
+    groups = list(jobs_of(options))
+    width = max(len(job.model) for job in groups[0])
+    rows, speeds = [], {}
+    for group in groups:
+        for timing in measure(group, options.rounds):
+            if not rows:
+                print(header(timing), titles(width), sep="\n")
+            rows.append(row_of(timing))
+            print(line(rows[-1], width), flush=True)
+            if options.csv:
+                write_csv(rows, options.csv)  # after each row, so that a long run leaves what it has
+            if options.plot and not timing.job.train and timing.job.batch_size == max(options.batch_size):
+                speeds[timing.job.model] = timing.images_per_second
+    if options.plot:
+        plot(speeds, options.plot, f"{max(options.batch_size)} images a batch; {header(timing)}")
 
 
 if __name__ == "__main__":

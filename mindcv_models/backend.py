@@ -10,9 +10,11 @@ import importlib.util
 import logging
 import os
 import platform
+import re
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Optional
 
 import mindspore as ms
 
@@ -105,6 +107,38 @@ def sum_channels_by_matmul() -> bool:
     On the CPU that takes half the time; elsewhere the operator for layer normalisation is better.
     """
     return device_target() == "CPU" and not _portable
+
+
+def synchronize() -> None:
+    """Wait until the device has done everything that it was given; the CPU has by the time that a result is read."""
+    if device_target() != "CPU":
+        ms.runtime.synchronize()
+
+
+def peak_memory() -> Optional[int]:
+    """Bytes that this process took at the most so far; None where the system does not tell.
+
+    On GPU and Ascend that is what its tensors took on the device. MindSpore keeps no account on the CPU, so there it
+    is the largest resident size of the whole process, as Linux keeps it.
+    """
+    if device_target() != "CPU":
+        return ms.runtime.max_memory_allocated()
+    try:
+        peak = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    except OSError:
+        return None
+    return int(peak[1]) * 1024 if peak else None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory did not suffice.
+
+    MindSpore has no exception of its own for that, but a RuntimeError, with words that differ between its parts:
+    "Memory not enough" and "Memory isn't enough and alloc failed" from a kernel on any back end, "Out of Memory!!!
+    Request memory size" and "Malloc device memory failed" on Ascend, "Allocate memory failed" in eager mode.
+    """
+    words = r"memory (is not|isn't|not) enough|out of memory|(malloc|alloc(ate)?)( \w+)? mem(ory)? failed"
+    return isinstance(error, MemoryError) or bool(re.search(words, str(error), re.IGNORECASE))
 
 
 def _let_openmp_sleep() -> None:

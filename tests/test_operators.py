@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from mindspore import nn, ops
 from mindspore.ops import auto_generate, operations
-from mindspore.train.mind_ir_pb2 import ModelProto
 
 import mindcv_models
 from mindcv_models import backend, fastervit, fastvit, litv2
 from mindcv_models.checkpoint.torch_weights import load_torch_state_dict
+from mindcv_models.export.mindir import capture
 from tests import parity
 
 PLATFORMS = {"Ascend", "GPU", "CPU"}
@@ -59,16 +59,9 @@ def building_for(device):
             backend._fused_kernels.cache_clear()
 
 
-def exported_operators(network, folder, *shape):
+def compiled_operators(network, *shape):
     """The names of all operators in the graph of ``network`` for an input of ``shape``."""
-    file = folder / "network.mindir"
-    ms.export(network, ms.Tensor(np.zeros(shape, np.float32)), file_name=str(file), file_format="MINDIR")
-    model = ModelProto.FromString(file.read_bytes())
-    names = {primitive.name: primitive.op_type for primitive in model.primitives}
-    graphs = [model.graph, *model.functions]
-    functions = {graph.name for graph in model.functions}
-    nodes = {node.op_type.removeprefix("REF::") for graph in graphs for node in graph.node}
-    return {names.get(node, node) for node in nodes - functions}
+    return {node.primitive for node in capture(network, shape).nodes}
 
 
 def documented_platforms(operator):
@@ -109,7 +102,7 @@ def test_only_the_cpu_has_forms_of_its_own(device):
 
 @pytest.mark.parametrize("device", FORMS)
 @pytest.mark.parametrize("case", NETWORKS)
-def test_every_operator_is_documented_for_every_platform(case, device, tmp_path, monkeypatch):
+def test_every_operator_is_documented_for_every_platform(case, device, monkeypatch):
     family, name, height, width, options = NETWORKS[case]
     shallow = dataclasses.replace(family.VARIANTS[name], depths=(1, 1, 2, 1))  # each kind of block stays
     monkeypatch.setitem(family.VARIANTS, name, shallow)
@@ -118,7 +111,7 @@ def test_every_operator_is_documented_for_every_platform(case, device, tmp_path,
         if "fused" in case:
             network = mindcv_models.reparameterize(network)
         rational = backend.fuse_elementwise()
-        operators = exported_operators(network, tmp_path, 1, 3, height, width)
+        operators = compiled_operators(network, 1, 3, height, width)
     assert {"Conv2D", "BatchNorm", "Add"} <= operators
     assert ("Erf" in operators) is not rational  # this is the form that was asked for
     check_documented(operators)
@@ -133,23 +126,23 @@ def test_an_operator_that_lacks_a_platform_is_named(operator, platforms):
         check_documented({"Add", "MakeTuple", operator})
 
 
-def test_an_operator_that_lacks_a_platform_is_found_in_a_graph(tmp_path):
+def test_an_operator_that_lacks_a_platform_is_found_in_a_graph():
     class Norm(nn.Cell):
         def construct(self, x):
             return ops.relu(ops.layer_norm(x, (4,)))
 
-    operators = exported_operators(Norm(), tmp_path, 2, 4)
+    operators = compiled_operators(Norm(), 2, 4)
     assert operators >= {"LayerNormExt", "ReLU"}
     with pytest.raises(pytest.fail.Exception, match=r"GPU and CPU: LayerNormExt: Ascend$"):
         check_documented(operators)
 
 
-def test_the_silent_operators_come_from_the_functions_named(tmp_path):
+def test_the_silent_operators_come_from_the_functions_named():
     class Silent(nn.Cell):
         def construct(self, x):
             return ops.matmul(x, x).mul(2.0)
 
-    assert exported_operators(Silent(), tmp_path, 2, 3, 4, 4) >= set(DOCUMENTED_AS)
+    assert compiled_operators(Silent(), 2, 3, 4, 4) >= set(DOCUMENTED_AS)
 
 
 @pytest.mark.parametrize(("family", "name", "key"), [("fastvit", "fastvit_t8", "t8"), ("litv2", "litv2_s", "litv2_s")])

@@ -1,0 +1,119 @@
+"""What is timed: a model in this process, compiled and warm."""
+
+import time
+from dataclasses import dataclass
+from typing import Optional, Tuple
+
+import mindspore as ms
+import numpy as np
+from mindcv.models.registry import get_pretrained_cfg
+
+from .. import backend
+from ..cli import set_up
+from ..config import Options
+from ..reparameterize import reparameterize
+from ..training import Schedule, build_network, build_step
+
+__all__ = ["Job", "OutOfMemoryError", "Subject"]
+
+CLASSES = 1000
+
+
+class OutOfMemoryError(RuntimeError):
+    """A batch did not fit into the memory of the device."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing to time.
+
+    Attributes:
+        train: a training step (forward, backward and AdamW's update) rather than inference.
+        reparam: inference in the reparameterized form, where the model has one.
+        image_size: height and width, or None for the model's own.
+        queued: calls that a turn puts in a row before it waits, for the throughput.
+    """
+
+    model: str
+    train: bool = False
+    batch_size: int = 8
+    image_size: Optional[Tuple[int, int]] = None
+    reparam: bool = True
+    amp_level: str = "O0"
+    mode: int = 0
+    device_target: Optional[str] = None
+    warmup: int = 2
+    queued: int = 2
+
+    @property
+    def size(self) -> Tuple[int, int]:
+        """Height and width of the images."""
+        return self.image_size or tuple(get_pretrained_cfg(self.model).get("input_size", (3, 224, 224))[1:])
+
+
+class Subject:
+    """The model of a job, with a batch of noise that stays in memory; making it compiles and warms up.
+
+    Attributes:
+        first: seconds of the first call, compilation included.
+        device: the back end that it runs on.
+
+    Raises:
+        OutOfMemoryError: while it is made, or in a turn.
+        InputError: no such model, or no such device.
+    """
+
+    def __init__(self, job: Job):
+        self.job = job
+        try:
+            self.call = self._build()
+            self.first = self._time(1)
+            for _ in range(job.warmup):
+                self._time(1)
+        except (RuntimeError, MemoryError) as error:
+            raise _translated(error) from error
+
+    def turn(self) -> Tuple[float, float]:
+        """Seconds of one call that is waited for, and seconds a call of several in a row."""
+        try:
+            return self._time(1), self._time(self.job.queued) / self.job.queued
+        except (RuntimeError, MemoryError) as error:
+            raise _translated(error) from error
+
+    def memory(self) -> Optional[int]:
+        """Bytes that the model took at the most, compilation included; None where the system does not tell."""
+        peak = backend.peak_memory()
+        return None if peak is None else peak - self.before
+
+    def _build(self):
+        job = self.job
+        options = Options(model=job.model, num_classes=CLASSES, batch_size=job.batch_size, amp_level=job.amp_level,
+                          mode=job.mode, device_target=job.device_target, opt="adamw", weight_decay=0.05,
+                          warmup_epochs=0)  # fmt: skip
+        world = set_up(options)
+        self.device, self.before = backend.device_target(), backend.peak_memory()
+        images = ms.Tensor(np.random.default_rng(0).standard_normal((job.batch_size, 3, *job.size), np.float32))
+        network = build_network(options, world)
+        if not job.train:
+            network = (reparameterize(network) if job.reparam else network).set_train(False)
+            return lambda: network(images)
+        labels = ms.Tensor(np.arange(job.batch_size) % CLASSES, ms.int32)
+        step = build_step(options, network, Schedule(options, updates_per_epoch=1000), world)
+
+        def update():
+            step(images, labels)
+            return step.weights[-1]  # the loss is there before the update is done
+
+        return update
+
+    def _time(self, calls):
+        start = time.perf_counter()
+        for _ in range(calls):
+            result = self.call()
+        result.asnumpy()  # which waits for it
+        backend.synchronize()
+        return time.perf_counter() - start
+
+
+def _translated(error):
+    return OutOfMemoryError(" ".join(str(error).split())) if backend.is_out_of_memory(error) else error
