@@ -141,6 +141,11 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or bool(re.search(words, str(error), re.IGNORECASE))
 
 
+def has_sync_batch_norm() -> bool:
+    """Whether MindSpore documents batch normalisation over the images of all devices (``nn.SyncBatchNorm``)."""
+    return device_target() == "Ascend"
+
+
 def _let_openmp_sleep() -> None:
     """Stop idle OpenMP threads from spinning.
 

@@ -11,13 +11,16 @@ from mindcv.utils import set_seed
 
 from .config import Options
 from .distributed import World, join_world, launched_rank
-from .errors import InputError, RunError
+from .errors import InputError, RunError, Stopped
 
 __all__ = ["output_folder", "run", "set_up"]
 
 
 def run(main) -> None:
-    """Call a script's ``main`` and exit: 0 when it returns, 2 with one line on wrong input, 1 with one on failure."""
+    """Call a script's ``main`` and exit with its status.
+
+    0 when it returns; with one line each, 2 on wrong input, 1 on a failed run, 143 after SIGTERM, 130 after Ctrl-C.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     if launched_rank() > 0:
         logging.disable(logging.INFO)
@@ -26,8 +29,11 @@ def run(main) -> None:
         status = 0
     except InputError as error:
         status = _complain(error, 2)
-    except (FloatingPointError, RunError) as error:
+    except RunError as error:
         status = _complain(error, 1)
+    except Stopped as error:
+        logging.getLogger(__name__).info("%s", error)
+        status = 128 + error.signal
     except KeyboardInterrupt:
         status = _complain("interrupted", 130)
     sys.stdout.flush()
@@ -71,7 +77,7 @@ def output_folder(path: str, option: str = "ckpt_save_dir") -> Path:
 
 
 def _complain(error, status):
-    # Every rank meets the same wrong input; one of them says so.
-    if launched_rank() == 0:
+    # What is wrong for every rank is said once; an image that cannot be decoded is one rank's trouble.
+    if launched_rank() == 0 or getattr(error, "of_one_rank", False):
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     return status

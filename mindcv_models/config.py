@@ -140,7 +140,24 @@ class Options:
     gradient_accumulation_steps: int = option(1, "batches whose gradients are averaged into one update")
     dataset_sink_mode: bool = option(True, "accepted for MindCV's recipes; batches are always fed from the host")
 
+    nan_policy: str = option(
+        "stop",
+        "when the loss or a weight is no longer finite: stop, or go back to the last saved state and on with the "
+        "batches after, at most 3 times",
+        ("stop", "rollback"),
+    )
+    stop_if_stuck: int = option(
+        0, "stop when so many validations in a row gave the loss and top-1 of guessing; 0 never does"
+    )
+    sync_bn: bool = option(False, "batch normalisation over the images of all devices; on Ascend")
+
     epoch_size: int = option(90, "epochs to train", group="Checkpoints")
+    resume: Optional[str] = option(
+        None,
+        "go on with a run: 'auto' with the newest whole state in ckpt_save_dir, if there is one; or the path of "
+        "another run's folder or state file",
+    )
+    save_every: int = option(0, "steps between two saved states, beside the one of each epoch; 0 saves no others")
     ckpt_save_dir: str = option("./ckpt", "folder for checkpoints, results.csv and the resolved configuration")
     ckpt_save_interval: int = option(1, "epochs between two checkpoints")
     ckpt_save_policy: Optional[str] = option(
@@ -288,6 +305,11 @@ def _check(options: Options) -> None:
         raise InputError(f"batch_size is {options.batch_size}, but mixup and cutmix pair images: use an even number.")
     if options.loss_scale < 1:
         raise InputError(f"loss_scale is {options.loss_scale}, but must be at least 1.")
+    for name in ("save_every", "stop_if_stuck"):
+        if getattr(options, name) < 0:
+            raise InputError(f"{name} is {getattr(options, name)}, but must be at least 0.")
+    if options.stop_if_stuck and not options.val_while_train:
+        raise InputError("stop_if_stuck goes by validation: set val_while_train to True.")
     if options.ckpt_save_policy == "top_k" and not options.val_while_train:
         raise InputError("ckpt_save_policy top_k ranks checkpoints by validation: set val_while_train to True.")
     _check_optimizer(options)

@@ -9,13 +9,15 @@ import socket
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import Iterable
+from typing import Callable, Iterable
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from .errors import InputError
+from .backend import device_target, has_sync_batch_norm
+from .errors import InputError, RunError
+from .parameters import set_value
 
 __all__ = [
     "ONE_DEVICE",
@@ -24,7 +26,9 @@ __all__ = [
     "average_parameters",
     "broadcast_parameters",
     "join_world",
+    "on_every_rank",
     "sum_over_ranks",
+    "synchronize_batch_norm",
 ]
 
 _LAUNCH = "mpirun -n 8 python train.py ... or msrun --worker_num=8 --local_worker_num=8 train.py ..."
@@ -158,6 +162,28 @@ def sum_over_ranks(values, world: World) -> np.ndarray:
     return total.asnumpy().astype(np.float64).reshape(2, -1).sum(0)
 
 
+def on_every_rank(write: Callable[[], None], world: World) -> None:
+    """Call ``write``, which writes files, and wait for the other ranks' calls.
+
+    Raises:
+        RunError: on every rank, if a file could not be written on one of them.
+    """
+    failure = None
+    try:
+        write()
+    except OSError as error:
+        failure = error
+    failures = sum_over_ranks([failure is not None], world)[0]
+    if failure is not None:
+        place = f" to {failure.filename}" if failure.filename else ""
+        raise RunError(
+            f"cannot write{place} ({failure.strerror or failure}): make room, and go on with --resume auto; the files "
+            "written before are whole."
+        ) from failure
+    if failures:
+        raise RunError("another process could not write its files.")
+
+
 def broadcast_parameters(parameters: Iterable[Parameter], world: World) -> None:
     """Give every rank the values of rank 0."""
     _reduce_parameters(parameters, world, weight=float(world.rank == 0))
@@ -175,4 +201,35 @@ def _reduce_parameters(parameters, world, weight):
     for parameter in parameters:
         value = parameter.asnumpy()
         total = reduce(Tensor((value * weight).astype(value.dtype)))
-        parameter.set_data(Tensor(total.asnumpy()))
+        set_value(parameter, total.asnumpy())
+
+
+def synchronize_batch_norm(network: nn.Cell, world: World) -> None:
+    """Let batch normalisation see the images of all ranks, in place; parameters stay the same.
+
+    Raises:
+        InputError: the back end cannot.
+    """
+    if not has_sync_batch_norm():
+        raise InputError(
+            f"sync_bn: MindSpore synchronizes batch normalisation on Ascend, not on {device_target()}: leave sync_bn "
+            "out; its statistics are then averaged over the processes before each validation."
+        )
+    if world.size == 1:
+        return
+    for _, cell in list(network.cells_and_names()):
+        for name, child in cell.name_cells().items():
+            if type(child) is not nn.BatchNorm2d:
+                continue
+            synchronized = _synchronized(child)
+            if isinstance(cell, (nn.SequentialCell, nn.CellList)):
+                cell[int(name)] = synchronized
+            else:
+                setattr(cell, name, synchronized)
+
+
+def _synchronized(norm):
+    result = nn.SyncBatchNorm(norm.num_features, norm.eps, 1 - norm.momentum)  # it stores one minus what it is given
+    for name in ("gamma", "beta", "moving_mean", "moving_variance"):
+        setattr(result, name, getattr(norm, name))
+    return result.set_train(norm.training)

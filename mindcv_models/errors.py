@@ -1,15 +1,44 @@
-"""The one kind of error that is the user's to mend."""
+"""How a script ends other than well: wrong input, a run that cannot go on, a request to stop."""
 
 import difflib
+import signal
 from typing import Iterable
 
 
 class InputError(ValueError):
-    """Wrong input: one line with what was given, what was expected and what to do. Scripts exit with status 2 on it."""
+    """Wrong input: one line with what was given, what was expected and what to do. Scripts exit with status 2 on it.
+
+    Attributes:
+        of_one_rank: only this rank met it, so only this rank can say it.
+    """
+
+    of_one_rank = False
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on: one line with what happened, and to what. Scripts exit with status 1 on it."""
+    """A run that cannot go on: one line with what happened, and to what. Scripts exit with status 1 on it.
+
+    Attributes:
+        of_one_rank: only this rank met it, so only this rank can say it.
+    """
+
+    of_one_rank = False
+
+
+class NotFiniteError(RunError):
+    """A loss or a weight is infinite or not a number."""
+
+
+class Stopped(Exception):  # noqa: N818, it is no error
+    """A run that was asked to stop, by SIGTERM or Ctrl-C, and saved its state. Scripts exit with 128 + the signal.
+
+    Attributes:
+        signal: the signal's number.
+    """
+
+    def __init__(self, number: int, where: str):
+        super().__init__(f"stopped by {signal.Signals(number).name} {where}")
+        self.signal = number
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str) -> str:

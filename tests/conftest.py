@@ -1,9 +1,21 @@
 """What every test starts from: graph mode on the CPU, and errors from our own code's warnings."""
 
+import shutil
+
 import mindspore as ms
 import pytest
+
+from tests.test_data import noise_folder
 
 
 @pytest.fixture(autouse=True)
 def graph_mode():
     ms.set_context(mode=ms.GRAPH_MODE)
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    """An image folder of 24 images of noise, the same ones to train and to validate."""
+    root = noise_folder(tmp_path_factory.mktemp("images"))
+    shutil.copytree(root / "train", root / "val")
+    return root

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from mindspore import nn
 
-from mindcv_models import create_model
+from mindcv_models import backend, create_model, distributed
 from mindcv_models.checkpoint import save_checkpoint
 from mindcv_models.distributed import join_world
 from mindcv_models.errors import InputError
+from tests import test_resume as resume
 from tests.test_data import image_folder
 
 ROOT = Path(__file__).parents[1]
@@ -132,6 +135,91 @@ def test_a_dead_rank_ends_the_job_and_leaves_a_whole_checkpoint(tmp_path):
     done = run([sys.executable, "validate.py", *arguments(data, tmp_path / "out")[1:], "--ckpt_path", str(last)])
     assert done.returncode == 0, done.stderr[-2000:]
     assert "on 7 images" in done.stdout
+
+
+def tiny(launch, images, output, *more):
+    return [*launch, "-m", "tests.tiny", *resume.arguments(images, output, "--distribute", "True", *more)]
+
+
+def start_and_wait_for(command, log, line):
+    """A job that has printed ``line``, and its two ranks."""
+    with open(log, "w") as file:
+        job = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=file, stderr=file)
+    deadline = time.time() + 200
+    while line not in log.read_text():
+        assert time.time() < deadline and job.poll() is None, log.read_text()[-2000:]
+        time.sleep(0.05)
+    ranks = [p for p in psutil.Process(job.pid).children(recursive=True) if "tests.tiny" in p.cmdline()]
+    assert len(ranks) == 2
+    return job, ranks
+
+
+def test_a_signal_to_one_rank_stops_both_at_the_same_step(images, tmp_path):
+    command = tiny(MPIRUN, images, tmp_path / "out", "--epoch_size", "100000")
+    job, ranks = start_and_wait_for(command, tmp_path / "log", "epoch 1/100000 step 6/6")
+    try:
+        ranks[1].send_signal(signal.SIGTERM)
+        assert job.wait(timeout=60) == 143
+    finally:
+        job.kill()
+    said = re.findall(r"stopped by SIGTERM after step (\d) of 6 of epoch (\d+)", (tmp_path / "log").read_text())
+    assert len(said) == 1
+    for rank in (0, 1):
+        assert resume.states(tmp_path / "out", rank)[-1] == (int(said[0][1]), int(said[0][0]))
+
+
+@pytest.mark.slow
+def test_two_ranks_killed_and_resumed_end_as_two_that_were_not(images, tmp_path):
+    whole, output = tmp_path / "whole", tmp_path / "out"
+    done = run(tiny(MPIRUN, images, whole))
+    assert done.returncode == 0, done.stderr[-2000:]
+    job, ranks = start_and_wait_for(tiny(MPIRUN, images, output), tmp_path / "log", "epoch 2/4 step 1/")
+    time.sleep(np.random.default_rng().random() * 0.2)
+    for process in (ranks[0], ranks[1], psutil.Process(job.pid)):
+        process.kill()
+    job.wait()
+    done = run(tiny(MPIRUN, images, output, "--resume", "auto"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("resuming after 1 epochs") == 1
+    for rank in (0, 1):
+        resume.assert_same_run(output, whole, rank)
+
+
+def test_msrun_trains_and_tells_its_ranks_apart(images, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import runpy\nrunpy.run_module('tests.tiny', run_name='__main__')\n")
+    launch = [str(BIN / "msrun"), "--worker_num=2", "--local_worker_num=2", "--master_port=18119", "--join=True",
+              f"--log_dir={tmp_path / 'log'}", str(script)]  # fmt: skip
+    more = ["--distribute", "True", "--epoch_size", "1"]
+    done = run([*launch, *resume.arguments(images, tmp_path / "out", *more)])
+    assert done.returncode == 0, done.stdout[-2000:]
+    logs = "".join(p.read_text() for p in (tmp_path / "log").glob("worker_*.log"))
+    assert logs.count("best checkpoint") == 1
+    assert "on 24 images" in logs
+    assert len(resume.rows(tmp_path / "out")) == 1
+    assert resume.states(tmp_path / "out", 1) == resume.states(tmp_path / "out", 0)
+
+
+@pytest.mark.parametrize("target", ["CPU", "Ascend"])
+def test_batch_normalisation_is_synchronized_where_mindspore_can(monkeypatch, target):
+    monkeypatch.setattr(backend, "device_target", lambda: target)
+    monkeypatch.setattr(distributed, "device_target", lambda: target)
+    monkeypatch.setattr(nn, "SyncBatchNorm", type("Sync", (nn.BatchNorm2d,), {}))
+    network = nn.SequentialCell(nn.Conv2d(3, 4, 1), nn.SequentialCell(nn.BatchNorm2d(4, eps=1e-3, momentum=0.7)))
+    before = list(network.get_parameters())
+    if target == "CPU":
+        with pytest.raises(InputError, match="on Ascend, not on CPU: leave sync_bn out"):
+            distributed.synchronize_batch_norm(network, distributed.World(0, 2))
+        return
+    distributed.synchronize_batch_norm(network, distributed.World(0, 1))
+    assert type(network[1][0]) is nn.BatchNorm2d
+    distributed.synchronize_batch_norm(network, distributed.World(0, 2))
+    norm = network[1][0]
+    assert type(norm) is nn.SyncBatchNorm
+    assert (norm.num_features, norm.eps) == (4, 1e-3)
+    assert 1 - norm.momentum == pytest.approx(0.7)
+    assert {id(p) for p in network.get_parameters()} == {id(p) for p in before}
+    assert {p.name for p in network.get_parameters()} == {p.name for p in before}
 
 
 def test_distribute_without_a_launcher_says_what_to_type(monkeypatch):

@@ -98,7 +98,14 @@ def test_training_writes_what_it_says_and_validation_repeats_it(data, tmp_path, 
     assert status == 0, error
     names = sorted(p.name for p in output.iterdir())
     assert names == sorted(
-        ["config.yaml", "results.csv", "squeezenet1_1-2_3.ckpt", "squeezenet1_1_best.ckpt", "squeezenet1_1_last.ckpt"]
+        [
+            "config.yaml",
+            "results.csv",
+            "squeezenet1_1-2_3.ckpt",
+            "squeezenet1_1_best.ckpt",
+            "squeezenet1_1_last.ckpt",
+            "state",
+        ]
     )
     with open(output / "results.csv") as file:
         rows = list(csv.DictReader(file))

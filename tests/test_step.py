@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
+from mindcv_models.parameters import set_value
 from mindcv_models.training import EMA, LossScale, Objective, TrainStep
 
 RATE = 0.1
@@ -120,6 +121,24 @@ def test_the_moving_average_follows_its_formula(ramp):
     with ema.applied():
         np.testing.assert_array_equal(network.w.asnumpy(), ema.averages[0].asnumpy())
     np.testing.assert_array_equal(network.w.asnumpy(), own)
+
+
+def test_a_compiled_step_goes_on_from_values_that_it_is_given():
+    """``Parameter.set_data`` would not do where the update is in a branch of the graph."""
+    network, step = make(accumulate=2, loss_scale=LossScale(8.0, dynamic=True, window=100))
+    x, y = data(count=8)
+    batches = [tensors(x[part::2], y[part::2]) for part in (0, 1)]
+    for batch in (*batches, batches[0]):
+        step(*batch)
+    w = np.ones((3, 2), np.float32)
+    for name, value in {"w": w, "global_step": [50], "loss_scale_good_steps": 7, "accumulated_batches": 0}.items():
+        set_value(step.parameters_dict()[name], np.array(value))
+    set_value(step.sums[0], np.zeros((3, 2)))
+    for batch in batches:
+        step(*batch)
+    np.testing.assert_allclose(network.w.asnumpy(), w - RATE * gradient(w, x, y), rtol=1e-5, atol=1e-7)
+    assert step.optimizer.global_step.asnumpy() == 51
+    assert float(step.loss_scale.good_steps) == 8
 
 
 def test_the_step_runs_eagerly_too():

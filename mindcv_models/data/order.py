@@ -8,7 +8,7 @@ import numpy as np
 __all__ = ["EpochOrder", "generator"]
 
 # Purposes of random numbers, so that no two of them share a stream.
-ORDER, SAMPLE, BATCH = range(3)
+ORDER, SAMPLE, BATCH, DROP_PATH = range(4)
 
 
 def generator(*key: int) -> np.random.Generator:

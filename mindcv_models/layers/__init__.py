@@ -3,6 +3,16 @@
 from .activation import GELU
 from .convolution import Conv2d, StripConv2d
 from .deformable import DeformableConv2d, deformable_conv2d
+from .drop_path import DropPath, DropPathDraws
 from .kernel import Kernel
 
-__all__ = ["GELU", "Conv2d", "DeformableConv2d", "Kernel", "StripConv2d", "deformable_conv2d"]
+__all__ = [
+    "GELU",
+    "Conv2d",
+    "DeformableConv2d",
+    "DropPath",
+    "DropPathDraws",
+    "Kernel",
+    "StripConv2d",
+    "deformable_conv2d",
+]

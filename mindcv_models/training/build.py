@@ -10,7 +10,7 @@ from mindspore import nn
 
 from ..checkpoint import EMA_PREFIX, load_weights
 from ..config import Options
-from ..distributed import World, broadcast_parameters
+from ..distributed import World, broadcast_parameters, synchronize_batch_norm
 from ..errors import InputError
 from ..evaluation import cast_network
 from ..factory import create_model
@@ -38,6 +38,8 @@ def build_network(options: Options, world: World) -> nn.Cell:
             raise InputError(f"freeze_backbone: {options.model} does not say which cell its classifier is; use freeze.")
         count = freeze(network, options.freeze or (), classifier if options.freeze_backbone else None)
         logger.info("%d parameters are frozen", count)
+    if options.sync_bn:
+        synchronize_batch_norm(network, world)
     broadcast_parameters(network.get_parameters(), world)
     return cast_network(network, options)
 

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from ..parameters import set_value
+
 __all__ = ["EMA"]
 
 
@@ -42,11 +44,11 @@ class EMA(nn.Cell):
     @contextmanager
     def applied(self):
         """Within this block the network holds the averages; its own weights come back after it."""
-        own = [Tensor(weight.asnumpy()) for weight in self.weights]
+        own = [weight.asnumpy().copy() for weight in self.weights]
         for weight, average in zip(self.weights, self.averages):
-            weight.set_data(Tensor(average.asnumpy()))
+            set_value(weight, average.asnumpy())
         try:
             yield
         finally:
             for weight, value in zip(self.weights, own):
-                weight.set_data(value)
+                set_value(weight, value)

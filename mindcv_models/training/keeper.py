@@ -27,6 +27,8 @@ class CheckpointKeeper:
         self.keep_max = keep_max
         self.numbered: List[Tuple[float, Path]] = []
         self.best_score = float("-inf")
+        for left in folder.glob(".*.partial*"):  # by a run that was killed
+            left.unlink(missing_ok=True)
 
     @property
     def best(self) -> Path:
@@ -35,6 +37,16 @@ class CheckpointKeeper:
     @property
     def last(self) -> Path:
         return self.folder / f"{self.model}_last.ckpt"
+
+    def state_dict(self) -> dict:
+        """What a resumed run has to know: plain numbers and names."""
+        return {"best": self.best_score, "numbered": [[rank, path.name] for rank, path in self.numbered]}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take over checkpoints of the run so far, as far as they are in the folder."""
+        self.best_score = state["best"] if self.best.exists() else float("-inf")
+        listed = [(rank, self.folder / name) for rank, name in state["numbered"]]
+        self.numbered = [(rank, path) for rank, path in listed if path.exists()]
 
     def save(self, parameters: List[Parameter], epoch: int, step: int, score: Optional[float]) -> None:
         """Save after an epoch; ``score`` (larger is better) is None where there was no validation."""

@@ -10,6 +10,7 @@ from mindspore import Parameter, Tensor, ops
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
 from ..config import Options
+from ..parameters import set_value
 
 __all__ = ["Rate", "Schedule", "learning_rates"]
 
@@ -108,7 +109,7 @@ class Schedule:
 
     def _set_factor(self, factor):
         self.factor = factor
-        self.parameter.set_data(Tensor(factor, ms.float32))
+        set_value(self.parameter, np.float32(factor))
 
 
 class Rate(LearningRateSchedule):

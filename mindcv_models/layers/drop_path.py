@@ -1,0 +1,88 @@
+"""Stochastic depth whose random numbers the training loop gives, so that a run can be repeated and resumed exactly."""
+
+import functools
+
+import mindspore as ms
+import numpy as np
+from mindcv.models.layers.drop_path import DropPath as MindCVDropPath
+from mindspore import Parameter, Tensor, nn, ops
+
+from ..parameters import set_value
+
+__all__ = ["DropPath", "DropPathDraws"]
+
+DRAWS = 256  # uniform numbers that a layer gets each step
+ADDENDS = 8  # of them that make one row's number
+
+
+@ops.constexpr
+@functools.lru_cache(maxsize=32)
+def _subsets(rows):
+    """``(rows, ADDENDS)`` positions, the same for each call."""
+    rng = np.random.default_rng(0)
+    return Tensor(np.stack([rng.choice(DRAWS, ADDENDS, replace=False) for _ in range(rows)]).astype(np.int32))
+
+
+class DropPath(nn.Cell):
+    """Stochastic depth (arXiv:1603.09382): drops rows of ``x``, and scales the others to keep the mean.
+
+    MindCV's cell draws from a kernel's own generator, whose state nobody can save. This one makes its numbers from
+    ``draws``, uniform in [0, 1): a row's number is the fractional part of the sum of a few of them, a different subset
+    for each row. Such sums are uniform again, any two are independent, and any set of them whose subsets are linearly
+    independent is jointly so. They need only operators that every back end has.
+
+    Args:
+        drop_prob: probability that a row is dropped.
+        draws: ``(layers, DRAWS)`` float32, filled before each step.
+        layer: the row of ``draws`` that is this layer's.
+    """
+
+    def __init__(self, drop_prob: float, scale_by_keep: bool, draws: Parameter, layer: int):
+        super().__init__()
+        self.keep_prob = 1.0 - drop_prob
+        self.scale = 1.0 / self.keep_prob if scale_by_keep else 1.0
+        self.layer = layer
+        object.__setattr__(self, "draws", draws)  # no parameter of the network: not counted, averaged or saved
+
+    def construct(self, x):
+        if not self.training:
+            return x
+        sums = ops.gather(self.draws[self.layer], _subsets(x.shape[0]), 0).sum(1)  # (B,)
+        kept = ops.floor(sums - ops.floor(sums) + self.keep_prob) * self.scale
+        return x * kept.reshape((-1,) + (1,) * (x.ndim - 1)).astype(x.dtype)
+
+
+class DropPathDraws:
+    """The random numbers of a network's stochastic depth.
+
+    Replaces MindCV's cells in ``network`` by :class:`DropPath`, in place; every model of MindCV's profits.
+    """
+
+    def __init__(self, network: nn.Cell):
+        found = [cell for _, cell in network.cells_and_names() if _drops(cell)]
+        self.shape = (len(found), DRAWS)
+        self.values = Parameter(Tensor(np.zeros(self.shape), ms.float32), name="drop_path_draws", requires_grad=False)
+        cells = {
+            id(cell): DropPath(1 - cell.keep_prob, cell.scale_by_keep, self.values, layer).set_train(cell.training)
+            for layer, cell in enumerate(found)
+        }
+        _replace(network, cells)
+
+    def fill(self, rng: np.random.Generator) -> None:
+        """Draw the numbers of the next step."""
+        if self.shape[0]:
+            set_value(self.values, rng.random(self.shape, np.float32))
+
+
+def _drops(cell):
+    return isinstance(cell, MindCVDropPath) and cell.keep_prob < 1
+
+
+def _replace(cell, cells):
+    for name, child in cell.name_cells().items():
+        if id(child) not in cells:
+            _replace(child, cells)
+        elif isinstance(cell, (nn.SequentialCell, nn.CellList)):
+            cell[int(name)] = cells[id(child)]
+        else:
+            setattr(cell, name, cells[id(child)])

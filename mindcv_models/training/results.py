@@ -1,0 +1,53 @@
+"""``results.csv``: one row an epoch."""
+
+import csv
+import io
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Dict, List
+
+__all__ = ["Results"]
+
+logger = logging.getLogger(__name__)
+
+
+class Results:
+    """The rows of a run so far, in memory and on disk; the file is rewritten whole, aside, and swapped in.
+
+    Attributes:
+        rows: a mapping of column to text for each epoch.
+    """
+
+    def __init__(self, path: Path, columns: List[str]):
+        self.path = path
+        self.columns = columns
+        self.rows: List[Dict[str, str]] = []
+
+    def add(self, row: Dict[str, float]) -> None:
+        """Log an epoch and write it."""
+        texts = {name: "" if isinstance(v, float) and math.isnan(v) else f"{v:.6g}" for name, v in row.items()}
+        shown = "  ".join(f"{name} {text}" for name, text in texts.items() if name != "epoch")
+        logger.info("epoch %s done  %s", texts["epoch"], shown)
+        self.rows.append(texts)
+        self._write()
+
+    def state_dict(self) -> list:
+        return self.rows
+
+    def load_state_dict(self, rows: list) -> None:
+        """Go back to ``rows``; the file follows with the next one added."""
+        self.rows = [dict(row) for row in rows]
+
+    def _write(self):
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns, restval="", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        aside = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
+        try:
+            aside.write_text(text.getvalue(), newline="")
+            os.replace(aside, self.path)
+        finally:
+            aside.unlink(missing_ok=True)

@@ -1,0 +1,161 @@
+"""The state from which a run goes on exactly where it was."""
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import List, Optional, Tuple
+
+import numpy as np
+
+from ..config import Options
+from ..distributed import World, on_every_rank, sum_over_ranks
+from ..errors import InputError, NotFiniteError
+from ..evaluation import Metrics
+from ..parameters import set_value
+from .progress import Place
+from .state_files import StateFiles
+
+__all__ = ["RunState", "find_differences"]
+
+logger = logging.getLogger(__name__)
+
+# Options without which the saved numbers do not fit, or mean something else.
+_FIXED = (
+    "model",
+    "model_kwargs",
+    "num_classes",
+    "in_channels",
+    "batch_size",
+    "gradient_accumulation_steps",
+    "opt",
+    "ema",
+)
+# Options that say nothing about the training.
+_SILENT = ("resume", "ckpt_save_dir", "ckpt_path")
+
+
+class RunState:
+    """Everything that a run goes on from, between the objects that hold it and files.
+
+    That is each parameter of the compiled step (weights, the optimizer's moments and counter, moving averages, loss
+    scale, sums of accumulated gradients), the place in the data, the schedule's memory, the rows of ``results.csv``,
+    and which checkpoints are kept. Random numbers of the data and of stochastic depth are functions of the seed and
+    the place. Learning rates come from the options, and a teacher from its own file.
+    """
+
+    def __init__(self, options: Options, step, schedule, keeper, results, steps: int, world: World):
+        self.parameters = [p for p in step.get_parameters() if not p.name.startswith(("learning_rate", "teacher."))]
+        self.parts = {"schedule": schedule, "keeper": keeper, "results": results}
+        self.options = json.loads(json.dumps({**asdict(options), "ranks": world.size, "steps": steps}))
+        self.world = world
+        self.files = StateFiles(keeper.folder / "state", world)
+
+    def save(self, place: Place, best: Optional[Metrics]) -> None:
+        """Write the state, unless it is broken.
+
+        Raises:
+            NotFiniteError: a number in it is infinite or none.
+            RunError: it cannot be written.
+        """
+        self.require_finite()
+        arrays = {p.name: p.asnumpy() for p in self.parameters if self.world.is_main or _differs(p.name)}
+        facts = {"options": self.options, "place": asdict(place), "best": best and asdict(best)}
+        facts.update((name, part.state_dict()) for name, part in self.parts.items())
+        on_every_rank(lambda: self.files.save(place.epoch, place.step, facts, arrays), self.world)
+
+    def require_finite(self) -> None:
+        """Raise NotFiniteError, on every rank, if a parameter has a number that is not finite on one of them."""
+        broken = [p.name for p in self.parameters if not np.isfinite(p.asnumpy()).all()]
+        if sum_over_ranks([len(broken)], self.world)[0]:
+            where = broken[0] if broken else "another process"
+            raise NotFiniteError(f"a number in {where} is no longer finite: lower lr, or set clip_grad True.")
+
+    def resume(self, where: str) -> Optional[Tuple[Place, Optional[Metrics]]]:
+        """Take over a saved state, and say so; None if ``where`` is ``"auto"`` and there is none.
+
+        Args:
+            where: ``"auto"`` for the newest whole one of this run's folder, or a path: of another run's folder, or of
+                one file in its ``state``.
+
+        Raises:
+            InputError: ``where`` has no whole state, or one that does not fit these options.
+        """
+        if where == "auto":
+            found = self.files.newest()
+            if found is None:
+                logger.info("no state to resume from in %s: starting anew", self.files.folder)
+                return None
+        else:
+            found = self._found_at(Path(where))
+        facts, arrays = found
+        changed = find_differences(facts["options"], self.options)
+        if changed:
+            logger.warning("resuming with other options: %s", ", ".join(changed))
+        place, best = self._take(facts, arrays)
+        done = f"{place.epoch - 1} epochs" + (f" and {place.step} steps" if place.step else "")
+        logger.info("resuming after %s", done)
+        if self.options["drop_rate"] or self.options["opt"] == "sophiag":
+            logger.warning("dropout and sophiag draw their random numbers anew: the run goes on, but not bit for bit")
+        return place, best
+
+    def restore_newest(self) -> Tuple[Place, Optional[Metrics]]:
+        """Take over the newest state of this run, which began with saving one."""
+        return self._take(*self.files.newest())
+
+    def _found_at(self, path):
+        if path.is_dir():
+            folder = path / "state" if (path / "state").is_dir() else path
+            found = self.files.newest(folder)
+            if found is None:
+                raise InputError(f"no whole state of a run in {folder}: give a ckpt_save_dir, or leave resume out.")
+            return found
+        if not path.is_file():
+            raise InputError(
+                f"no state of a run at {path}: give a ckpt_save_dir or a file of its state folder, or auto."
+            )
+        return self.files.read(path)
+
+    def _take(self, facts, arrays):
+        _set(self.parameters, arrays)
+        for name, part in self.parts.items():
+            part.load_state_dict(facts[name])
+        return Place(**facts["place"]), facts["best"] and Metrics(**facts["best"])
+
+
+def _differs(name):
+    """Statistics of batch normalisation and sums of gradients: each rank has its own until they are reduced."""
+    return "moving_" in name or name.startswith("accumulated.")
+
+
+def _set(parameters, arrays):
+    """Fill parameters by name, all or none of them."""
+    wanted = {p.name: p for p in parameters}
+    advice = "resume with the options of the run that saved it"
+    for name in sorted(wanted.keys() ^ arrays.keys()):
+        owner = "the saved state" if name in wanted else "this run"
+        raise InputError(f"{owner} has no {name}: {advice}.")
+    for name, parameter in wanted.items():
+        if arrays[name].shape != tuple(parameter.shape):
+            raise InputError(
+                f"{name} is {arrays[name].shape} in the saved state, but {tuple(parameter.shape)} here: {advice}."
+            )
+    for name, parameter in wanted.items():
+        set_value(parameter, arrays[name])
+
+
+def find_differences(saved: dict, now: dict) -> List[str]:
+    """Options that the saved run had otherwise, as ``"lr 0.1 (was 0.01)"``.
+
+    Raises:
+        InputError: one of them is such that the state does not fit.
+    """
+    changed = [n for n in now if n not in _SILENT and saved.get(n, now[n]) != now[n]]
+    for name in changed:
+        if name in (*_FIXED, "ranks", "steps"):
+            what = {"steps": "batches an epoch", "ranks": "processes"}.get(name, name)
+            raise InputError(
+                f"cannot resume: {what} was {saved[name]} in the run that saved the state, and is {now[name]} here; "
+                "use the same, or start anew in another ckpt_save_dir."
+            )
+    return [f"{name} {now[name]} (was {saved[name]})" for name in changed]

@@ -1,0 +1,159 @@
+"""The files of run states: which there are, which of them are whole, and how they are written."""
+
+import json
+import logging
+import os
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, Iterable, List, Optional, Tuple
+
+import numpy as np
+
+from ..distributed import World, sum_over_ranks
+from ..errors import InputError
+
+__all__ = ["StateFiles"]
+
+logger = logging.getLogger(__name__)
+
+KEPT = 2  # the newest, and the one before it to fall back on
+_FACTS = "facts"  # the member of a file that is not an array
+
+
+@dataclass(frozen=True, order=True)
+class _Name:
+    """A state: the run that it belongs to, by the second in which that began, and its place in it."""
+
+    run: int
+    epoch: int
+    step: int
+
+    def file(self, rank: int) -> str:
+        return f"{self.run}-{self.epoch}-{self.step}-rank{rank}.npz"
+
+    @classmethod
+    def of(cls, path: Path) -> Optional["_Name"]:
+        parts = path.name.split("-")
+        return cls(*map(int, parts[:3])) if len(parts) == 4 and all(p.isdigit() for p in parts[:3]) else None
+
+
+class StateFiles:
+    """The run states in ``<ckpt_save_dir>/state``: the newest and the one before.
+
+    Rank 0 writes what all ranks share, each other rank what is its own alone. A file is a NumPy archive with a
+    checksum for each array; it gets its name when it is whole and on the disk, and only then an old one goes.
+
+    Args:
+        folder: on a disk that every host sees.
+    """
+
+    def __init__(self, folder: Path, world: World):
+        self.folder = folder
+        self.world = world
+        for left in folder.glob(f".*-rank{world.rank}.npz.*.partial"):  # by a run that was killed
+            left.unlink()
+        self.run = int(sum_over_ranks([int(time.time()) if world.is_main else 0], world)[0])
+
+    def save(self, epoch: int, step: int, facts: dict, arrays: Dict[str, np.ndarray]) -> None:
+        """Write this rank's file.
+
+        Raises:
+            OSError: it cannot be written; the states before are as they were.
+        """
+        self.folder.mkdir(exist_ok=True)
+        name = _Name(self.run, epoch, step)
+        path = self.folder / name.file(self.world.rank)
+        aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            _write(aside, facts, arrays)
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+        for old in self._stale(name):
+            old.unlink(missing_ok=True)
+
+    def newest(self, folder: Optional[Path] = None) -> Optional[Tuple[dict, Dict[str, np.ndarray]]]:
+        """Facts and arrays of the newest state that every rank can read, or None if there is none.
+
+        A damaged file is passed over, and a warning says so. The run that these files belong to goes on.
+        """
+        for name in self._agreed(self._own_files(folder or self.folder)):
+            found = self._read(folder or self.folder, name)
+            if found is not None:
+                return found
+        return None
+
+    def read(self, path: Path) -> Tuple[dict, Dict[str, np.ndarray]]:
+        """Facts and arrays of one state, by the path of any rank's file.
+
+        Raises:
+            InputError: no such state, or damaged.
+        """
+        name = _Name.of(path)
+        found = self._read(path.parent, name) if name else None
+        if found is None:
+            raise InputError(f"{path} is not a whole state of a run: use --resume auto, or a file of a state folder.")
+        return found
+
+    def _stale(self, newest):
+        # After falling back to an earlier state there are later ones; they lead nowhere.
+        files = self._own_files()
+        past = [path for path in files if _Name.of(path) <= newest]
+        return [path for path in files if path not in past[:KEPT]]
+
+    def _own_files(self, folder=None) -> List[Path]:
+        """This rank's files, the newest first; those of a run begun later count as newer."""
+        paths = (folder or self.folder).glob(f"*-rank{self.world.rank}.npz")
+        return sorted((p for p in paths if _Name.of(p)), key=_Name.of, reverse=True)
+
+    def _agreed(self, own) -> Iterable[_Name]:
+        """The states that rank 0 has, the newest first, the same on every rank."""
+        names = [_Name.of(path) for path in own[: 2 * KEPT]] if self.world.is_main else []
+        table = np.zeros((2 * KEPT, 3))
+        table[: len(names)] = [[n.run, n.epoch, n.step] for n in names] or np.zeros((0, 3))
+        for row in sum_over_ranks(table.ravel(), self.world).reshape(table.shape):
+            if row.any():
+                yield _Name(*(int(number) for number in row))
+
+    def _read(self, folder, name):
+        facts, arrays = {}, {}
+        whole = True
+        for rank in sorted({0, self.world.rank}):
+            path = folder / name.file(rank)
+            try:
+                facts, more = _read(path)
+            except FileNotFoundError:
+                whole = False
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile):
+                logger.warning("%s is damaged (cut off, or changed): going back to the state before it.", path)
+                whole = False
+            else:
+                arrays.update(more)
+        if sum_over_ranks([whole], self.world)[0] < self.world.size:
+            return None
+        self.run = name.run
+        return facts, arrays
+
+
+def _write(path, facts, arrays):
+    with open(path, "wb") as file:
+        # What numpy.savez does, except that a full disk leaves no archive open.
+        with zipfile.ZipFile(file, "w") as archive:
+            _add(archive, _FACTS, np.frombuffer(json.dumps(facts).encode(), np.uint8))
+            for name, value in arrays.items():
+                _add(archive, f"array/{name}", value)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _add(archive, name, value):
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        np.lib.format.write_array(member, np.asanyarray(value), allow_pickle=False)
+
+
+def _read(path):
+    with np.load(path) as members:  # raises at a checksum that does not fit
+        facts = json.loads(members[_FACTS].tobytes())
+        return facts, {name[len("array/") :]: members[name] for name in members if name != _FACTS}

@@ -1,0 +1,327 @@
+"""Runs that are killed, stopped or broken, and what they leave; resuming goes on bit for bit."""
+
+import csv
+import errno
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import train
+from mindcv_models import cli
+from mindcv_models.data import TrainLoader
+from mindcv_models.distributed import ONE_DEVICE
+from mindcv_models.errors import InputError
+from mindcv_models.training.state_files import StateFiles
+from tests import tiny  # noqa: F401, it registers the network
+from tests.test_data import image_folder
+
+ROOT = Path(__file__).parents[1]
+STEPS, EPOCHS = 6, 4  # 24 images in batches of 4
+# Everything that has a state: moments, moving average, dynamic loss scale, accumulation across epochs, and all that is
+# random: order, augmentation, mixing, stochastic depth.
+OPTIONS = [
+    "--model", "tiny", "--image_resize", "32", "--batch_size", "4", "--num_parallel_workers", "1", "--epoch_size",
+    str(EPOCHS), "--opt", "adamw", "--lr", "0.01", "--warmup_epochs", "1", "--decay_epochs", "3", "--ema", "True",
+    "--ema_decay", "0.9", "--loss_scale_type", "dynamic", "--loss_scale", "16", "--clip_grad", "True",
+    "--gradient_accumulation_steps", "4", "--auto_augment", "randaug-m9-mstd0.5-inc1", "--re_prob", "0.5", "--mixup",
+    "0.8", "--drop_path_rate", "0.3", "--val_while_train", "True", "--log_interval", "1", "--save_every", "2",
+    "--keep_checkpoint_max", "2",
+]  # fmt: skip
+
+
+def arguments(images, output, *more):
+    return [*OPTIONS, "--data_dir", str(images), "--ckpt_save_dir", str(output), *more]
+
+
+def call(images, output, *more):
+    """Exit status of train.py, run in this process."""
+    argv, sys.argv = sys.argv, ["train.py", *arguments(images, output, *more)]
+    try:
+        with pytest.raises(SystemExit) as left:
+            cli.run(train.main)
+    finally:
+        sys.argv = argv
+    return left.value.code
+
+
+@pytest.fixture(scope="module")
+def whole(images, tmp_path_factory):
+    """The folder of a run that nothing interrupted."""
+    output = tmp_path_factory.mktemp("whole")
+    assert call(images, output) == 0
+    return output
+
+
+def states(output, rank=0):
+    """Names of states, the oldest first: epoch under way, its steps that are done."""
+    names = [p.name.split("-")[1:3] for p in (output / "state").glob(f"*-rank{rank}.npz")]
+    return sorted((int(epoch), int(step)) for epoch, step in names)
+
+
+def arrays(output, rank=0):
+    newest = max((output / "state").glob(f"*-rank{rank}.npz"), key=lambda p: [int(n) for n in p.name.split("-")[:3]])
+    with np.load(newest) as members:
+        return {name: members[name] for name in members if name != "facts"}
+
+
+def rows(output):
+    with open(output / "results.csv") as file:
+        timings = ("seconds", "images_per_second")
+        return [{name: v for name, v in row.items() if name not in timings} for row in csv.DictReader(file)]
+
+
+def assert_same_run(output, whole, rank=0):
+    own, expected = arrays(output, rank), arrays(whole, rank)
+    assert own.keys() == expected.keys()
+    for name, value in expected.items():
+        assert own[name].tobytes() == value.tobytes(), name
+    if rank == 0:
+        assert len(own) > 30
+        assert rows(output) == rows(whole)
+        names = [p.name for p in output.glob("*.ckpt")]
+        assert sorted(names) == sorted(p.name for p in whole.glob("*.ckpt"))
+        for name in names:
+            assert (output / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def at_step(monkeypatch, epoch, step, change):
+    """Let ``change`` loose on the batch of one step: it gets and returns the images."""
+    original = TrainLoader.epoch
+
+    def epoch_with_change(self, number, first_step=0):
+        for index, (images, labels) in enumerate(original(self, number, first_step), first_step):
+            yield (change(images) if (number, index) == (epoch, step) else images), labels
+
+    monkeypatch.setattr(TrainLoader, "epoch", epoch_with_change)
+
+
+def test_raw_weights_and_their_average_are_both_validated_and_kept(whole):
+    columns = list(rows(whole)[0])
+    measured = ["val_loss", "top1", "top2", "ema_val_loss", "ema_top1", "ema_top2"]
+    assert columns == ["epoch", "lr", "train_loss", *measured]
+    assert any(row["val_loss"] != row["ema_val_loss"] for row in rows(whole))
+    assert [row["epoch"] for row in rows(whole)] == ["1", "2", "3", "4"]
+    assert states(whole) == [(EPOCHS, STEPS), (EPOCHS + 1, 0)]
+
+
+def test_a_run_killed_twice_ends_as_one_that_was_not(images, whole, tmp_path):
+    """First while it writes a state, then at any moment."""
+    command = [sys.executable, "-m", "tests.tiny", *arguments(images, tmp_path)]
+    environment = {**os.environ, "DIE_IN_SAVE": "5", "PYTHONPATH": str(ROOT)}
+    first = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert first.returncode == -signal.SIGKILL, first.stderr[-2000:]
+    assert states(tmp_path) == [(1, 6), (2, 0)]
+    assert [p for p in (tmp_path / "state").iterdir() if p.name.endswith(".partial")]
+
+    del environment["DIE_IN_SAVE"]
+    second = subprocess.Popen(
+        [*command, "--resume", "auto"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    for line in second.stdout:
+        if line.startswith("epoch 3/4 step"):
+            time.sleep(np.random.default_rng().random() * 0.1)
+            break
+    second.kill()
+    assert second.wait() == -signal.SIGKILL
+    assert states(tmp_path)[-1] >= (3, 0)
+
+    assert call(images, tmp_path, "--resume", "auto") == 0
+    assert_same_run(tmp_path, whole)
+    assert not [p for p in (*tmp_path.iterdir(), *(tmp_path / "state").iterdir()) if "partial" in p.name]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_lets_the_step_end_and_saves(images, whole, tmp_path, monkeypatch, caplog, number, status):
+    def kill(batch):
+        os.kill(os.getpid(), number)
+        return batch
+
+    caplog.set_level("INFO")
+    handler = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        at_step(patch, 2, 4, kill)
+        assert call(images, tmp_path) == status
+    said = f"stopped by {number.name} after step 5 of 6 of epoch 2: the same command with --resume auto goes on"
+    assert said in caplog.text
+    assert signal.getsignal(number) == handler
+    assert states(tmp_path) == [(2, 4), (2, 5)]
+    assert call(images, tmp_path, "--resume", "auto") == 0
+    assert "resuming after 1 epochs and 5 steps" in caplog.text
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_damaged_last_state_is_passed_over(images, whole, tmp_path, caplog):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    last = next((tmp_path / "state").glob("*-5-0-rank0.npz"))
+    os.truncate(last, last.stat().st_size - 100)
+    assert call(images, tmp_path, "--resume", "auto") == 0
+    assert f"{last} is damaged" in caplog.text
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_state_file_says_what_was_put_in_or_that_it_is_damaged(tmp_path, caplog):
+    files = StateFiles(tmp_path / "state", ONE_DEVICE)
+    assert files.newest() is None
+    values = {"a.b/c": np.arange(1000, dtype=np.float32), "half": np.ones(3, np.float16), "n": np.array(7, np.int32)}
+    for step in range(4):
+        files.save(1, step, {"x": step, "best": float("-inf")}, values)
+    paths = sorted((tmp_path / "state").iterdir())
+    assert [p.name.split("-", 1)[1] for p in paths] == ["1-2-rank0.npz", "1-3-rank0.npz"]
+    facts, found = files.newest()
+    assert facts == {"x": 3, "best": float("-inf")}
+    assert {n: (v.dtype, v.tolist()) for n, v in found.items()} == {n: (v.dtype, v.tolist()) for n, v in values.items()}
+    with open(paths[1], "r+b") as file:  # one flipped bit
+        file.seek(1500)
+        byte = file.read(1)[0]
+        file.seek(1500)
+        file.write(bytes([byte ^ 4]))
+    assert files.newest()[0]["x"] == 2
+    assert "is damaged" in caplog.text
+    with pytest.raises(InputError, match="is not a whole state"):
+        files.read(paths[1])
+    files.save(1, 2, {"x": "again"}, values)  # what came after it leads nowhere now
+    assert [p.name.split("-", 1)[1] for p in (tmp_path / "state").iterdir()] == ["1-2-rank0.npz"]
+
+
+@contextmanager
+def small_disk(folder, size):
+    """A full-size file system of its own, or where mounting is not allowed a limit on the size of files."""
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, check=False
+    ).returncode
+    if mounted == 0:
+        try:
+            yield lambda: fill(folder / "ballast", size), lambda: (folder / "ballast").unlink()
+        finally:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+        return
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        yield (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1])),
+               lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before))  # fmt: skip
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def fill(path, size):
+    with open(path, "wb", buffering=0) as file:
+        try:
+            for _ in range(0, size, 512):
+                file.write(bytes(512))
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+
+
+def test_a_full_disk_ends_the_run_and_leaves_the_last_state(images, whole, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "out"
+    output.mkdir()
+    with small_disk(output, 2**20) as (make_full, make_room):
+        with monkeypatch.context() as patch:
+            at_step(patch, 2, 2, lambda batch: make_full() or batch)
+            assert call(images, output) == 1
+        make_room()
+        error = capsys.readouterr().err
+        assert re.search(r"error: cannot write.*(No space left on device|File too large).*--resume auto", error)
+        assert states(output) == [(2, 0), (2, 2)]
+        assert not [p for p in (*output.iterdir(), *(output / "state").iterdir()) if "partial" in p.name]
+        assert call(images, output, "--resume", "auto") == 0
+        assert_same_run(output, whole)
+
+
+def not_a_number(batch):
+    return batch * float("nan")
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(images, tmp_path, monkeypatch, capsys):
+    at_step(monkeypatch, 2, 3, not_a_number)
+    assert call(images, tmp_path) == 1
+    assert "error: the training loss is nan in epoch 2, by step 4 of 6" in capsys.readouterr().err
+    assert states(tmp_path) == [(2, 0), (2, 2)]
+    assert all(np.isfinite(value).all() for value in arrays(tmp_path).values())
+
+
+def test_rollback_undoes_a_bad_batch_and_goes_on_with_the_next(images, tmp_path, monkeypatch, caplog):
+    with monkeypatch.context() as patch:
+        at_step(patch, 2, 3, not_a_number)
+        assert call(images, tmp_path, "--nan_policy", "rollback") == 0
+    assert "Rollback 1 of 3: back to the weights of 2 batches ago" in caplog.text
+    assert len(rows(tmp_path)) == EPOCHS
+    assert all(np.isfinite(value).all() for value in arrays(tmp_path).values())
+    # 24 batches, 2 of them undone, in updates of 4.
+    assert arrays(tmp_path)["array/global_step"] == (EPOCHS * STEPS - 2) // 4
+
+
+def test_rollback_gives_up_after_three_tries(images, tmp_path, monkeypatch, caplog, capsys):
+    original = TrainLoader.epoch
+    monkeypatch.setattr(TrainLoader, "epoch", lambda *given: ((not_a_number(x), y) for x, y in original(*given)))
+    assert call(images, tmp_path, "--nan_policy", "rollback") == 1
+    assert caplog.text.count("Rollback") == 3
+    assert "the training loss is nan in epoch 1, by step 4" in capsys.readouterr().err
+    assert states(tmp_path) == [(1, 0)]
+
+
+def test_a_run_at_chance_level_is_stopped(images, tmp_path, capsys):
+    assert call(images, tmp_path, "--lr", "1e-9", "--min_lr", "0", "--stop_if_stuck", "2") == 1
+    assert "were those of chance 2 times in a row" in capsys.readouterr().err
+    assert len(rows(tmp_path)) == 2
+    assert states(tmp_path)[-1] == (3, 0)
+
+
+def test_a_data_worker_that_dies_ends_the_run_and_leaves_the_last_state(images, tmp_path, monkeypatch, capsys):
+    read = TrainLoader._sample
+
+    def sample(self, index, epoch, place):
+        if (epoch, place) == (2, 13):
+            raise MemoryError("no room for an image")
+        return read(self, index, epoch, place)
+
+    monkeypatch.setattr(TrainLoader, "_sample", sample)
+    assert call(images, tmp_path) == 1
+    assert "error: a data worker died" in capsys.readouterr().err
+    assert states(tmp_path) == [(2, 0), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--batch_size", "2"], "batch_size was 4 in the run that saved the state, and is 2 here"),
+        (["--ema", "False"], "ema was True"),
+        (["--opt", "sgd"], "opt was adamw"),
+        (["--num_samples", "20"], "batches an epoch was 6 in the run that saved the state, and is 5 here"),
+        (["--resume", "absent"], "no state of a run at absent"),
+    ],
+    ids=lambda value: value[0].strip("-") if isinstance(value, list) else "",
+)
+def test_another_run_is_not_resumed(images, whole, tmp_path, capsys, more, says):
+    shutil.copytree(whole / "state", tmp_path / "state")
+    assert call(images, tmp_path, "--resume", "auto", *more) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_another_number_of_classes_is_not_resumed(whole, tmp_path, capsys):
+    three = image_folder(tmp_path / "three", train=[(c, 8) for c in "abc"], val=[(c, 1) for c in "abc"])
+    assert call(three, tmp_path / "out", "--resume", str(whole)) == 2
+    assert "num_classes was 2 in the run that saved the state, and is 3 here" in capsys.readouterr().err
+
+
+def test_harmless_options_may_change_and_are_named(images, whole, tmp_path, caplog):
+    assert call(images, tmp_path, "--resume", str(whole), "--lr", "0.02", "--epoch_size", "5") == 0
+    assert "resuming with other options: epoch_size 5 (was 4), lr 0.02 (was 0.01)" in caplog.text
+    assert rows(tmp_path)[:4] == rows(whole)
+    assert len(rows(tmp_path)) == 5
+
+
+def test_without_a_state_auto_starts_anew(images, tmp_path, caplog):
+    caplog.set_level("INFO")
+    assert call(images, tmp_path, "--resume", "auto", "--epoch_size", "1") == 0
+    assert f"no state to resume from in {tmp_path / 'state'}: starting anew" in caplog.text
