@@ -266,6 +266,18 @@ def save_options(options: Options, path: Path) -> None:
 
 
 def _read_yaml(path, known) -> Dict[str, Any]:
+    """The values of a YAML file, over those of the file beside it that its key ``base`` names, if there is one."""
+    values = _read_mapping(path, known)
+    if "base" not in values:
+        return values
+    base = Path(path).parent / str(values.pop("base"))
+    below = _read_mapping(base, known)
+    if "base" in below:
+        raise InputError(f"{base} is a base, but has a base itself: name {below['base']} in {path}.")
+    return {**below, **values}
+
+
+def _read_mapping(path, known):
     try:
         values = yaml.safe_load(Path(path).read_text())
     except OSError as error:
@@ -285,7 +297,7 @@ def _read_yaml(path, known) -> Dict[str, Any]:
         if key in _OLD_NAMES:
             key, meaning = _OLD_NAMES[key]
             value = meaning[bool(value)]
-        if key not in known:
+        if key not in known and key != "base":
             raise InputError(f"{path}: unknown key {key!r}: {nearest(str(key), known, 'see train.py --help.')}")
         resolved[key] = value
     return resolved

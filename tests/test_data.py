@@ -18,7 +18,8 @@ from mindcv_models.data import (
     prepare,
     write_digits,
 )
-from mindcv_models.data.order import EpochOrder
+from mindcv_models.data.order import EpochOrder, generator
+from mindcv_models.data.transforms import SmallImageTransform
 from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError, RunError
 
@@ -377,3 +378,33 @@ def test_a_validation_pipeline_that_dies_says_so_in_one_line(tmp_path):
 
     with pytest.raises(RunError, match=r"^a data worker of the validation died \(.*\)\.$"):
         levels(batches(loader.map(dying, "image")))
+
+
+def test_a_standard_data_set_of_mindcvs_is_trained_and_validated_on(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = {}
+    for prefix, count in (("train", 12), ("t10k", 5)):
+        labels[prefix] = rng.integers(10, size=count).astype(np.uint8)
+        pixels = rng.integers(256, size=(count, 28, 28), dtype=np.uint8)
+        header = np.array([2051, count, 28, 28], ">u4").tobytes()
+        (tmp_path / f"{prefix}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+        header = np.array([2049, count], ">u4").tobytes()
+        (tmp_path / f"{prefix}-labels-idx1-ubyte").write_bytes(header + labels[prefix].tobytes())
+    opts = prepare(options(tmp_path, dataset="mnist", val_while_train=True), ONE_DEVICE, training=True)
+    assert opts.num_classes == 10
+    first = arrays(create_train_loader(opts), 1)
+    assert len(first) == 3 and first[0][0].shape == (4, 1, 32, 32) and first[0][0].dtype == np.float32
+    assert_same(first, arrays(create_train_loader(replace(opts, num_parallel_workers=2)), 1))
+    assert sorted(np.concatenate([each for _, each in first])) == sorted(labels["train"])
+    loader, total = create_eval_loader(opts)
+    seen = [label for epoch in batches(loader) for _, each in epoch for label in each.asnumpy()]
+    assert seen == labels["t10k"].tolist() and total == 5
+
+
+def test_cifars_images_are_moved_and_flipped():
+    image = np.arange(32 * 32 * 3, dtype=np.int64).reshape(32, 32, 3).astype(np.uint8)
+    transform = SmallImageTransform(Options(dataset="cifar10", image_resize=(32,)))
+    views = [transform(image, generator(number)) for number in range(60)]
+    assert all(view.shape == (3, 32, 32) and view.dtype == np.float32 for view in views)
+    assert len({view.tobytes() for view in views}) > 30
+    np.testing.assert_array_equal(transform(image, generator(7)), views[7])

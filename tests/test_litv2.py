@@ -321,6 +321,6 @@ def test_recipes(path):
     assert (options.lr, options.min_lr) == ((4e-5, 4e-7) if fine_tuning else (1e-3, 1e-5))
     assert options.weight_decay == (1e-8 if fine_tuning else 0.05)
     assert (options.epoch_size, options.warmup_epochs) == ((30, 5) if fine_tuning else (300, 20))
-    assert options.warmup_epochs + options.decay_epochs == options.epoch_size
+    assert not options.warmup_prefix and options.decay_epochs == options.epoch_size
     assert options.drop_path_rate == {"litv2_s": 0.2, "litv2_m": 0.3}.get(options.model, 0.5)
     assert options.crop_pct == VARIANTS[options.model].crop_pct

@@ -1,7 +1,8 @@
 """RandAugment, AutoAugment, TrivialAugment, AugMix and ThreeAugment on ``(H, W, 3)`` uint8 images.
 
-The strings and the policies are MindCV's. Its operations are not: they draw from generators that all threads share, so
-that no run could be repeated, and they shear by 0.3 degrees where the papers mean the factor 0.3.
+The strings and the policies are MindCV's. Its operations (0.3.0) are not: they draw from generators that all threads
+share, so that no run could be repeated; its shears leave the image as it is, its posterize drops as many bits as it
+should keep, and ``mstd`` is not read.
 
 Sources: Cubuk et al., arXiv:1805.09501 and arXiv:1909.13719; Müller and Hutter, arXiv:2103.10158; Hendrycks et al.,
 arXiv:1912.02781; Touvron et al., arXiv:2204.07118, section 3.2. "Increasing" operations grow with the magnitude.
@@ -200,19 +201,20 @@ _LEVELS = np.arange(256)
 
 
 def auto_contrast(image, *_):
-    low, high = image.min((0, 1)), image.max((0, 1))
-    span = np.maximum(high.astype(np.float64) - low, 1)
+    low, high = np.array([cv2.minMaxLoc(channel)[:2] for channel in cv2.split(image)]).T  # (3,) each
+    span = np.maximum(high - low, 1)
     stretched = (_LEVELS[:, None] - low) * (255 / span)  # (256, 3)
     kept = np.where(high > low, stretched, _LEVELS[:, None])
     return _table(image, kept[:, None, :])
 
 
 def equalize(image, *_):
-    tables = [_equalizing(np.bincount(channel.ravel(), minlength=256)) for channel in cv2.split(image)]
+    tables = [_equalizing(channel) for channel in cv2.split(image)]
     return _table(image, np.stack(tables, -1)[:, None, :])
 
 
-def _equalizing(histogram):
+def _equalizing(channel):
+    histogram = cv2.calcHist([channel], [0], None, [256], [0, 256]).ravel().astype(int)
     seen = histogram[histogram > 0]
     step = (seen.sum() - seen[-1]) // 255
     if step == 0:
