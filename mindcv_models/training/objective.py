@@ -28,13 +28,18 @@ class Objective(nn.Cell):
             loss = term(loss, images, logits[0] if isinstance(logits, tuple) else logits)
         return loss
 
-    def sampled(self, images):
-        """The cross entropy of labels drawn from the network's own predictions, which tells the loss's curvature."""
+    def sampled(self, images, draws):
+        """The cross entropy of labels drawn from the network's own predictions, which tells the loss's curvature.
+
+        Args:
+            draws: ``(B,)``, uniform numbers from 0 to 1: one random label each.
+        """
         logits = in_float32(self.network(images))
         if isinstance(logits, tuple):
             logits = logits[0]
-        labels = ops.random_categorical(ops.stop_gradient(logits), 1).reshape((-1,))
-        return ops.cross_entropy(logits, labels.astype(ms.int32))
+        below = ops.cumsum(ops.softmax(ops.stop_gradient(logits), 1), 1) < draws.reshape((-1, 1))  # (B, classes)
+        labels = ops.minimum(below.astype(ms.int32).sum(1), logits.shape[1] - 1)
+        return ops.cross_entropy(logits, labels)
 
     def start_epoch(self, progress: float) -> bool:
         """Tell the terms which share of the epochs is done, 0 to 1; True if the step has to be compiled anew."""

@@ -8,6 +8,7 @@ import logging
 from typing import List, Sequence
 
 import mindspore as ms
+import numpy as np
 from mindcv.optim import create_optimizer
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
@@ -165,8 +166,10 @@ class SophiaG(GroupedOptimizer):
 
     The weight decays by ``lr * decay``, then loses ``lr * clip(m / max(rho * h, eps), 1)``. Every ``k`` updates, the
     first included, the training step gives :meth:`estimate` the gradient for labels that are drawn from the network's
-    own predictions.
+    own predictions. What is drawn is a function of ``global_step``, so that a resumed run draws the same.
     """
+
+    DRAWS = 1 << 16
 
     def __init__(self, groups, rates, order, betas=(0.965, 0.99), eps=1e-15, rho=0.04, k=10):
         super().__init__(groups, rates, order)
@@ -174,12 +177,18 @@ class SophiaG(GroupedOptimizer):
         self.eps = eps
         self.rho = rho
         self.k = k
+        self.uniform = Tensor(np.random.RandomState(0).rand(self.DRAWS), ms.float32)
         self.m = self.parameters.clone(prefix="sophia_m", init="zeros")
         self.h = self.parameters.clone(prefix="sophia_h", init="zeros")
 
     def is_due(self):
         """Whether the curvature is to be estimated before the next update."""
         return self.global_step % self.k == 0
+
+    def draws(self, images, rank, ranks):
+        """Uniform numbers ``(images,)`` for the labels of this rank's share of the update's images."""
+        first = (self.global_step // self.k * ranks + rank) * images
+        return ops.gather(self.uniform, (first + ops.arange(images)) % self.DRAWS, 0)
 
     def estimate(self, gradients, images, usable):
         """Average in the curvature ``images * gradient^2``, if ``usable``; the gradient is the mean over the images."""

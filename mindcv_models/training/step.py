@@ -70,7 +70,7 @@ class TrainStep(nn.Cell):
         if accumulate > 1:
             self.sums = self.weights.clone("accumulated", init="zeros")
             self.batches = Parameter(Tensor(0, ms.int32), name="accumulated_batches", requires_grad=False)
-        self.images_factor = world.size
+        self.rank, self.ranks = world.rank, world.size
         self.estimates = isinstance(optimizer, SophiaG)
         if self.estimates:
             self.sampled_gradients = ms.grad(self.scaled_sampled_loss, None, self.weights)
@@ -88,8 +88,8 @@ class TrainStep(nn.Cell):
         loss = self.objective(images, labels)
         return loss * self.loss_scale.value if self.loss_scale.scales else loss
 
-    def scaled_sampled_loss(self, images):
-        loss = self.objective.sampled(images)
+    def scaled_sampled_loss(self, images, draws):
+        loss = self.objective.sampled(images, draws)
         return loss * self.loss_scale.value if self.loss_scale.scales else loss
 
     def construct(self, images, labels):
@@ -117,10 +117,11 @@ class TrainStep(nn.Cell):
             due = ops.logical_and(due, self.batches == 0)
         done = due
         if due:
-            gradients = self.mean_over_ranks(self.scaled(self.sampled_gradients(images), 1 / self.loss_scale.value))
+            count = images.shape[0]
+            gradients = self.sampled_gradients(images, self.optimizer.draws(count, self.rank, self.ranks))
+            gradients = self.mean_over_ranks(self.scaled(gradients, 1 / self.loss_scale.value))
             usable = all_finite(gradients) if self.loss_scale.checks else due
-            images_seen = images.shape[0] * self.images_factor
-            done = ops.depend(done, self.optimizer.estimate(gradients, images_seen, usable))
+            done = ops.depend(done, self.optimizer.estimate(gradients, count * self.ranks, usable))
         return done
 
     def update_from_sums(self):
