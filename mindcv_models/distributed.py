@@ -139,15 +139,16 @@ class AllReduceMean(nn.Cell):
     def __init__(self, world: World):
         super().__init__()
         self.size = world.size
+        self.map = ops.HyperMap()
         self.reduce = ops.AllReduce(ops.ReduceOp.SUM) if world.size > 1 else None
 
     def construct(self, tensors):
         if self.reduce is None:
             return tensors
-        reduced = ()
-        for tensor in tensors:
-            reduced += (self.reduce(tensor) / self.size,)
-        return reduced
+        return self.map(self.mean, tensors)
+
+    def mean(self, tensor):
+        return self.reduce(tensor) / self.size
 
 
 def sum_over_ranks(values, world: World) -> np.ndarray:

@@ -179,7 +179,7 @@ def test_a_step_from_options_keeps_teacher_and_average_out_of_what_learns(teache
     network = build_network(options, ONE_DEVICE)
     step = build_step(options, network, Schedule(options, 1), ONE_DEVICE)
     own = [p.name for p in network.get_parameters()]
-    assert [p.name for p in step.weights] == [p.name for p in network.trainable_params()]
+    assert {p.name for p in step.weights} == {p.name for p in network.trainable_params()}
     assert [p.name for p in step.ema.averages] == [f"ema.{name}" for name in own]
     for average, weight in zip(step.ema.averages, network.get_parameters()):
         np.testing.assert_array_equal(average.asnumpy(), weight.asnumpy())

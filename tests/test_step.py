@@ -3,10 +3,13 @@
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindcv_models.parameters import set_value
 from mindcv_models.training import EMA, LossScale, Objective, TrainStep
+from mindcv_models.training.groups import Group
+from mindcv_models.training.optimizer import AdamW
+from mindcv_models.training.schedule import Rate
 
 RATE = 0.1
 
@@ -149,3 +152,28 @@ def test_the_step_runs_eagerly_too():
     for part in range(2):
         step(*tensors(x[part::2], y[part::2]))
     np.testing.assert_allclose(network.w.asnumpy(), w - RATE * gradient(w, x, y), rtol=1e-5, atol=1e-7)
+
+
+class Many(nn.Cell):
+    """More parameters than MindSpore's compiler lets calls nest."""
+
+    def __init__(self, count=1001):
+        super().__init__()
+        self.all = ParameterTuple([Parameter(Tensor([0.1], ms.float32), name=f"w{i}") for i in range(count)])
+
+    def construct(self, x):
+        return ops.addn(self.all) * x
+
+
+@pytest.mark.slow
+def test_a_network_may_have_any_number_of_parameters():
+    network = Many()
+    optimizer = AdamW([Group(network.trainable_params(), 1.0, 1.0, 0.0)], [Rate([RATE])])
+    ema = EMA(network, 0.5, False)
+    loss_scale = LossScale(8.0, dynamic=True)
+    step = TrainStep(Objective(network, MeanSquare()), optimizer, loss_scale, ema, clip_norm=1.0, accumulate=2)
+    for _ in range(2):
+        step(Tensor([[1.0]], ms.float32), Tensor([[0.0]], ms.float32))
+    for weight, average in zip(network.trainable_params(), ema.averages):
+        np.testing.assert_allclose(weight.asnumpy(), 0.0, atol=1e-5)
+        np.testing.assert_allclose(average.asnumpy(), 0.05, atol=1e-5)

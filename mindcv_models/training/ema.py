@@ -30,16 +30,15 @@ class EMA(nn.Cell):
         if average is not None:
             self.averages = ParameterTuple(average.get_parameters())
             for mean, weight in zip(self.averages, self.weights):
-                mean.set_data(Tensor(weight.asnumpy()))
+                set_value(mean, weight.asnumpy())
+        self.map = ops.HyperMap()
         self.step = Parameter(Tensor(0.0, ms.float32), name="ema_step", requires_grad=False)
 
     def construct(self):
         step = self.step + 1
         decay = self.decay * (1 - ops.exp(-step / 2000)) if self.ramp else ops.ones_like(step) * self.decay
-        done = ops.assign(self.step, step)
-        for average, weight in zip(self.averages, self.weights):
-            done = ops.depend(done, ops.assign(average, decay * average + (1 - decay) * weight))
-        return done
+        new = self.map(ops.partial(average_in, decay), self.averages, self.weights)
+        return ops.depend(ops.assign(self.step, step), new)
 
     @contextmanager
     def applied(self):
@@ -52,3 +51,7 @@ class EMA(nn.Cell):
         finally:
             for weight, value in zip(self.weights, own):
                 set_value(weight, value)
+
+
+def average_in(decay, average, weight):
+    return ops.assign(average, decay * average + (1 - decay) * weight)

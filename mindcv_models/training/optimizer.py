@@ -5,7 +5,7 @@ no CPU kernel; Sophia it has not.
 """
 
 import logging
-from typing import List, Sequence
+from typing import Sequence
 
 import mindspore as ms
 import numpy as np
@@ -30,15 +30,14 @@ def build_optimizer(options: Options, network: nn.Cell, schedule: Schedule) -> n
         InputError: the optimizer has no such option as ``opt_betas`` or ``opt_eps``.
     """
     groups = parameter_groups(options, network)
-    order = network.trainable_params()
     own = {"adamw": AdamW, "lamb": Lamb, "sophiag": SophiaG}.get(options.opt)
     if own is None:
-        return _mindcv_optimizer(options, groups, order, schedule)
+        return _mindcv_optimizer(options, groups, network.trainable_params(), schedule)
     changes = {"betas": options.opt_betas, "eps": options.opt_eps}
     if own is SophiaG:
         changes.update(rho=options.rho, k=options.k)
     rates = [schedule.rate(group.peak, group.scale) for group in groups]
-    return own(groups, rates, order, **{name: value for name, value in changes.items() if value is not None})
+    return own(groups, rates, **{name: value for name, value in changes.items() if value is not None})
 
 
 def _mindcv_optimizer(options, groups, order, schedule):
@@ -68,33 +67,36 @@ def _mindcv_optimizer(options, groups, order, schedule):
 
 
 class GroupedOptimizer(nn.Cell):
-    """What the optimizers here share: the parameters in order, their group's rate and decay, the count of updates.
+    """What the optimizers here share: parameters by group, their rate and decay, the count of updates.
 
-    Called with the gradients of ``parameters``. ``global_step`` counts the updates done.
+    Called with the gradients of ``parameters``, which are in the order of their groups. ``global_step`` counts the
+    updates done. Parameters are updated through HyperMap: a loop would nest a call for each, and large networks have
+    more of them than MindSpore's compiler lets calls nest.
 
     Args:
-        groups: every parameter of ``order`` is in exactly one.
+        groups: parameters that share a learning rate and a weight decay.
         rates: the learning rate of each group, from :meth:`Schedule.rate`.
-        order: the parameters in the order of their gradients.
     """
 
-    def __init__(self, groups: Sequence[Group], rates: Sequence[Rate], order: List[Parameter]):
+    def __init__(self, groups: Sequence[Group], rates: Sequence[Rate]):
         super().__init__(auto_prefix=False)
-        self.parameters = ParameterTuple(order)
+        self.parameters = ParameterTuple([parameter for group in groups for parameter in group.parameters])
         self.rates = nn.CellList(list(rates), auto_prefix=False)
-        group_of = {parameter.name: i for i, group in enumerate(groups) for parameter in group.parameters}
-        self.group_of = tuple(group_of[parameter.name] for parameter in order)
-        self.decays = tuple(float(groups[i].weight_decay) for i in self.group_of)
+        self.decays = tuple(float(group.weight_decay) for group in groups)
+        ends = np.cumsum([len(group.parameters) for group in groups]).tolist()
+        self.parts = tuple(zip([0, *ends], ends))
         self.global_step = Parameter(Tensor(0, ms.int32), name="global_step", requires_grad=False)
+        self.map = ops.HyperMap()
+
+    def moments(self, prefix):
+        """Zeros in the shape of every parameter, named after it."""
+        return self.parameters.clone(prefix=prefix, init="zeros")
 
     def next_step(self):
-        """Count an update; the learning rate of every parameter for it, and its number, 1 for the first, as a float."""
-        by_group = ()
-        for rate in self.rates:
-            by_group += (rate(self.global_step),)
+        """Count an update; the learning rate of every group for it, and its number, 1 for the first, as a float."""
         rates = ()
-        for i in self.group_of:
-            rates += (by_group[i],)
+        for rate in self.rates:
+            rates += (rate(self.global_step),)
         step = self.global_step + 1
         self.global_step = step
         return rates, step.astype(ms.float32)
@@ -108,24 +110,27 @@ class AdamW(GroupedOptimizer):
     make exactly ``w - lr * (m / c1 / (sqrt(v) / c2 + eps) + decay * w)``.
     """
 
-    def __init__(self, groups, rates, order, betas=(0.9, 0.999), eps=1e-8):
-        super().__init__(groups, rates, order)
+    def __init__(self, groups, rates, betas=(0.9, 0.999), eps=1e-8):
+        super().__init__(groups, rates)
         self.beta1, self.beta2 = (Tensor(beta, ms.float32) for beta in betas)
         self.eps = eps
-        self.m = self.parameters.clone(prefix="adam_m", init="zeros")
-        self.v = self.parameters.clone(prefix="adam_v", init="zeros")
-        self.update = ops.AdamWeightDecay()
+        self.m, self.v = self.moments("adam_m"), self.moments("adam_v")
+        self.fused = ops.AdamWeightDecay()
 
     def construct(self, gradients):
         rates, step = self.next_step()
-        ratio = ops.sqrt(1 - ops.pow(self.beta2, step)) / (1 - ops.pow(self.beta1, step))
-        eps = self.eps * ops.sqrt(1 - ops.pow(self.beta2, step))
+        c1 = 1 - ops.pow(self.beta1, step)
+        c2 = ops.sqrt(1 - ops.pow(self.beta2, step))
         done = step
-        for i in range(len(gradients)):
-            new = self.update(self.parameters[i], self.m[i], self.v[i], rates[i] * ratio, self.beta1, self.beta2,
-                              eps, self.decays[i] / ratio, gradients[i])  # fmt: skip
+        for i in range(len(rates)):
+            a, b = self.parts[i]
+            update = ops.partial(self.update, rates[i] * c2 / c1, self.eps * c2, self.decays[i] * c1 / c2)
+            new = self.map(update, self.parameters[a:b], self.m[a:b], self.v[a:b], gradients[a:b])
             done = ops.depend(done, new)
         return done
+
+    def update(self, rate, eps, decay, weight, m, v, gradient):
+        return self.fused(weight, m, v, rate, self.beta1, self.beta2, eps, decay, gradient)
 
 
 class Lamb(GroupedOptimizer):
@@ -135,30 +140,33 @@ class Lamb(GroupedOptimizer):
     where either is 0, is for parameters with weight decay only.
     """
 
-    def __init__(self, groups, rates, order, betas=(0.9, 0.999), eps=1e-6):
-        super().__init__(groups, rates, order)
+    def __init__(self, groups, rates, betas=(0.9, 0.999), eps=1e-6):
+        super().__init__(groups, rates)
         self.beta1, self.beta2 = betas
         self.eps = eps
-        self.m = self.parameters.clone(prefix="lamb_m", init="zeros")
-        self.v = self.parameters.clone(prefix="lamb_v", init="zeros")
+        self.m, self.v = self.moments("lamb_m"), self.moments("lamb_v")
 
     def construct(self, gradients):
         gradients = ops.clip_by_global_norm(gradients, 1.0)
         rates, step = self.next_step()
-        correction1 = 1 - ops.pow(Tensor(self.beta1, ms.float32), step)
-        correction2 = 1 - ops.pow(Tensor(self.beta2, ms.float32), step)
+        c1 = 1 - ops.pow(Tensor(self.beta1, ms.float32), step)
+        c2 = 1 - ops.pow(Tensor(self.beta2, ms.float32), step)
         done = step
-        for i in range(len(gradients)):
-            weight, gradient = self.parameters[i], gradients[i]
-            m = self.beta1 * self.m[i] + (1 - self.beta1) * gradient
-            v = self.beta2 * self.v[i] + (1 - self.beta2) * ops.square(gradient)
-            change = m / correction1 / (ops.sqrt(v / correction2) + self.eps)
-            if self.decays[i] > 0:
-                change = change + self.decays[i] * weight
-                change = change * trust_ratio(norm(weight), norm(change))
-            new = (ops.assign(weight, weight - rates[i] * change), ops.assign(self.m[i], m), ops.assign(self.v[i], v))
+        for i in range(len(rates)):
+            a, b = self.parts[i]
+            update = ops.partial(self.update, rates[i], c1, c2, self.decays[i])
+            new = self.map(update, self.parameters[a:b], self.m[a:b], self.v[a:b], gradients[a:b])
             done = ops.depend(done, new)
         return done
+
+    def update(self, rate, c1, c2, decay, weight, m, v, gradient):
+        new_m = self.beta1 * m + (1 - self.beta1) * gradient
+        new_v = self.beta2 * v + (1 - self.beta2) * ops.square(gradient)
+        change = new_m / c1 / (ops.sqrt(new_v / c2) + self.eps)
+        if decay > 0:
+            change = change + decay * weight
+            change = change * trust_ratio(norm(weight), norm(change))
+        return ops.assign(weight, weight - rate * change), ops.assign(m, new_m), ops.assign(v, new_v)
 
 
 class SophiaG(GroupedOptimizer):
@@ -171,15 +179,14 @@ class SophiaG(GroupedOptimizer):
 
     DRAWS = 1 << 16
 
-    def __init__(self, groups, rates, order, betas=(0.965, 0.99), eps=1e-15, rho=0.04, k=10):
-        super().__init__(groups, rates, order)
+    def __init__(self, groups, rates, betas=(0.965, 0.99), eps=1e-15, rho=0.04, k=10):
+        super().__init__(groups, rates)
         self.beta1, self.beta2 = betas
         self.eps = eps
         self.rho = rho
         self.k = k
         self.uniform = Tensor(np.random.RandomState(0).rand(self.DRAWS), ms.float32)
-        self.m = self.parameters.clone(prefix="sophia_m", init="zeros")
-        self.h = self.parameters.clone(prefix="sophia_h", init="zeros")
+        self.m, self.h = self.moments("sophia_m"), self.moments("sophia_h")
 
     def is_due(self):
         """Whether the curvature is to be estimated before the next update."""
@@ -192,22 +199,25 @@ class SophiaG(GroupedOptimizer):
 
     def estimate(self, gradients, images, usable):
         """Average in the curvature ``images * gradient^2``, if ``usable``; the gradient is the mean over the images."""
-        done = self.global_step
-        for i in range(len(gradients)):
-            h = self.beta2 * self.h[i] + (1 - self.beta2) * images * ops.square(gradients[i])
-            done = ops.depend(done, ops.assign(self.h[i], ops.select(usable, h, self.h[i])))
-        return done
+        return self.map(ops.partial(self.average_in, images, usable), self.h, gradients)
+
+    def average_in(self, images, usable, h, gradient):
+        new = self.beta2 * h + (1 - self.beta2) * images * ops.square(gradient)
+        return ops.assign(h, ops.select(usable, new, h))
 
     def construct(self, gradients):
         rates, step = self.next_step()
         done = step
-        for i in range(len(gradients)):
-            weight = self.parameters[i]
-            m = self.beta1 * self.m[i] + (1 - self.beta1) * gradients[i]
-            change = ops.clamp(m / ops.maximum(self.rho * self.h[i], self.eps), -1.0, 1.0)
-            new = weight - rates[i] * (self.decays[i] * weight + change)
-            done = ops.depend(done, (ops.assign(weight, new), ops.assign(self.m[i], m)))
+        for i in range(len(rates)):
+            a, b = self.parts[i]
+            update = ops.partial(self.update, rates[i], self.decays[i])
+            done = ops.depend(done, self.map(update, self.parameters[a:b], self.m[a:b], self.h[a:b], gradients[a:b]))
         return done
+
+    def update(self, rate, decay, weight, m, h, gradient):
+        new_m = self.beta1 * m + (1 - self.beta1) * gradient
+        change = ops.clamp(new_m / ops.maximum(self.rho * h, self.eps), -1.0, 1.0)
+        return ops.assign(weight, weight - rate * (decay * weight + change)), ops.assign(m, new_m)
 
 
 def norm(tensor):

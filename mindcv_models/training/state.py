@@ -95,8 +95,8 @@ class RunState:
         place, best = self._take(facts, arrays)
         done = f"{place.epoch - 1} epochs" + (f" and {place.step} steps" if place.step else "")
         logger.info("resuming after %s", done)
-        if self.options["drop_rate"] or self.options["opt"] == "sophiag":
-            logger.warning("dropout and sophiag draw their random numbers anew: the run goes on, but not bit for bit")
+        if self.options["drop_rate"]:
+            logger.warning("dropout draws its random numbers anew: the run goes on, but not bit for bit")
         return place, best
 
     def restore_newest(self) -> Tuple[Place, Optional[Metrics]]:

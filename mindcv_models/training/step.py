@@ -65,6 +65,7 @@ class TrainStep(nn.Cell):
         self.clip_norm = clip_norm
         self.accumulate = accumulate
         self.weights = optimizer.parameters
+        self.map = ops.HyperMap()
         self.mean_over_ranks = AllReduceMean(world)
         self.value_and_grad = ms.value_and_grad(self.scaled_loss, None, self.weights)
         if accumulate > 1:
@@ -103,8 +104,7 @@ class TrainStep(nn.Cell):
         if self.accumulate == 1:
             return ops.depend(self.mean_over_ranks((loss,))[0], self.update(gradients))
         done = ops.assign_add(self.batches, Tensor(1, ms.int32))
-        for total, gradient in zip(self.sums, gradients):
-            done = ops.depend(done, ops.assign_add(total, gradient))
+        done = ops.depend(done, self.map(add_to, self.sums, gradients))
         loss = ops.depend(self.mean_over_ranks((loss,))[0], done)
         if self.batches >= self.accumulate:
             loss = ops.depend(loss, self.update_from_sums())
@@ -127,9 +127,7 @@ class TrainStep(nn.Cell):
     def update_from_sums(self):
         done = self.update(self.scaled(self.sums, 1 / self.accumulate))
         done = ops.depend(done, ops.assign(self.batches, Tensor(0, ms.int32)))
-        for total in self.sums:
-            done = ops.depend(done, ops.assign(total, ops.zeros_like(total)))
-        return done
+        return ops.depend(done, self.map(clear, self.sums))
 
     def update(self, gradients):
         """Apply the mean gradient over ranks, unless it overflowed and that is checked."""
@@ -151,15 +149,25 @@ class TrainStep(nn.Cell):
         return done
 
     def scaled(self, tensors, factor):
-        result = ()
-        for tensor in tensors:
-            result += (tensor * ops.cast(factor, tensor.dtype),)
-        return result
+        return self.map(ops.partial(multiply, factor), tensors)
 
 
 def all_finite(tensors):
     """True if no element of any tensor is infinite or not a number."""
-    finite = Tensor(True)
-    for tensor in tensors:
-        finite = ops.logical_and(finite, ops.isfinite(tensor).all())
-    return finite
+    return ops.stack(ops.HyperMap()(is_finite, tensors)).all()
+
+
+def is_finite(tensor):
+    return ops.isfinite(tensor).all()
+
+
+def add_to(total, tensor):
+    return ops.assign_add(total, tensor)
+
+
+def clear(tensor):
+    return ops.assign(tensor, ops.zeros_like(tensor))
+
+
+def multiply(factor, tensor):
+    return tensor * ops.cast(factor, tensor.dtype)
