@@ -52,6 +52,11 @@ class ExportOptions:
         None, "image size, or height and width; default: the model's own", group="Images"
     )
     crop_pct: Optional[float] = option(None, "share of the resized image that is kept; default: the model's own")
+    crop_mode: Optional[str] = option(
+        None,
+        "resize the shorter side and crop the middle, or both sides; default: the model's own",
+        ("center", "squash"),
+    )
     interpolation: Optional[str] = option(
         None, "resizing filter; default: the model's own", ("nearest", "bilinear", "bicubic", "area")
     )
@@ -75,7 +80,9 @@ def preparation_of(options: ExportOptions) -> Preparation:
     own = EvalTransform.resolve(options)
     size = options.image_resize or get_pretrained_cfg(options.model).get("input_size", (3, 224, 224))[1:]
     names = read_class_names(options) if options.class_names else None
-    return Preparation(options.model, (size[0], size[-1]), own.crop_pct, own.interpolation, own.mean, own.std, names)
+    return Preparation(
+        options.model, (size[0], size[-1]), own.crop_pct, own.crop_mode, own.interpolation, own.mean, own.std, names
+    )
 
 
 def read_class_names(options: ExportOptions) -> Tuple[str, ...]:

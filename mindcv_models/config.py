@@ -99,6 +99,11 @@ class Options:
     crop_pct: Optional[float] = option(
         None, "validation: share of the resized image that is kept; default: the model's own"
     )
+    crop_mode: Optional[str] = option(
+        None,
+        "validation: resize the shorter side and crop the middle, or both sides; default: the model's own",
+        ("center", "squash"),
+    )
     mixup: float = option(0.0, "mixup's alpha; 0 is off")
     cutmix: float = option(0.0, "cutmix's alpha; 0 is off")
     cutmix_prob: float = option(1.0, "probability that a batch is mixed")

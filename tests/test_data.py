@@ -102,6 +102,24 @@ def test_the_evaluation_transform_is_the_models_own_unless_overridden():
     changed = EvalTransform.resolve(Options(model="fastvit_sa36", image_resize=64, crop_pct=1.0))
     assert (changed.image_resize, changed.crop_pct, changed.interpolation) == (64, 1.0, "bicubic")
     assert EvalTransform.resolve(Options(model="resnet18")).crop_pct == 0.875
+    assert EvalTransform.resolve(Options(model="faster_vit_4_21k_384")).crop_mode == "squash"
+    assert EvalTransform.resolve(Options(model="faster_vit_0_224")).crop_mode == "center"
+
+
+@pytest.mark.parametrize(("crop_mode", "frame", "box"), [
+    ("center", (35, 52), (10, 2, 42, 34)),  # (52 - 32) / 2 = 10 to the left, round(1.5) = 2 above
+    ("squash", (35, 35), (2, 2, 34, 34)),
+])  # fmt: skip
+def test_validation_images_are_resized_as_by_pillow(tmp_path, crop_mode, frame, box):
+    pixels = np.random.default_rng(0).integers(256, size=(80, 120, 3), dtype=np.uint8)
+    (tmp_path / "val" / "a").mkdir(parents=True)
+    Image.fromarray(pixels).save(tmp_path / "val" / "a" / "0.png")
+    opts = options(tmp_path, crop_pct=0.9, crop_mode=crop_mode, interpolation="bicubic", std=(2.0,) * 3, num_classes=1)
+    loader, count = create_eval_loader(opts)
+    ((image, _),) = next(batches(loader))
+    resized = Image.fromarray(pixels).resize(frame[::-1], Image.Resampling.BICUBIC)
+    assert count == 1
+    np.testing.assert_array_equal(image.asnumpy()[0], np.asarray(resized.crop(box)).transpose(2, 0, 1) / np.float32(2))
 
 
 def test_classes_are_counted_and_checked(tmp_path):

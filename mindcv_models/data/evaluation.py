@@ -4,6 +4,7 @@ import re
 
 import mindspore.dataset as ds
 from mindcv.data import create_dataset, create_loader, create_transforms
+from mindspore.dataset import vision
 from mindspore.dataset.core.config import ErrorSamplesMode
 
 from ..config import Options
@@ -32,15 +33,11 @@ def create_eval_loader(options: Options, rank: int = 0, ranks: int = 1):
         return None, len(places)
     dataset.use_sampler(ds.SubsetSampler(list(share)))
     own = EvalTransform.resolve(options)
-    transform = create_transforms(
-        dataset_name=_standard_name(options),
-        is_training=False,
-        image_resize=own.image_resize,
-        crop_pct=own.crop_pct,
-        interpolation=own.interpolation,
-        mean=own.mean,
-        std=own.std,
-    )
+    small = _standard_name(options)
+    if small:
+        transform = create_transforms(small, own.image_resize, is_training=False)
+    else:
+        transform = [vision.Decode(), own.resize, own.crop, *own.normalise()]
     loader = create_loader(
         dataset=dataset,
         batch_size=options.batch_size,

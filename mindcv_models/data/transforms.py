@@ -2,28 +2,40 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Tuple, Union
+from typing import List, Tuple, Union
 
 import cv2
 import numpy as np
 from mindcv.data import create_transforms
 from mindcv.models.registry import get_pretrained_cfg
+from mindspore.dataset import vision
+from PIL import Image
 
 from ..config import IMAGENET_MEAN, IMAGENET_STD, Options
 from .augment import FILTERS, ColorJitter, create_augment
 
 __all__ = ["EvalTransform", "SmallImageTransform", "TrainTransform"]
 
+_PILLOW_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "area": Image.Resampling.BOX,
+}
+
 
 @dataclass(frozen=True)
 class EvalTransform:
     """How an image becomes the network's input for evaluation; ``mean`` and ``std`` on the scale 0 to 255.
 
-    ``image_resize`` is one number for a square, or height and width.
+    Resized by Pillow, as for the published accuracies: MindSpore's resizing, which MindCV uses, does not filter what
+    aliases. ``image_resize`` is one number for a square, or height and width. ``crop_mode`` ``"center"`` keeps the
+    aspect ratio and crops the middle; ``"squash"`` gives up the ratio first, as do all sizes that are not square.
     """
 
     image_resize: Union[int, Tuple[int, int]]
     crop_pct: float
+    crop_mode: str
     interpolation: str
     mean: Tuple[float, ...]
     std: Tuple[float, ...]
@@ -35,11 +47,12 @@ class EvalTransform:
         of_model = cls(
             image_resize=own.get("input_size", (3, 224, 224))[1:],
             crop_pct=own.get("crop_pct", 0.875),
+            crop_mode=own.get("crop_mode", "center"),
             interpolation=own.get("interpolation", "bilinear"),
             mean=tuple(255 * m for m in own["mean"]) if "mean" in own else IMAGENET_MEAN,
             std=tuple(255 * s for s in own["std"]) if "std" in own else IMAGENET_STD,
         )
-        given = {name: getattr(options, name) for name in cls.__dataclass_fields__}
+        given = {name: getattr(options, name, None) for name in cls.__dataclass_fields__}
         resolved = cls(**{name: getattr(of_model, name) if given[name] is None else given[name] for name in given})
         size = resolved.image_resize
         square = isinstance(size, tuple) and len(set(size)) == 1
@@ -49,6 +62,28 @@ class EvalTransform:
     def size(self) -> Tuple[int, int]:
         """Height and width of the network's input."""
         return self.image_resize if isinstance(self.image_resize, tuple) else (self.image_resize,) * 2
+
+    def resized(self, height: int, width: int) -> Tuple[int, int]:
+        """Height and width that an image of this height and width is resized to before it is cropped."""
+        frame = tuple(math.floor(side / self.crop_pct) for side in self.size)
+        if self.crop_mode == "squash" or frame[0] != frame[1]:
+            return frame
+        short = frame[0]
+        return (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
+
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """An image ``(H, W, 3)`` uint8, at :meth:`resized`."""
+        size = self.resized(*image.shape[:2])
+        return np.asarray(Image.fromarray(image).resize(size[::-1], _PILLOW_FILTERS[self.interpolation]))
+
+    def crop(self, image: np.ndarray) -> np.ndarray:
+        """The middle of a resized image, :attr:`size`."""
+        top, left = (round((have - want) / 2) for have, want in zip(image.shape, self.size))
+        return image[top : top + self.size[0], left : left + self.size[1]]
+
+    def normalise(self) -> List:
+        """Operations of a MindSpore data set that make ``(3, H, W)`` float32 of ``(H, W, 3)`` uint8."""
+        return [vision.Normalize(mean=self.mean, std=self.std), vision.HWC2CHW()]
 
 
 class TrainTransform:

@@ -7,7 +7,6 @@ from typing import Dict, List, Sequence, Tuple
 import mindspore as ms
 import mindspore.dataset as ds
 import numpy as np
-from mindcv.data import create_transforms
 from mindspore import Tensor, nn, ops
 from mindspore.dataset import vision
 from PIL import Image, ImageOps
@@ -176,13 +175,9 @@ class Predictor:
 
 def view_transforms(transform: EvalTransform, view: View) -> List:
     """The validation transforms without decoding, cropped and mirrored as ``view`` says."""
-    _, resize, crop, *normalise = create_transforms(
-        is_training=False, image_resize=transform.image_resize, crop_pct=transform.crop_pct,
-        interpolation=transform.interpolation, mean=transform.mean, std=transform.std,
-    )  # fmt: skip
-    if view.crop:
-        crop = _corner(transform.size, *view.crop)
-    return [resize, crop, *([vision.HorizontalFlip()] if view.mirrored else []), *normalise]
+    crop = _corner(transform.size, *view.crop) if view.crop else transform.crop
+    mirror = [vision.HorizontalFlip()] if view.mirrored else []
+    return [transform.resize, crop, *mirror, *transform.normalise()]
 
 
 def _corner(size, bottom, right):

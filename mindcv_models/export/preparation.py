@@ -10,8 +10,9 @@ __all__ = ["Preparation"]
 class Preparation:
     """How an image becomes input, and what the logits stand for.
 
-    The short side is resized to ``image_size / crop_pct``, the centre of ``image_size`` is cut out, and each channel
-    of RGB, 0 to 255, is shifted by ``mean`` and divided by ``std``.
+    The short side (``crop_mode`` ``"center"``) or each side (``"squash"``) is resized to ``image_size / crop_pct``, the
+    centre of ``image_size`` is cut out, and each channel of RGB, 0 to 255, is shifted by ``mean`` and divided by
+    ``std``.
 
     Attributes:
         image_size: height and width in pixels.
@@ -21,6 +22,7 @@ class Preparation:
     model: str
     image_size: Tuple[int, int]
     crop_pct: float
+    crop_mode: str
     interpolation: str
     mean: Tuple[float, ...]
     std: Tuple[float, ...]
