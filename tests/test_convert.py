@@ -10,6 +10,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 import torch
+from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
 import mindcv_models
@@ -70,6 +71,14 @@ def test_every_entry_of_every_variant_is_used_or_dropped_by_rule(model, options,
     assert fit.report.unused == fit.report.replaced == fit.report.fresh == ()
     assert set(fit.report.counters) == {name for name in own if is_counter(name)}
     assert set(fit.report.recomputed) == {name for name in own if is_derived(name)}
+
+
+def test_two_entries_for_one_parameter_are_refused():
+    both = {**FASTVIT["timm_t8"]["train"], "head.weight": [1000, 768]}
+    with no_init_parameters():
+        network = mindcv_models.create_model("fastvit_t8")
+    with pytest.raises(InputError, match=r"head.fc.weight and head.weight are names of one parameter"):
+        fit_state_dict(network, shapes_only(both))
 
 
 @pytest.fixture
@@ -214,9 +223,11 @@ def test_the_inference_form_from_either_form(folder, t8):
 
 def test_weights_of_224_fit_other_resolutions(folder):
     save(folder / "f0.pth", FASTERVIT["faster_vit_0_224"])
-    convert_checkpoint(
-        str(folder / "f0.pth"), folder / "f0.ckpt", Conversion("faster_vit_0_any_res", model_kwargs=ANY_RES)
-    )
+    conversion = Conversion("faster_vit_0_any_res", model_kwargs=ANY_RES)
+    convert_checkpoint(str(folder / "f0.pth"), folder / "f0.ckpt", conversion)
+    export_to_torch(str(folder / "f0.ckpt"), folder / "f0.safetensors", conversion)
+    back = open_state_dict(str(folder / "f0.safetensors")).tensors
+    assert {name: list(value.shape) for name, value in back.items()} == FASTERVIT["faster_vit_0_any_res"]
     network = mindcv_models.create_model("faster_vit_0_any_res", **ANY_RES)
     load_weights(network, str(folder / "f0.ckpt"))
     assert not any(".hat_pos_embed." in p.name for p in network.get_parameters())  # 3 x 5 windows are no square
@@ -252,6 +263,25 @@ def test_a_wrong_result_is_not_written(folder, t8, monkeypatch):
     with pytest.raises(RunError, match="reads back differently"):
         convert_checkpoint(t8, folder / "out" / "x.ckpt", Conversion("fastvit_t8"))
     assert list((folder / "out").iterdir()) == []
+
+
+class Pair(nn.Cell):
+    """As a backbone, it returns more than one map."""
+
+    def construct(self, x):
+        return x, x
+
+
+def test_what_cannot_be_verified_is_refused(folder, t8):
+    np.savez(folder / "four.npz", images=np.zeros((1, 4, 32, 32), np.float32), logits=np.ones((1, 1000), np.float32))
+    with pytest.raises(InputError, match=r"the model does not take the images \(1, 4, 32, 32\)"):
+        convert.verify_logits(str(folder / "four.npz"), 1e-4)(mindcv_models.create_model("fastvit_t8"))
+    np.savez(folder / "flat.npz", images=np.zeros((1, 32, 32), np.float32), logits=np.ones((1, 1000), np.float32))
+    with pytest.raises(InputError, match=r"give \(B, 3, H, W\) and \(B, classes\)"):
+        convert.verify_logits(str(folder / "flat.npz"), 1e-4)
+    np.savez(folder / "good.npz", images=np.zeros((1, 3, 32, 32), np.float32), logits=np.ones((1, 1000), np.float32))
+    with pytest.raises(InputError, match=r"a backbone gives none"):
+        convert.verify_logits(str(folder / "good.npz"), 1e-4)(Pair())
 
 
 def test_an_interrupted_run_leaves_the_old_file(folder, t8, monkeypatch):

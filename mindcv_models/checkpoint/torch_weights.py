@@ -138,7 +138,11 @@ def fit_state_dict(
         "other_parts": left_out,
     }
     dropped = {name for names in classes.values() for name in names}
-    given = {official: name for name, official in renamed.items() if name not in dropped}
+    kept = {name: official for name, official in renamed.items() if name not in dropped}
+    given = {official: name for name, official in kept.items()}
+    for name, official in kept.items():
+        if given[official] != name:
+            raise InputError(f"{name} and {given[official]} are names of one parameter: keep one of the two.")
     _check_names(given, wanted)
     _check_tensors(network, tensors, {name: given[official] for official, name in wanted.items()})
     fresh = [name for name, official in every.items() if official not in wanted]
