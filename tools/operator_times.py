@@ -1,0 +1,124 @@
+"""Where a model's time goes on the CPU: its operators by kind, and the cells that take most, by MindSpore's profiler.
+
+    python tools/operator_times.py --model fastvit_t8
+    python tools/operator_times.py --model litv2_s --batch_size 1 --cells 20
+
+Inference, in graph mode, in the reparameterized form. Operators run one after the other, each on all cores, so that
+their times add up to nearly that of a call; the rest is between them.
+"""
+
+import contextlib
+import csv
+import io
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
+
+import mindspore as ms
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mindcv_models import backend, create_model, reparameterize
+from mindcv_models.benchmark import Job
+from mindcv_models.cli import run
+from mindcv_models.commandline import option, parse
+from mindcv_models.errors import InputError
+
+
+@dataclass
+class ProfileOptions:
+    model: str = option("fastvit_t8", "name of a model of this project or of MindCV")
+    batch_size: int = option(8, "images a batch")
+    image_size: int = option(0, "image size; default: the model's own")
+    reparam: bool = option(True, "in the reparameterized form")
+    steps: int = option(5, "calls to average over")
+    cells: int = option(10, "how many of the slowest operators to list with their cells")
+
+
+@dataclass
+class Operator:
+    """An operator of the graph: its kind, the cell that called it, and milliseconds a call of the network."""
+
+    kind: str
+    cell: str
+    milliseconds: float
+
+
+def profile(network, images, steps):
+    """The operators of a compiled network, and milliseconds of a call of it."""
+    for _ in range(3):
+        network(images).asnumpy()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        profiler = ms.Profiler(output_path=folder)
+        start = time.perf_counter()
+        for _ in range(steps):
+            network(images).asnumpy()
+        whole = (time.perf_counter() - start) / steps * 1e3
+        profiler.analyse()
+        (table,) = Path(folder).rglob("cpu_op_detail_info_*.csv")
+        with open(table) as file:
+            rows = list(csv.DictReader(file))
+    cells = dict(network.cells_and_names())
+    return [_operator(row, cells, steps) for row in rows], whole
+
+
+def _operator(row, cells, steps):
+    # Default/stages-SequentialCell/0-Block/conv-Conv2d/Conv2D-op0 is the operator of the cell stages.0.conv.
+    path = ".".join(part.partition("-")[0] for part in row["full_op_name"].split("/")[1:-1])
+    return Operator(_kind(row["op_type"], cells.get(path)), path, float(row["op_total_time(ms)"]) / steps)
+
+
+def _kind(primitive, cell):
+    if primitive.startswith("GraphKernel"):
+        return "fused arithmetic"
+    if primitive != "Conv2D" or not hasattr(cell, "kernel_size"):
+        return primitive
+    size, stride = cell.kernel_size[0], cell.stride[0]
+    kind = f"convolution {size}x{size}" + (f" stride {stride}" if stride > 1 else "")
+    if cell.group > 1:
+        kind += " depthwise" if cell.group == cell.in_channels else " grouped"
+    return kind + (" in strips" if type(cell).__name__ == "StripConv2d" else "")
+
+
+def show(operators, whole, cells):
+    times, calls = Counter(), Counter()
+    for operator in operators:
+        times[operator.kind] += operator.milliseconds
+        calls[operator.kind] += 1
+    times["between operators"] = whole - sum(times.values())
+    print(f"{'kind':36} {'number':>6} {'ms':>8} {'share':>6}")
+    for kind, milliseconds in times.most_common():
+        print(f"{kind:36} {calls[kind] or '':>6} {milliseconds:8.2f} {milliseconds / whole:6.1%}")
+    print(f"{'a call':36} {len(operators):6} {whole:8.2f}")
+    print()
+    for operator in sorted(operators, key=lambda o: -o.milliseconds)[:cells]:
+        print(f"{operator.milliseconds:8.2f} ms  {operator.kind:36} {operator.cell}")
+
+
+def main():
+    options = parse(ProfileOptions, __doc__)
+    for name in ("batch_size", "steps"):
+        if getattr(options, name) < 1:
+            raise InputError(f"{name} is {getattr(options, name)}, but must be at least 1.")
+    for name in ("image_size", "cells"):
+        if getattr(options, name) < 0:
+            raise InputError(f"{name} is {getattr(options, name)}, but must not be negative.")
+    if backend.device_target() != "CPU":
+        ms.set_device("CPU")
+    ms.set_context(mode=ms.GRAPH_MODE)
+    network = create_model(options.model)
+    network = (reparameterize(network) if options.reparam else network).set_train(False)
+    size = (options.image_size,) * 2 if options.image_size else Job(options.model).size
+    images = np.random.default_rng(0).standard_normal((options.batch_size, 3, *size), np.float32)
+    show(*profile(network, ms.Tensor(images), options.steps), options.cells)
+
+
+if __name__ == "__main__":
+    run(main)
