@@ -9,7 +9,6 @@ from pathlib import Path
 
 import mindspore as ms
 import pytest
-import yaml
 from mindspore import nn
 
 import benchmark
@@ -191,14 +190,13 @@ def test_published_figures_agree_with_the_readme_and_the_recipes():
     for name in set(printed) & set(PUBLISHED):
         if printed[name] > 50:  # an accuracy, not a ratio of speeds
             assert PUBLISHED[name].top1 == printed[name]
-    recipes = {}
-    for path in (ROOT / "configs").glob("*/*_ascend.yaml"):
-        published = re.search(r"# Published: ([\d.]+) % top-1", path.read_text())
-        if published:
-            recipes[yaml.safe_load(path.read_text())["model"]] = float(published[1])
-    own = {name: PUBLISHED[name].top1 for name in recipes if name in PUBLISHED}
-    assert len(own) >= 10
-    assert own == {name: recipes[name] for name in own}
+    recipes = 0
+    for name in PUBLISHED:  # the plain recipe of a model, not one of distillation or another size
+        for path in (ROOT / "configs").glob(f"*/{name}_ascend.yaml"):
+            published = re.search(r"# Published: ([\d.]+) % top-1", path.read_text())
+            assert PUBLISHED[name].top1 == float(published[1])
+            recipes += 1
+    assert recipes >= 15
     assert {*mindcv_models.list_models("fastvit_*"), *mindcv_models.list_models("litv2_*")} <= set(PUBLISHED)
 
 
