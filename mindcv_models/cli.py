@@ -19,14 +19,13 @@ __all__ = ["output_folder", "run", "set_up"]
 def run(main) -> None:
     """Call a script's ``main`` and exit with its status.
 
-    0 when it returns; with one line each, 2 on wrong input, 1 on a failed run, 143 after SIGTERM, 130 after Ctrl-C.
+    What it returns, or 0; with one line each, 2 on wrong input, 1 on a failed run, 143 after SIGTERM, 130 after Ctrl-C.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     if launched_rank() > 0:
         logging.disable(logging.INFO)
     try:
-        main()
-        status = 0
+        status = main() or 0
     except InputError as error:
         status = _complain(error, 2)
     except RunError as error:

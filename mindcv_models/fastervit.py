@@ -591,12 +591,15 @@ class FasterViT(_Trunk):
         self.head = dense(dim, num_classes) if num_classes > 0 else nn.Identity()
 
     def construct(self, x):
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x):
         x = self.patch_embed(x)
         for level in self.levels:
             x = level(x)
-        return self.classify(x)
+        return x  # (B, 8 * dim, H / 32, W / 32)
 
-    def classify(self, x):
+    def forward_head(self, x):
         x = channel_norm(self.norm, x) if self.norm_over_channels else self.norm(x)
         return self.head(x.mean((2, 3)))
 

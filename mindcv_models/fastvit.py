@@ -348,7 +348,12 @@ class FastViT(nn.Cell):
             self.head = nn.Dense(2 * dim, num_classes, weight_init=Normal(0.02), bias_init="zeros")
 
     def construct(self, x):
-        x = self.conv_exp(self.network(self.patch_embed(x)))
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x):
+        return self.conv_exp(self.network(self.patch_embed(x)))  # (B, 2 * C4, H / 32, W / 32)
+
+    def forward_head(self, x):
         return self.head(x.mean((2, 3)))
 
 

@@ -420,9 +420,15 @@ class LITv2(_Trunk):
         self.head = linear(dim, num_classes) if num_classes > 0 else nn.Identity()
 
     def construct(self, x):
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x):
         x = self.embed(x)
         for stage in self.layers:
             x = stage(x)
+        return x  # (B, 8 * C, H / 32, W / 32)
+
+    def forward_head(self, x):
         return self.head(self.norm(x).mean((2, 3)))
 
     def flops(self, height: int, width: int) -> int:

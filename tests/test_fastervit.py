@@ -107,7 +107,7 @@ class Stages(nn.Cell):
         for level in network.levels:
             x = level(x)
             maps += (x,)
-        return network.classify(x), maps
+        return network.forward_head(x), maps
 
 
 def statistics(array):

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any, Dict, List
 
 import numpy as np
-from scipy.special import softmax
 from sklearn.metrics import (
     auc,
     average_precision_score,
@@ -14,7 +13,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from .predict import Predictions
+from .predict import Predictions, probabilities
 
 __all__ = ["Calibration", "Curve", "Details", "calibrate"]
 
@@ -69,7 +68,7 @@ class Details:
         self.names = names
         self.labels = predictions.labels
         self.guesses = predictions.logits.argmax(1)
-        self.probabilities = softmax(predictions.logits, axis=1)
+        self.probabilities = probabilities(predictions.logits).astype(np.float32)
         self.present = np.unique(self.labels)
         self.confusion = confusion_matrix(self.labels, self.guesses, labels=np.arange(len(names)))
         self.calibration = calibrate(self.probabilities.max(1).astype(np.float64), self.guesses == self.labels)

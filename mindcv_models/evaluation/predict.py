@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import mindspore as ms
 import mindspore.dataset as ds
@@ -10,13 +10,14 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.dataset import vision
 from PIL import Image, ImageOps
-from scipy.special import log_softmax, logsumexp
+from scipy.special import log_softmax, logsumexp, softmax
 
 from ..data import EvalTransform
 from ..distributed import ONE_DEVICE, World
 from .validate import Metrics, pad_rows
 
-__all__ = ["VIEWS", "Predictions", "Predictor", "View", "decode_image"]
+__all__ = ["VIEWS", "Predictions", "Predictor", "View", "decode_image", "image_batches",
+           "probabilities"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Predictions:
         return Metrics(float(hits[:, 0].mean()), float(hits.any(1).mean()), k, float(loss.mean()), len(self.labels))
 
 
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """The softmax over the last axis."""
+    return softmax(logits.astype(np.float64), axis=-1)
+
+
 def decode_image(path: str, upright: bool = False) -> np.ndarray:
     """RGB pixels ``(H, W, 3)`` in 8 bits of an image in any of Pillow's modes; transparency is dropped.
 
@@ -76,9 +82,8 @@ def decode_image(path: str, upright: bool = False) -> np.ndarray:
 class _Files:
     """A source of ``(pixels (H, W, 3), number)``. An image that cannot be decoded is black, and noted in ``bad``."""
 
-    def __init__(self, paths: Sequence[str], numbers: Sequence[int], upright: bool):
-        self.paths, self.numbers, self.upright = paths, numbers, upright
-        self.bad: Dict[int, str] = {}
+    def __init__(self, paths: Sequence[str], numbers: Sequence[int], upright: bool, bad: Dict[int, str]):
+        self.paths, self.numbers, self.upright, self.bad = paths, numbers, upright, bad
 
     def __len__(self):
         return len(self.numbers)
@@ -152,17 +157,13 @@ class Predictor:
     def _view(self, paths, view):
         """This rank's rows, the others being zero, and its bad images."""
         rows = np.zeros((len(paths), self.classes), np.float32)
-        files = _Files(paths, range(self.world.rank, len(paths), self.world.size), self.upright)
-        if len(files):
-            dataset = ds.GeneratorDataset(
-                files, ["image", "number"], shuffle=False, num_parallel_workers=self.workers,
-                python_multiprocessing=False,
-            )  # fmt: skip
-            dataset = dataset.map(view_transforms(self.transform, view), "image", num_parallel_workers=self.workers)
-            for images, numbers in dataset.batch(self.batch_size).create_tuple_iterator(num_epochs=1):
-                numbers = numbers.asnumpy()
-                rows[numbers] = self.logits(pad_rows(images, self.batch_size)).asnumpy()[: len(numbers)]
-        return rows, files.bad
+        bad: Dict[int, str] = {}
+        mine = range(self.world.rank, len(paths), self.world.size)
+        for images, numbers in image_batches(
+            paths, mine, self.transform, self.batch_size, self.workers, view, self.upright, bad
+        ):
+            rows[numbers] = self.logits(pad_rows(images, self.batch_size)).asnumpy()[: len(numbers)]
+        return rows, bad
 
     def _bad_over_ranks(self, bad, count):
         if self.world.size == 1:
@@ -171,6 +172,25 @@ class Predictor:
         flags[list(bad)] = 1
         flags = _over_ranks(flags, self.world)[:, 0]
         return {int(number): bad.get(int(number), "on another rank") for number in np.flatnonzero(flags)}
+
+
+def image_batches(paths: Sequence[str], numbers: Sequence[int], transform: EvalTransform, batch_size: int,
+                  workers: int = 1, view: View = VIEWS["none"][0], upright: bool = False,
+                  bad: Optional[Dict[int, str]] = None) -> Iterator[Tuple[Tensor, np.ndarray]]:  # fmt: skip
+    """Batches of the images with these numbers among ``paths``: ``(B, 3, H, W)``, and their numbers ``(B,)``.
+
+    Args:
+        bad: takes the numbers of images that cannot be decoded, which are black, and why.
+    """
+    files = _Files(paths, numbers, upright, {} if bad is None else bad)
+    if not len(files):
+        return
+    dataset = ds.GeneratorDataset(
+        files, ["image", "number"], shuffle=False, num_parallel_workers=workers, python_multiprocessing=False
+    )
+    dataset = dataset.map(view_transforms(transform, view), "image", num_parallel_workers=workers)
+    for images, batch_numbers in dataset.batch(batch_size).create_tuple_iterator(num_epochs=1):
+        yield images, batch_numbers.asnumpy()
 
 
 def view_transforms(transform: EvalTransform, view: View) -> List:

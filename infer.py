@@ -1,0 +1,140 @@
+"""Say what is on images: the most probable classes of each, and where the network sees them.
+
+python infer.py --model fastvit_t8 --ckpt_path fastvit_t8.safetensors --images samples
+python infer.py -c outputs/run/config.yaml --ckpt_path outputs/run/fastvit_t8_best.ckpt --images 'photos/*.jpg' folder
+python infer.py ... --images photo.jpg --topk 3 --format json --cam cam
+
+`samples` are the two photographs that scikit-learn brings. The exit status is 1 if an image could not be decoded.
+"""
+
+import csv
+import glob
+import io
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional, Tuple
+
+os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
+
+from mindcv_models import create_model, reparameterize
+from mindcv_models.checkpoint import load_weights
+from mindcv_models.cli import output_folder, run, set_up
+from mindcv_models.commandline import option
+from mindcv_models.config import Options, parse_options
+from mindcv_models.data import IMAGE_SUFFIXES, EvalTransform
+from mindcv_models.errors import InputError
+from mindcv_models.evaluation import VIEWS, Predictor, cast_network
+from mindcv_models.evaluation.cam import draw_activations
+from mindcv_models.evaluation.names import find_class_names
+
+SUFFIXES = (*IMAGE_SUFFIXES, ".webp", ".tif", ".tiff")
+
+
+@dataclass
+class InferOptions(Options):
+    """Options of training, of which those of model, precision and image size matter, and of prediction."""
+
+    batch_size: int = option(16, "images a batch")
+    reparam: bool = option(True, "fuse the network first (structural reparameterization)")
+    images: Tuple[Path, ...] = option((), "image files, folders, globs in quotes, or 'samples'", group="Prediction")
+    topk: int = option(5, "classes to tell of each image")
+    format: str = option("table", "what to print", ("table", "json", "csv"))
+    class_names: Optional[str] = option(
+        None, "text file with a name a line, or folder of class folders; default: the run's, or ImageNet-1K's"
+    )
+    tta: str = option("none", "test-time augmentation: views whose probabilities are averaged", tuple(VIEWS))
+    cam: Optional[str] = option(None, "folder for class-activation maps of the first guesses, as PNG")
+
+
+def main():
+    options = parse_options(__doc__, cls=InferOptions)
+    paths = check(options)
+    folder = output_folder(options.cam, "cam") if options.cam else None
+    set_up(options)
+    names = find_class_names(options.class_names, Path(options.ckpt_path), options.num_classes)
+    network = create_model(options.model, num_classes=len(names), **(options.model_kwargs or {}))
+    load_weights(network, options.ckpt_path, options.ema)
+    network = cast_network(reparameterize(network) if options.reparam else network, options)
+    batch, transform = min(options.batch_size, len(paths)), EvalTransform.resolve(options)
+    predictor = Predictor(
+        network, len(names), transform, batch, options.num_parallel_workers, VIEWS[options.tta], upright=True
+    )
+    logits, bad = predictor.run(paths)
+    for number, reason in bad.items():
+        print(f"cannot decode {paths[number]}: {reason}", file=sys.stderr)
+    shares = probabilities(logits)
+    results = [
+        {"image": path, **({"error": bad[i]} if i in bad else {"classes": best(shares[i], names, options.topk)})}
+        for i, path in enumerate(paths)
+    ]
+    sys.stdout.write({"table": as_table, "json": as_json, "csv": as_csv}[options.format](results))
+    good = [i for i in range(len(paths)) if i not in bad]
+    if folder and good:
+        draw_activations(network, [paths[i] for i in good], shares[good], names, transform, batch, folder)
+    return 1 if bad else 0
+
+
+def check(options):
+    """The image files, after refusing options that cannot work."""
+    if not options.ckpt_path:
+        raise InputError("ckpt_path is missing: give --ckpt_path the checkpoint to predict with.")
+    if not options.images:
+        raise InputError("images is missing: give --images files, folders, globs or samples.")
+    if options.topk < 1:
+        raise InputError(f"topk is {options.topk}, but must be at least 1.")
+    if options.in_channels != 3:
+        raise InputError(f"in_channels is {options.in_channels}, but images are read in colour: use a model of 3.")
+    options.distribute = False  # whatever a recipe says: one process predicts
+    return [path for given in options.images for path in find_images(given)]
+
+
+def find_images(given):
+    """The image files that a path, a folder (with all below it), a glob or ``samples`` stands for."""
+    if given.is_file():
+        return [str(given)]
+    if given.is_dir():
+        found = sorted(str(p) for p in given.rglob("*") if p.suffix.lower() in SUFFIXES)
+    elif str(given) == "samples":
+        from sklearn.datasets import load_sample_images
+
+        found = load_sample_images().filenames
+    else:
+        found = sorted(path for path in glob.glob(str(given), recursive=True) if os.path.isfile(path))
+    if not found:
+        raise InputError(f"no image at {given}: give a file, a folder with images, a glob in quotes, or samples.")
+    return found
+
+
+def best(shares, names, count):
+    order = (-shares).argsort(kind="stable")[:count]
+    return [{"class": names[i], "label": int(i), "probability": round(float(shares[i]), 6)} for i in order]
+
+
+def as_table(results):
+    lines = []
+    for result in results:
+        lines.append(result["image"])
+        lines += [f"  {100 * c['probability']:6.2f} %  {c['class']}" for c in result.get("classes", ())]
+        lines += [f"  cannot be decoded: {result['error']}"] if "error" in result else []
+    return "\n".join(lines) + "\n"
+
+
+def as_json(results):
+    return json.dumps(results, indent=2, ensure_ascii=False) + "\n"
+
+
+def as_csv(results):
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "rank", "class", "label", "probability"])
+    for result in results:
+        for rank, c in enumerate(result.get("classes", ()), 1):
+            writer.writerow([result["image"], rank, c["class"], c["label"], c["probability"]])
+    return text.getvalue()
+
+
+if __name__ == "__main__":
+    run(main)

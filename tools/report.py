@@ -1,0 +1,24 @@
+"""Write the report of a run that was interrupted, or is still going on.
+
+python tools/report.py outputs/fastvit_t8_digits
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mindcv_models.cli import run
+from mindcv_models.errors import InputError
+from mindcv_models.training.report import write_report
+
+
+def main():
+    if len(sys.argv) != 2:
+        raise InputError("give one folder, ckpt_save_dir of the run: python tools/report.py outputs/fastvit_t8_digits")
+    logging.getLogger("report").info("%s", write_report(Path(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    run(main)
