@@ -27,6 +27,7 @@ from mindcv_models.cli import run
 from mindcv_models.commandline import option, parse
 from mindcv_models.data import EvalTransform
 from mindcv_models.errors import InputError
+from mindcv_models.evaluation.names import find_class_names
 from mindcv_models.export import Preparation, check_format, export
 
 logger = logging.getLogger("export")
@@ -79,21 +80,12 @@ def check(options: ExportOptions) -> None:
 def preparation_of(options: ExportOptions) -> Preparation:
     own = EvalTransform.resolve(options)
     size = options.image_resize or get_pretrained_cfg(options.model).get("input_size", (3, 224, 224))[1:]
-    names = read_class_names(options) if options.class_names else None
+    names = None
+    if options.class_names:
+        names = tuple(find_class_names(options.class_names, Path(options.ckpt_path), options.num_classes))
     return Preparation(
         options.model, (size[0], size[-1]), own.crop_pct, own.crop_mode, own.interpolation, own.mean, own.std, names
     )
-
-
-def read_class_names(options: ExportOptions) -> Tuple[str, ...]:
-    path = Path(options.class_names)
-    try:
-        names = sorted(p.name for p in path.iterdir() if p.is_dir()) if path.is_dir() else path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read class_names {path}: give a text file, or a folder of class folders.") from error
-    if len(names) != options.num_classes:
-        raise InputError(f"class_names {path} has {len(names)} names, but the model has {options.num_classes} classes.")
-    return tuple(names)
 
 
 def main():

@@ -26,7 +26,7 @@ from mindcv_models.commandline import option
 from mindcv_models.config import Options, parse_options
 from mindcv_models.data import IMAGE_SUFFIXES, EvalTransform
 from mindcv_models.errors import InputError
-from mindcv_models.evaluation import VIEWS, Predictor, cast_network
+from mindcv_models.evaluation import VIEWS, Predictor, cast_network, probabilities
 from mindcv_models.evaluation.cam import draw_activations
 from mindcv_models.evaluation.names import find_class_names
 

@@ -14,7 +14,9 @@ from mindcv_models.cli import output_folder, run, set_up
 from mindcv_models.config import parse_options, save_options
 from mindcv_models.data import create_train_loader, prepare
 from mindcv_models.evaluation import build_validation
+from mindcv_models.evaluation.names import save_class_names
 from mindcv_models.training import CheckpointKeeper, Schedule, Trainer, build_network, build_step
+from mindcv_models.training.report import write_report
 
 logger = logging.getLogger("train")
 
@@ -33,6 +35,7 @@ def main():
     keeper = CheckpointKeeper(folder, options.model, options.ckpt_save_policy, options.keep_checkpoint_max)
     if world.is_main:
         save_options(options, folder / "config.yaml")
+        save_class_names(options, folder)
 
     logger.info(
         "%s: %s parameters, %d classes; %d epochs of %d steps of %d x %d images in %s mode",
@@ -43,6 +46,8 @@ def main():
     logger.info("last checkpoint: %s", keeper.last)
     if best is not None:
         logger.info("best checkpoint: %s (%s)", keeper.best, best)
+    if world.is_main:
+        logger.info("report: %s", write_report(folder, sum(p.size for p in network.trainable_params()), world.size))
 
 
 if __name__ == "__main__":

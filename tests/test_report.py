@@ -81,10 +81,11 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 def test_tensorboard_gets_every_number_of_an_epoch_once(tmp_path):
     from tensorboardX.proto.event_pb2 import Event
 
-    first = TensorBoard(tmp_path)
-    first({"epoch": 1, "lr": 0.5, "train_loss": 2.0})
-    first({"epoch": 2, "lr": 0.25, "train_loss": 1.0})
-    TensorBoard(tmp_path)({"epoch": 2, "lr": 0.125, "train_loss": 1.5, "top1": 0.75})
+    with TensorBoard(tmp_path) as first:
+        first({"epoch": 1, "lr": 0.5, "train_loss": 2.0})
+        first({"epoch": 2, "lr": 0.25, "train_loss": 1.0})
+    with TensorBoard(tmp_path) as resumed:
+        resumed({"epoch": 2, "lr": 0.125, "train_loss": 1.5, "top1": 0.75})
     found = {}
     for path in sorted((tmp_path / "tensorboard").iterdir()):
         data = path.read_bytes()

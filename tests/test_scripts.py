@@ -97,16 +97,10 @@ def test_training_writes_what_it_says_and_validation_repeats_it(data, tmp_path, 
     status, _, error = call("train", arguments, monkeypatch, capsys)
     assert status == 0, error
     names = sorted(p.name for p in output.iterdir())
-    assert names == sorted(
-        [
-            "config.yaml",
-            "results.csv",
-            "squeezenet1_1-2_3.ckpt",
-            "squeezenet1_1_best.ckpt",
-            "squeezenet1_1_last.ckpt",
-            "state",
-        ]
-    )
+    checkpoints = [f"squeezenet1_1{which}.ckpt" for which in ("-2_3", "_best", "_last")]
+    assert names == sorted(["classes.txt", "config.yaml", "report", "results.csv", "state", *checkpoints])
+    assert (output / "classes.txt").read_text() == "a\nb\n"
+    assert "| epochs | 2 of 2 |" in (output / "report" / "summary.md").read_text()
     with open(output / "results.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]

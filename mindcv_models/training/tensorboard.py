@@ -12,7 +12,8 @@ __all__ = ["TensorBoard"]
 class TensorBoard:
     """Writes each epoch's row of ``results.csv`` as scalars, into ``tensorboard/`` of the run's folder.
 
-    A run that is resumed goes on in the same folder; what was written of epochs that are done again is superseded.
+    A run that is resumed goes on in the same folder; what was written of epochs that are done again is superseded. Used
+    as a context, whose end waits until everything is on disk.
 
     Raises:
         InputError: tensorboardX is not installed.
@@ -40,3 +41,10 @@ class TensorBoard:
             if name != "epoch":
                 self.writer.add_scalar(name, float(value), epoch)
         self.writer.flush()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self.writer is not None:
+            self.writer.close()
