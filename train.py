@@ -7,6 +7,7 @@ msrun --worker_num=8 --local_worker_num=8 train.py --config ... --data_dir /path
 
 import logging
 import os
+from contextlib import nullcontext
 
 os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
 
@@ -17,6 +18,7 @@ from mindcv_models.evaluation import build_validation
 from mindcv_models.evaluation.names import save_class_names
 from mindcv_models.training import CheckpointKeeper, Schedule, Trainer, build_network, build_step
 from mindcv_models.training.report import write_report
+from mindcv_models.training.tensorboard import TensorBoard
 
 logger = logging.getLogger("train")
 
@@ -42,11 +44,12 @@ def main():
         options.model, f"{sum(p.size for p in network.trainable_params()):,}", options.num_classes, options.epoch_size,
         steps, world.size, options.batch_size, ("graph", "PyNative")[options.mode],
     )  # fmt: skip
-    best = Trainer(options, network, step, loader, schedule, validate, keeper, world).run()
+    with TensorBoard(folder) if options.tensorboard and world.is_main else nullcontext() as watch:
+        best = Trainer(options, network, step, loader, schedule, validate, keeper, world, watch).run()
     logger.info("last checkpoint: %s", keeper.last)
     if best is not None:
         logger.info("best checkpoint: %s (%s)", keeper.best, best)
-    if world.is_main:
+    if world.is_main and (folder / "results.csv").exists():
         logger.info("report: %s", write_report(folder, sum(p.size for p in network.trainable_params()), world.size))
 
 

@@ -44,6 +44,7 @@ class Options:
     distribute: bool = option(False, "train data-parallel under mpirun or msrun")
     seed: int = option(42, "seed of the random numbers; rank r uses seed + r")
     log_interval: int = option(100, "steps between two lines of the training log")
+    tensorboard: bool = option(False, "write each epoch's numbers for TensorBoard too; needs tensorboardX")
     val_while_train: bool = option(False, "validate during training")
     val_interval: int = option(1, "epochs between two validations")
 

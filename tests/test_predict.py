@@ -10,6 +10,7 @@ from sklearn.datasets import load_sample_image
 
 from mindcv_models.data import EvalTransform, list_images
 from mindcv_models.distributed import ONE_DEVICE
+from mindcv_models.errors import NotFiniteError
 from mindcv_models.evaluation import Predictions, Predictor, build_validation
 from mindcv_models.evaluation.predict import VIEWS, decode_image
 from tests.test_data import options
@@ -127,7 +128,7 @@ def test_an_image_that_cannot_be_decoded_is_reported_and_the_others_are_not_touc
 def test_outputs_that_are_not_finite_end_the_run(photos):
     opts = options(photos, std=(0.001,) * 3)
     broken = Predictor(nn.SequentialCell(Means(), nn.ReLU(), Exp()), 6, EvalTransform.resolve(opts), 4)
-    with pytest.raises(FloatingPointError, match="not finite"):
+    with pytest.raises(NotFiniteError, match="not finite"):
         broken.run(files(opts)[0])
 
 

@@ -131,7 +131,7 @@ def test_a_recipe_of_mindcv_runs_unchanged(tmp_path):
 @pytest.mark.parametrize(
     "more",
     [
-        ["--ema", "True", "--ema_decay", "0.5", "--gradient_accumulation_steps", "2", "--clip_grad", "True"],
+        "--ema True --ema_decay 0.5 --gradient_accumulation_steps 2 --clip_grad True --tensorboard True".split(),
         ["--mixup", "0.2", "--cutmix", "1.0", "--loss", "BCE", "--loss_scale_type", "dynamic", "--loss_scale", "64"],
         ["--auto_augment", "randaug-m9-mstd0.5-inc1", "--re_prob", "0.5", "--re_value", "random", "--aug_repeats", "3"],
         ["--amp_level", "O3", "--loss_scale", "128", "--drop_overflow_update", "True", "--ckpt_save_policy", "top_k"],
@@ -143,6 +143,7 @@ def test_options_of_the_training_step_work_together(data, tmp_path, monkeypatch,
     assert status == 0, error
     with open(tmp_path / "out" / "results.csv") as file:
         losses = [float(row["train_loss"]) for row in csv.DictReader(file)]
+    assert (tmp_path / "out" / "tensorboard").is_dir() == ("--tensorboard" in more)
     assert len(losses) == 2
     assert all(0 < loss < 20 for loss in losses)
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 
 import mindspore as ms
 import numpy as np
@@ -166,3 +167,11 @@ def test_wrong_input_is_one_line_and_status_2(data, tmp_path, monkeypatch, capsy
     lines = [line for line in error.splitlines() if line.startswith("error: ")]
     assert (status, len(lines)) == (2, 1), error
     assert message in lines[0]
+
+
+def test_a_report_without_matplotlib_is_refused_before_the_work(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    more = ["--ckpt_path", checkpoint(tmp_path / "net.ckpt"), "--report_dir", str(tmp_path / "report")]
+    status, _, error = call("validate", [*common(data, tmp_path), *more], monkeypatch, capsys)
+    assert status == 2
+    assert error == "error: pictures need matplotlib: pip install matplotlib.\n"

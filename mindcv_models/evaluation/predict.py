@@ -14,6 +14,7 @@ from scipy.special import log_softmax, logsumexp, softmax
 
 from ..data import EvalTransform
 from ..distributed import ONE_DEVICE, World
+from ..errors import NotFiniteError
 from .validate import Metrics, pad_rows
 
 __all__ = ["VIEWS", "Predictions", "Predictor", "View", "decode_image", "image_batches",
@@ -139,7 +140,7 @@ class Predictor:
         averaged probabilities.
 
         Raises:
-            FloatingPointError: an output is not finite.
+            NotFiniteError: an output is not finite.
         """
         was_training = self.network.training
         self.network.set_train(False)
@@ -151,7 +152,7 @@ class Predictor:
             logits = (logsumexp(logs, axis=0) - np.log(len(views))).astype(np.float32)
         logits = _over_ranks(logits, self.world)
         if not np.isfinite(logits).all():
-            raise FloatingPointError("the network's outputs are not finite: use another checkpoint or amp_level O0.")
+            raise NotFiniteError("the network's outputs are not finite: use another checkpoint or amp_level O0.")
         return logits, self._bad_over_ranks(bad, len(paths))
 
     def _view(self, paths, view):

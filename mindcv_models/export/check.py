@@ -8,6 +8,7 @@ import numpy as np
 from mindspore import Tensor, nn
 from PIL import Image
 
+from ..errors import RunError
 from .preparation import Preparation
 
 __all__ = ["LogitsDifferError", "agreement", "example_images", "reload", "run_network"]
@@ -15,7 +16,7 @@ __all__ = ["LogitsDifferError", "agreement", "example_images", "reload", "run_ne
 TOLERANCE, SHARE = 1e-4, 1e-5  # allowed differences: as such, or of the largest logit where that is more
 
 
-class LogitsDifferError(FloatingPointError):
+class LogitsDifferError(RunError):
     """An exported file does not compute what its network computes."""
 
 

@@ -37,6 +37,7 @@ class Trainer:
         schedule: the learning rate of every update; it hears of every validation.
         validate: gives the metrics of the network as it stands, or None to train without validation.
         keeper: the checkpoints; only rank 0 writes.
+        watch: is told each epoch's row; on rank 0.
 
     Attributes:
         best: the best validation metrics; of the moving average, where there is one.
@@ -44,7 +45,7 @@ class Trainer:
 
     def __init__(self, options: Options, network: nn.Cell, step: TrainStep, loader, schedule: Schedule,
                  validate: Optional[Callable[[], Metrics]], keeper: CheckpointKeeper,
-                 world: World = ONE_DEVICE):  # fmt: skip
+                 world: World = ONE_DEVICE, watch: Optional[Callable[[Dict[str, float]], None]] = None):  # fmt: skip
         self.options = options
         self.network = network
         self.step = step
@@ -55,7 +56,7 @@ class Trainer:
         self.world = world
         self.steps = len(loader)
         self.draws = DropPathDraws(network)
-        self.results = Results(keeper.folder / "results.csv", self._columns())
+        self.results = Results(keeper.folder / "results.csv", self._columns(), watch)
         self.state = RunState(options, step, schedule, keeper, self.results, self.steps, world)
         self.place = Place()
         self.best: Optional[Metrics] = None

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 from pathlib import Path
-from typing import Dict, List
+from typing import Callable, Dict, List, Optional
 
 __all__ = ["Results"]
 
@@ -16,13 +16,17 @@ logger = logging.getLogger(__name__)
 class Results:
     """The rows of a run so far, in memory and on disk; the file is rewritten whole, aside, and swapped in.
 
+    Args:
+        watch: is told each new row.
+
     Attributes:
         rows: a mapping of column to text for each epoch.
     """
 
-    def __init__(self, path: Path, columns: List[str]):
+    def __init__(self, path: Path, columns: List[str], watch: Optional[Callable[[Dict[str, float]], None]] = None):
         self.path = path
         self.columns = columns
+        self.watch = watch
         self.rows: List[Dict[str, str]] = []
 
     def add(self, row: Dict[str, float]) -> None:
@@ -32,6 +36,8 @@ class Results:
         logger.info("epoch %s done  %s", texts["epoch"], shown)
         self.rows.append(texts)
         self._write()
+        if self.watch is not None:
+            self.watch(row)
 
     def state_dict(self) -> list:
         return self.rows
