@@ -96,7 +96,7 @@ def _picture(columns, names, title, unit):
     axes.set(xlabel="epoch", ylabel=unit, title=title)
     axes.xaxis.get_major_locator().set_params(integer=True)
     if unit in ("images/s", "learning rate"):
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.05 * max(np.nanmax(columns[name]) for name in names))
     axes.grid(alpha=0.3)
     if len(names) > 1:
         axes.legend()
