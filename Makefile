@@ -1,5 +1,6 @@
 # make demo   train FastViT-T8 on real handwritten digits and validate it
 # make test   lint and run the tests; make test-all adds the slow, exhaustive ones
+# make docs   the documentation, as pages in site/
 # make lint   style only
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 CONFIG := configs/fastvit/fastvit_t8_digits.yaml
 OUTPUT := outputs/fastvit_t8_digits
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all docs lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/python train.py --config $(CONFIG) --distribute False
@@ -25,6 +26,10 @@ test: lint
 test-all: lint
 	$(BIN)/python -m pytest
 
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "Open site/index.html in a browser."
+
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -36,9 +41,13 @@ $(VENV)/installed: requirements.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/installed-test: requirements-test.txt requirements-export.txt $(VENV)/installed
+$(VENV)/installed-test: requirements-test.txt requirements-export.txt requirements-docs.txt $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	touch $@
 
+$(VENV)/installed-docs: requirements-docs.txt $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) outputs data
+	rm -rf $(VENV) outputs data site
