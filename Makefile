@@ -28,7 +28,7 @@ test-all: lint
 
 docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
-	@echo "Open site/index.html in a browser."
+	@echo "Open site/index.html in a browser; to search in it, run python3 -m http.server --directory site and open port 8000."
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -3,11 +3,10 @@
 import argparse
 import ast
 import contextlib
-import importlib
+import importlib.util
 import re
 import shlex
 import sys
-import types
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -235,9 +234,12 @@ def test_python_blocks(page, number, code, tmp_path, monkeypatch):
     strings = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
     if not any(re.search(r"\.[a-z]{2,}$", text) for text in strings):
         monkeypatch.chdir(tmp_path)
-        module = types.ModuleType("documentation")
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-        exec(compile(tree, name_of(page), "exec"), vars(module))
+        file = tmp_path / f"{page.stem.replace('-', '_')}_{number}.py"
+        file.write_text(code)  # MindSpore compiles a graph from the file that a cell is in
+        spec = importlib.util.spec_from_file_location(file.stem, file)
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, file.stem, module)
+        spec.loader.exec_module(module)
 
 
 def names_of_this_project(tree):
