@@ -27,7 +27,7 @@ test-all: lint
 	$(BIN)/python -m pytest
 
 docs: $(VENV)/installed-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "Open site/index.html in a browser; to search in it, run python3 -m http.server --directory site and open port 8000."
 
 lint: $(VENV)/installed-test
