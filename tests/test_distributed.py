@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -141,28 +142,31 @@ def tiny(launch, images, output, *more):
     return [*launch, "-m", "tests.tiny", *resume.arguments(images, output, "--distribute", "True", *more)]
 
 
-def start_and_wait_for(command, log, line):
-    """A job that has printed ``line``, and its two ranks."""
+@contextmanager
+def job_that_printed(line, command, log):
+    """A job, and its two ranks; nothing of it outlives the block."""
     with open(log, "w") as file:
         job = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=file, stderr=file)
-    deadline = time.time() + 200
-    while line not in log.read_text():
-        assert time.time() < deadline and job.poll() is None, log.read_text()[-2000:]
-        time.sleep(0.05)
-    ranks = [p for p in psutil.Process(job.pid).children(recursive=True) if "tests.tiny" in p.cmdline()]
-    assert len(ranks) == 2
-    return job, ranks
+    try:
+        deadline = time.time() + 200
+        while line not in log.read_text():
+            assert time.time() < deadline and job.poll() is None, log.read_text()[-2000:]
+            time.sleep(0.05)
+        ranks = [p for p in psutil.Process(job.pid).children(recursive=True) if "tests.tiny" in p.cmdline()]
+        assert len(ranks) == 2
+        yield job, ranks
+    finally:
+        left = psutil.Process(job.pid).children(recursive=True) if job.poll() is None else []
+        for process in (job, *left):
+            process.kill()
 
 
 def test_a_signal_to_one_rank_stops_both_at_the_same_step(images, tmp_path):
     command = tiny(MPIRUN, images, tmp_path / "out", "--epoch_size", "100000")
-    job, ranks = start_and_wait_for(command, tmp_path / "log", "epoch 1/100000 step 6/6")
-    try:
+    with job_that_printed("epoch 1/100000 step 3/3", command, tmp_path / "log") as (job, ranks):
         ranks[1].send_signal(signal.SIGTERM)
         assert job.wait(timeout=60) == 143
-    finally:
-        job.kill()
-    said = re.findall(r"stopped by SIGTERM after step (\d) of 6 of epoch (\d+)", (tmp_path / "log").read_text())
+    said = re.findall(r"stopped by SIGTERM after step (\d) of 3 of epoch (\d+)", (tmp_path / "log").read_text())
     assert len(said) == 1
     for rank in (0, 1):
         assert resume.states(tmp_path / "out", rank)[-1] == (int(said[0][1]), int(said[0][0]))
@@ -173,11 +177,11 @@ def test_two_ranks_killed_and_resumed_end_as_two_that_were_not(images, tmp_path)
     whole, output = tmp_path / "whole", tmp_path / "out"
     done = run(tiny(MPIRUN, images, whole))
     assert done.returncode == 0, done.stderr[-2000:]
-    job, ranks = start_and_wait_for(tiny(MPIRUN, images, output), tmp_path / "log", "epoch 2/4 step 1/")
-    time.sleep(np.random.default_rng().random() * 0.2)
-    for process in (ranks[0], ranks[1], psutil.Process(job.pid)):
-        process.kill()
-    job.wait()
+    with job_that_printed("epoch 2/4 step 1/", tiny(MPIRUN, images, output), tmp_path / "log") as (job, ranks):
+        time.sleep(np.random.default_rng().random() * 0.1)
+        for process in (*ranks, job):
+            process.kill()
+        job.wait()
     done = run(tiny(MPIRUN, images, output, "--resume", "auto"))
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("resuming after 1 epochs") == 1
@@ -187,7 +191,7 @@ def test_two_ranks_killed_and_resumed_end_as_two_that_were_not(images, tmp_path)
 
 def test_msrun_trains_and_tells_its_ranks_apart(images, tmp_path):
     script = tmp_path / "script.py"
-    script.write_text("import runpy\nrunpy.run_module('tests.tiny', run_name='__main__')\n")
+    script.write_text("import train\nfrom mindcv_models import cli\nfrom tests import tiny\ncli.run(train.main)\n")
     launch = [str(BIN / "msrun"), "--worker_num=2", "--local_worker_num=2", "--master_port=18119", "--join=True",
               f"--log_dir={tmp_path / 'log'}", str(script)]  # fmt: skip
     more = ["--distribute", "True", "--epoch_size", "1"]

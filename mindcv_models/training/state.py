@@ -10,7 +10,7 @@ import numpy as np
 
 from ..config import Options
 from ..distributed import World, on_every_rank, sum_over_ranks
-from ..errors import InputError, NotFiniteError
+from ..errors import InputError, NotFiniteError, RunError
 from ..evaluation import Metrics
 from ..parameters import set_value
 from .progress import Place
@@ -100,8 +100,15 @@ class RunState:
         return place, best
 
     def restore_newest(self) -> Tuple[Place, Optional[Metrics]]:
-        """Take over the newest state of this run, which began with saving one."""
-        return self._take(*self.files.newest())
+        """Take over the newest state of this run, which began with saving one.
+
+        Raises:
+            RunError: no whole one is left.
+        """
+        found = self.files.newest()
+        if found is None:
+            raise RunError(f"nothing to roll back to: {self.files.folder} has no whole state.")
+        return self._take(*found)
 
     def _found_at(self, path):
         if path.is_dir():
