@@ -49,7 +49,8 @@ class DropPath(nn.Cell):
             return x
         sums = ops.gather(self.draws[self.layer], _subsets(x.shape[0]), 0).sum(1)  # (B,)
         kept = ops.floor(sums - ops.floor(sums) + self.keep_prob) * self.scale
-        return x * kept.reshape((-1,) + (1,) * (x.ndim - 1)).astype(x.dtype)
+        kept = ops.stop_gradient(kept).reshape((-1,) + (1,) * (x.ndim - 1))  # (B, 1, ..., 1)
+        return x * kept.astype(x.dtype)
 
 
 class DropPathDraws:
