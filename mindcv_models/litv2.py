@@ -36,8 +36,8 @@ def pad_to_multiple(x, axis, multiple):
     missing = -x.shape[axis] % multiple
     if missing == 0:
         return x
-    shape = (*x.shape[:axis], missing, *x.shape[axis + 1 :])
-    return ops.concat((x, ops.zeros(shape, x.dtype)), axis)
+    margins = ((0, 0),) * axis + ((0, missing),) + ((0, 0),) * (x.ndim - axis - 1)
+    return ops.Pad(margins)(x)
 
 
 def linear(in_channels, out_channels, bias=True):
@@ -93,12 +93,6 @@ class TokenNorm(ChannelNorm):
         return self.over_last_axis(x.reshape(b, c, h * w).swapaxes(1, 2))
 
 
-def mean_of_rows(x):
-    """The mean over axis 1 of ``(N, rows, columns)``, ``(N, 1, columns)``; a product is faster than a reduction."""
-    n, rows, _ = x.shape
-    return ops.matmul(ops.full((n, 1, rows), 1 / rows, dtype=x.dtype), x)
-
-
 def attend(q, k, v, scale):
     """Scaled dot-product attention over the last two axes, ``(..., tokens, channels)``."""
     return ops.matmul(ops.softmax(ops.matmul(q * scale, k.swapaxes(-2, -1)), axis=-1), v)
@@ -145,6 +139,7 @@ class HiLo(nn.Cell):
         self.low_heads = int(num_heads * alpha) if window_size > 1 else num_heads
         self.high_heads = num_heads - self.low_heads
         self.low_dim, self.high_dim = self.low_heads * self.head_dim, self.high_heads * self.head_dim
+        self.by_matmul = backend.sum_channels_by_matmul()
         if self.low_heads:
             self.l_q = linear(dim, self.low_dim, bias=qkv_bias)
             self.l_kv = linear(dim, 2 * self.low_dim, bias=qkv_bias)
@@ -189,14 +184,21 @@ class HiLo(nn.Cell):
         ws, heads = self.window_size, self.low_heads
         pooled = x
         if ws > 1:
-            pooled = mean_of_rows(padded.reshape(b * hp // ws, ws, wp * c))  # (B * rows, 1, Wp * C)
-            pooled = mean_of_rows(pooled.reshape(b * hp * wp // ws**2, ws, c)).reshape(b, -1, c)  # (B, M, C)
+            pooled = self.mean_of_rows(padded.reshape(-1, ws, wp * c))  # (B * rows, 1, Wp * C)
+            pooled = self.mean_of_rows(pooled.reshape(-1, ws, c)).reshape(b, hp * wp // ws**2, c)  # (B, M, C)
         m = pooled.shape[1]
         q = self.l_q(x).reshape(b, n, heads, self.head_dim).swapaxes(1, 2)  # (B, heads, N, hd)
         kv = self.l_kv(pooled).reshape(b, m, 2, heads, self.head_dim).transpose(2, 0, 3, 1, 4)
         k, v = ops.unstack(kv)  # (B, heads, M, hd) each
         out = attend(q, k, v, self.scale).swapaxes(1, 2).reshape(b, n, self.low_dim)
         return self.l_proj(out)
+
+    def mean_of_rows(self, x):
+        """The mean over axis 1 of ``(N, rows, columns)``, ``(N, 1, columns)``."""
+        if not self.by_matmul:
+            return x.mean(1, keep_dims=True)
+        n, rows, _ = x.shape
+        return ops.matmul(ops.full((n, 1, rows), 1 / rows, dtype=x.dtype), x)
 
     def flops(self, height: int, width: int) -> int:
         """Multiply-accumulates for one map, as the authors count them: projections and attention, on the padded map."""

@@ -1,5 +1,6 @@
 """export.py as a user runs it, and what its files hold and compute."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,15 +8,16 @@ import mindspore as ms
 import numpy as np
 import onnx
 import pytest
+from mindcv.models.registry import get_pretrained_cfg
 from mindspore import nn, ops
 from mindspore.train.mind_ir_pb2 import ModelProto
 
 import mindcv_models
-from mindcv_models import export
+from mindcv_models import backend, export, fastervit, litv2
 from mindcv_models.checkpoint import save_checkpoint
 from mindcv_models.checkpoint.torch_weights import load_torch_state_dict
 from mindcv_models.errors import InputError
-from mindcv_models.export import check
+from mindcv_models.export import check, files
 from tests import parity
 from tests.test_scripts import call
 
@@ -64,7 +66,7 @@ def test_onnx(t8, checkpoint, tmp_path, monkeypatch, capsys):
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
     assert {node.domain for node in model.graph.node} == {""}
     types = [node.op_type for node in model.graph.node]
-    assert types.count("Gelu") == 17
+    assert (types.count("Gelu"), types.count("Conv"), types.count("Concat")) == (17, 55, 3)  # 3 convolutions in two
     assert not {"BatchNormalization", "Erf", "Reshape", "Shape"} & set(types)
     assert [size.dim_param or size.dim_value for size in model.graph.input[0].type.tensor_type.shape.dim] == [
         "batch", 3, *SIZE,
@@ -151,6 +153,68 @@ def test_without_onnx_one_line_says_what_to_install(monkeypatch):
     export.check_format(Path("t8.mindir"))
 
 
+def filled(network):
+    """``network`` with weights of which every one counts."""
+    for name, parameter in network.parameters_and_names():
+        official = name.replace("moving_variance", "running_var").replace("moving_mean", "running_mean")
+        parameter.set_data(ms.Tensor(parity.parameter(official, parameter.shape)))
+    return network.set_train(False)
+
+
+def prepared(name, size):
+    return export.Preparation(name, size, 0.9, "bicubic", (123.7, 116.3, 103.5), (58.4, 57.1, 57.4))
+
+
+# Small networks with each kind of block, at sizes where windows are padded and carriers are not on a square.
+SMALL = {
+    "faster_vit_0_224": (fastervit, 224, 224, {}),
+    "faster_vit_0_any_res": (fastervit, 250, 330, {"do_propagation": True, "layer_scale": 0.1}),
+    "litv2_s": (litv2, 90, 100, {}),
+}
+
+
+@pytest.mark.parametrize("format", ["onnx", "mindir"])
+@pytest.mark.parametrize("name", SMALL)
+def test_the_other_families(name, format, tmp_path, monkeypatch):
+    family, *size, options = SMALL[name]
+    shallow = dataclasses.replace(family.VARIANTS[name], depths=(1, 1, 2, 1))
+    monkeypatch.setitem(family.VARIANTS, name, shallow)
+    with backend.portable_form():
+        network = filled(mindcv_models.create_model(name, num_classes=7, **options))
+        assert export.export(network, tmp_path / f"n.{format}", prepared(name, tuple(size))) < 1e-4
+    if format == "onnx":
+        model = onnx.load(str(tmp_path / "n.onnx"))
+        assert {node.domain for node in model.graph.node} == {""}
+        assert "Gelu" in {node.op_type for node in model.graph.node}
+        orders = [list(node.attribute[0].ints) for node in model.graph.node if node.op_type == "Transpose"]
+        assert [0, 1, 3, 2] not in orders  # keys are transposed on their own
+        assert [0, 2, 4, 3, 5, 1] not in orders  # channels are last when windows are cut
+
+
+def test_large_weights_lie_beside_the_file_that_names_them(tmp_path):
+    network = filled(nn.SequentialCell(nn.Conv2d(3, 8, 3, pad_mode="pad", padding=1), nn.ReLU()))
+    graph = export.to_onnx(network, (None, 3, 8, 8))
+    output = tmp_path / "n.onnx"
+    (tmp_path / "n.onnx.data-00000000").write_bytes(b"old")
+    with files.aside(output) as partial:
+        files.write_onnx_file(graph, partial, {}, largest=800)
+    first, second = sorted(tmp_path.iterdir())
+    assert (first, second.name.startswith("n.onnx.data-")) == (output, True)
+    assert output.stat().st_size < 864 < second.stat().st_size + 1000
+    images = parity.images(2, 8, 8)
+    np.testing.assert_allclose(check.reload(output)(images), network(ms.Tensor(images)).asnumpy(), rtol=0, atol=1e-5)
+
+
+def test_an_error_leaves_the_old_file(tmp_path):
+    output = tmp_path / "n.onnx"
+    output.write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError), files.aside(output) as partial:
+        partial.write_bytes(b"new")
+        raise ZeroDivisionError
+    assert output.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [output]
+
+
 def test_a_primitive_that_onnx_lacks_is_named():
     class Unknown(nn.Cell):
         def construct(self, x):
@@ -158,3 +222,19 @@ def test_a_primitive_that_onnx_lacks_is_named():
 
     with pytest.raises(InputError, match="the network uses CumSum, which export to ONNX does not know"):
         export.to_onnx(Unknown(), (1, 3, 4, 4))
+
+
+def every_variant():
+    """Each variant with its own size; those for any resolution at one that is not square."""
+    for name in mindcv_models.list_models():
+        size = (224, 288) if name.endswith("any_res") else get_pretrained_cfg(name)["input_size"][1:]
+        yield pytest.param(name, tuple(size), id=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "mindir"])
+@pytest.mark.parametrize(("name", "size"), every_variant())
+def test_every_variant(name, size, format, tmp_path):
+    with backend.portable_form():
+        network = filled(mindcv_models.create_model(name))
+        export.export(network, tmp_path / f"n.{format}", prepared(name, size))

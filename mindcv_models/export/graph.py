@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -11,7 +11,7 @@ __all__ = ["OnnxGraph", "Operator"]
 Shape = Tuple[int, ...]
 
 
-@dataclass
+@dataclass(eq=False)
 class Operator:
     """One call of an operator of the ``ai.onnx`` set."""
 
@@ -48,16 +48,23 @@ class OnnxGraph:
         self.shapes[name] = value.shape
         return name
 
-    def add(self, type: str, inputs: Sequence[str], shape: Shape, **attributes) -> str:
-        """Append an operator with one output of ``shape`` and return that output's name."""
-        return self.add_many(type, inputs, [shape], **attributes)[0]
+    def add(self, type: str, inputs: Sequence[str], shape: Shape, before: Optional[Operator] = None, **attributes):
+        """Append an operator with one output of ``shape``, or insert it, and return that output's name."""
+        return self.add_many(type, inputs, [shape], before, **attributes)[0]
 
-    def add_many(self, type: str, inputs: Sequence[str], shapes: Sequence[Shape], **attributes) -> List[str]:
-        """Append an operator with an output for each of ``shapes`` and return their names."""
+    def add_many(
+        self, type: str, inputs: Sequence[str], shapes: Sequence[Shape], before: Optional[Operator] = None, **attributes
+    ) -> List[str]:
+        """Append an operator with an output for each of ``shapes``, or insert it, and return their names."""
         outputs = [self.name(type) for _ in shapes]
         self.shapes.update(zip(outputs, map(tuple, shapes)))
-        self.operators.append(Operator(type, list(inputs), outputs, attributes))
+        place = len(self.operators) if before is None else self.operators.index(before)
+        self.operators.insert(place, Operator(type, list(inputs), outputs, attributes))
         return outputs
+
+    def reshape(self, x: str, shape: Shape, before: Optional[Operator] = None) -> str:
+        """Add a reshape and return its output's name."""
+        return self.add("Reshape", [x, self.constant(shape)], shape, before)
 
     def producers(self) -> Dict[str, Operator]:
         """What computes each name."""
@@ -70,6 +77,11 @@ class OnnxGraph:
             for name in operator.inputs:
                 users[name].append(operator)
         return users
+
+    def only_user(self, name: str, type: str) -> Optional[Operator]:
+        """The operator that alone uses ``name``, if it is of ``type``."""
+        users = [operator for operator in self.operators if name in operator.inputs]
+        return users[0] if len(users) == 1 and users[0].type == type and name != self.output else None
 
     def redirect(self, old: str, new: str) -> None:
         """Let everything that uses ``old`` use ``new``."""

@@ -4,7 +4,7 @@ Shapes are known but for the batch, and at most one dimension of a tensor grows 
 shape that MindSpore inferred, whatever arithmetic of shapes the graph has for it; that arithmetic is dropped.
 """
 
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, NamedTuple, Tuple
 
 import numpy as np
 
@@ -108,21 +108,55 @@ def _same(graph, node, *inputs):
 def _bias_add(graph, node, x, bias, _format):
     spatial = len(node.shape) - 2
     if spatial:
-        bias = graph.add("Reshape", [bias, graph.constant([-1] + [1] * spatial)], (node.shape[1],) + (1,) * spatial)
+        bias = graph.reshape(bias, (node.shape[1],) + (1,) * spatial)
     return graph.add("Add", [x, bias], node.shape)
 
 
 # Layers.
 
 
+class Deformed(NamedTuple):
+    """What ``DeformableOffsets`` samples from a map, as the convolution that has to follow takes it."""
+
+    inputs: Tuple[str, str, str]  # the map, its offsets in ONNX's order, the factors of the taps
+    geometry: Dict[str, Any]
+
+
 @translates("Conv2D")
 def _conv(graph, node, x, weight):
     own = node.attributes
-    top, bottom, left, right = own["pad_list"]
-    return graph.add(
-        "Conv", [x, weight], node.shape, kernel_shape=list(own["kernel_size"]), pads=[top, left, bottom, right],
-        strides=list(own["stride"][-2:]), dilations=list(own["dilation"][-2:]), group=own["group"],
+    if isinstance(x, Deformed):
+        source, offsets, mask = x.inputs
+        return graph.add(
+            "DeformConv", [source, weight, offsets, "", mask], node.shape, group=own["group"], **x.geometry
+        )
+    geometry = _geometry(own["kernel_size"], own["stride"], own["pad_list"], own["dilation"])
+    return graph.add("Conv", [x, weight], node.shape, group=own["group"], **geometry)
+
+
+def _geometry(kernel, strides, pads, dilations):
+    top, bottom, left, right = pads
+    return {
+        "kernel_shape": list(kernel), "strides": list(strides[-2:]), "pads": [top, left, bottom, right],
+        "dilations": list(dilations[-2:]),
+    }  # fmt: skip
+
+
+@translates("DeformableOffsets")
+def _deformable_offsets(graph, node, x, moved):
+    """MindSpore orders offsets as all horizontal, all vertical, all factors; ONNX as vertical, horizontal of each."""
+    own = node.attributes
+    b, channels, h, w = graph.shapes[moved]
+    taps = channels // 3
+    horizontal, vertical, mask = graph.add_many(
+        "Split", [moved], [(b, taps, h, w)] * 3, axis=1, num_outputs=3
     )  # fmt: skip
+    axis = graph.constant([2])
+    pair = [graph.add("Unsqueeze", [part, axis], (b, taps, 1, h, w)) for part in (vertical, horizontal)]
+    offsets = graph.add("Concat", pair, (b, taps, 2, h, w), axis=2)
+    offsets = graph.reshape(offsets, (b, 2 * taps, h, w))
+    geometry = _geometry(own["ksize"], own["strides"], own["pads"], own["dilations"])
+    return Deformed((x, offsets, mask), {**geometry, "offset_group": own["deformable_groups"]})
 
 
 @translates("BatchNorm")
@@ -174,7 +208,7 @@ def _average_pool(graph, node, x, kernel, strides, pad_mode, _format):
 
 @translates("Reshape", "ExpandDims", "Squeeze")
 def _reshape(graph, node, x, *_):
-    return graph.add("Reshape", [x, graph.constant(node.shape)], node.shape)
+    return graph.reshape(x, node.shape)
 
 
 @translates("Transpose")
@@ -218,6 +252,13 @@ def _slice(graph, node, x, begin, end, strides, begin_mask, end_mask, *other_mas
     if not cuts:
         return x
     return graph.add("Slice", [x, *(graph.constant(column) for column in zip(*cuts))], after)
+
+
+@translates("OnesLike")
+def _ones_like(graph, node, x):
+    one = graph.constant(np.ones(1, np.float32))
+    shape = graph.add("Shape", [x], (len(node.shape),))
+    return graph.add("Expand", [one, shape], node.shape)
 
 
 @translates("Pad")

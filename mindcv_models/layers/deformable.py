@@ -13,6 +13,8 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeUniform, Uniform, initializer
 
+from .. import backend
+
 Pair = Tuple[int, int]
 
 
@@ -100,6 +102,19 @@ def _contract(sampled, weight, bias, groups):
     return out if bias is None else out + bias.astype(ms.float32).reshape(-1, 1)
 
 
+def deform_by_operator(x, offset, weight, bias, stride, padding, dilation):
+    """What :func:`deformable_conv2d` computes with one field of offsets, by MindSpore's operator."""
+    _, moves, ho, wo = offset.shape
+    kh, kw = weight.shape[2:]
+    vertical, horizontal = ops.unstack(offset.reshape(-1, moves // 2, 2, ho, wo), 2)
+    # The operator takes all horizontal offsets, then all vertical ones, then the factors of the taps, which are 1.
+    moved = ops.concat((horizontal, vertical, ops.ones_like(vertical)), 1)
+    return ops.deformable_conv2d(
+        x, weight, moved, (kh, kw), (1, 1, *stride), (padding[0], padding[0], padding[1], padding[1]), bias,
+        (1, 1, *dilation),
+    )  # fmt: skip
+
+
 class DeformableConv2d(nn.Cell):
     """A deformable convolution whose offsets an ordinary convolution, ``conv_offset``, predicts from the same map.
 
@@ -108,6 +123,7 @@ class DeformableConv2d(nn.Cell):
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1):
         super().__init__()
+        self.by_operator = backend.deform_by_operator()
         self.stride, self.padding, self.dilation = (stride, stride), (padding, padding), (dilation, dilation)
         shape = (out_channels, in_channels, kernel_size, kernel_size)
         self.weight = Parameter(initializer(HeUniform(math.sqrt(5)), shape))
@@ -119,6 +135,5 @@ class DeformableConv2d(nn.Cell):
         )  # fmt: skip
 
     def construct(self, x):
-        return deformable_conv2d(
-            x, self.conv_offset(x), self.weight, self.bias, self.stride, self.padding, self.dilation
-        )
+        convolve = deform_by_operator if self.by_operator else deformable_conv2d
+        return convolve(x, self.conv_offset(x), self.weight, self.bias, self.stride, self.padding, self.dilation)
