@@ -1,6 +1,7 @@
 """export.py as a user runs it, and what its files hold and compute."""
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -173,8 +174,10 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("format", ["onnx", "mindir"])
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [("faster_vit_0_224", "onnx"), *itertools.product(["faster_vit_0_any_res", "litv2_s"], ["onnx", "mindir"])],
+)
 def test_the_other_families(name, format, tmp_path, monkeypatch):
     family, *size, options = SMALL[name]
     shallow = dataclasses.replace(family.VARIANTS[name], depths=(1, 1, 2, 1))
@@ -192,15 +195,16 @@ def test_the_other_families(name, format, tmp_path, monkeypatch):
 
 
 def test_large_weights_lie_beside_the_file_that_names_them(tmp_path):
-    network = filled(nn.SequentialCell(nn.Conv2d(3, 8, 3, pad_mode="pad", padding=1), nn.ReLU()))
+    network = filled(nn.SequentialCell(nn.Conv2d(3, 16, 3, pad_mode="pad", padding=1), nn.ReLU()))
     graph = export.to_onnx(network, (None, 3, 8, 8))
     output = tmp_path / "n.onnx"
     (tmp_path / "n.onnx.data-00000000").write_bytes(b"old")
     with files.aside(output) as partial:
         files.write_onnx_file(graph, partial, {}, largest=800)
     first, second = sorted(tmp_path.iterdir())
-    assert (first, second.name.startswith("n.onnx.data-")) == (output, True)
-    assert output.stat().st_size < 864 < second.stat().st_size + 1000
+    assert first == output
+    assert second.name.startswith("n.onnx.data-")
+    assert second.stat().st_size == 16 * 3 * 3 * 3 * 4
     images = parity.images(2, 8, 8)
     np.testing.assert_allclose(check.reload(output)(images), network(ms.Tensor(images)).asnumpy(), rtol=0, atol=1e-5)
 
@@ -233,7 +237,7 @@ def every_variant():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "mindir"])
-@pytest.mark.parametrize(("name", "size"), every_variant())
+@pytest.mark.parametrize(("name", "size"), list(every_variant()))
 def test_every_variant(name, size, format, tmp_path):
     with backend.portable_form():
         network = filled(mindcv_models.create_model(name))
