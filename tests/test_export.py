@@ -163,7 +163,7 @@ def filled(network):
 
 
 def prepared(name, size):
-    return export.Preparation(name, size, 0.9, "bicubic", (123.7, 116.3, 103.5), (58.4, 57.1, 57.4))
+    return export.Preparation(name, size, 0.9, "center", "bicubic", (123.7, 116.3, 103.5), (58.4, 57.1, 57.4))
 
 
 # Small networks with each kind of block, at sizes where windows are padded and carriers are not on a square.
