@@ -175,7 +175,7 @@ class Options:
     momentum: float = option(0.9, "momentum, where the optimizer has one")
     weight_decay: float = option(1e-6, "weight decay")
     weight_decay_filter: str = option(
-        "disable", "what weight decay spares: nothing, or norms and biases", ("disable", "auto", "norm_and_bias")
+        "disable", "what weight decay spares: nothing, norms, or norms and biases", ("disable", "auto", "norm_and_bias")
     )
     layer_decay: Optional[float] = option(
         None, "learning rate factor from one layer to the one before it, the classifier having 1"

@@ -30,6 +30,18 @@ class Scaled(Weights):
         return {"slo*": 0.01}
 
 
+class Block(nn.Cell):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1, has_bias=True)
+        self.norm = nn.BatchNorm2d(2)
+        self.free = nn.BatchNorm2d(2, affine=False)
+        self.head = nn.Dense(2, 4)
+
+    def construct(self, x):
+        return self.head(self.free(self.norm(self.conv(x))).mean((2, 3)))
+
+
 def options_for(**changes):
     constant = {"scheduler": "constant", "warmup_epochs": 0, "epoch_size": 4, "lr": RATE, "min_lr": 0.0}
     return Options(**{**constant, "momentum": 0.0, "weight_decay": DECAY, **changes})
@@ -177,6 +189,18 @@ def test_weight_decay_spares_biases_when_told_to(network):
     assert taken["fast"] == pytest.approx(0.15)
 
 
+@pytest.mark.parametrize(
+    ("choice", "spared"),
+    [("disable", set()), ("auto", {"norm.gamma", "norm.beta"}),
+     ("norm_and_bias", {"norm.gamma", "norm.beta", "conv.bias", "head.bias"})],
+)  # fmt: skip
+def test_what_each_filter_spares(choice, spared):
+    network = Block()
+    groups = parameter_groups(options_for(weight_decay_filter=choice), network)
+    found = {p.name for group in groups for p in group.parameters if group.weight_decay == 0}
+    assert found & {p.name for p in network.trainable_params()} == spared
+
+
 def test_layer_decay_slows_early_layers_and_composes_with_lr_scale():
     network = mindcv_models.create_model("litv2_s", num_classes=10)
     layers = layer_of_parameters(network)
@@ -215,22 +239,10 @@ def test_layers_are_in_the_order_of_the_network(model, order):
     assert depths[-1] == max(layers.values())
 
 
-class Block(nn.Cell):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 2, 1)
-        self.norm = nn.BatchNorm2d(2)
-        self.free = nn.BatchNorm2d(2, affine=False)
-        self.head = nn.Dense(2, 4)
-
-    def construct(self, x):
-        return self.head(self.free(self.norm(self.conv(x))).mean((2, 3)))
-
-
 @pytest.mark.parametrize(("patterns", "classifier"), [(["conv.*", "norm.*"], None), ([], "head")])
 def test_frozen_parameters_and_the_statistics_of_their_norms_stand_still(patterns, classifier):
     network = Block()
-    assert freeze(network, patterns, classifier) == 3
+    assert freeze(network, patterns, classifier) == 4
     assert [p.name for p in network.trainable_params()] == ["head.weight", "head.bias"]
     before = {p.name: p.asnumpy().copy() for p in network.get_parameters()}
     optimizer = optimizer_for(network, opt="adamw")

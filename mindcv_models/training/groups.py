@@ -17,6 +17,9 @@ __all__ = ["Group", "freeze", "layer_of_parameters", "parameter_groups"]
 # FasterViT, "layers.1.blocks.0" of LITv2 and Swin, "layer3.5" of ResNet.
 _LAYER = re.compile(r"\w+(\.\d+)*(\.(blocks|layers)\.\d+)*")
 
+# What each weight_decay_filter spares, by parts of names. "auto" is MindSpore's own choice.
+_SPARED = {"disable": (), "auto": ("gamma", "beta"), "norm_and_bias": ("gamma", "beta", "bias")}
+
 
 @dataclass
 class Group:
@@ -87,7 +90,7 @@ def parameter_groups(options: Options, network: nn.Cell) -> List[Group]:
     groups = {}
     for parameter in network.trainable_params():
         name = parameter.name
-        is_spared = spares and (name in spared or any(word in name for word in ("gamma", "beta", "bias")))
+        is_spared = name in spared or any(word in name for word in _SPARED[options.weight_decay_filter])
         peak = math.prod(factor for pattern, factor in peaks.items() if fnmatch.fnmatchcase(name, pattern))
         scale = 1.0 if options.layer_decay is None else options.layer_decay ** (last - layers[name])
         key = (peak, scale, 0.0 if is_spared else options.weight_decay)
