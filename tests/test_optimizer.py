@@ -98,7 +98,9 @@ def sophia(w, gradients, decay):
 
 
 @pytest.mark.parametrize(
-    ("opt", "formula"), [("adamw", adamw), ("lamb", lamb), ("lion", lion), ("sophiag", sophia)], ids=lambda x: str(x)
+    ("opt", "formula"),
+    [("adamw", adamw), ("lamb", lamb), ("lion", lion), ("sophiag", sophia)],
+    ids=["adamw", "lamb", "lion", "sophiag"],
 )
 @pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
 def test_updates_follow_the_formula(opt, formula, mode):
