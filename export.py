@@ -40,7 +40,7 @@ class ExportOptions:
     num_classes: int = option(1000, "classes that the checkpoint was made for")
     in_channels: int = option(3, "channels of the input")
     ckpt_path: str = option("", "the weights: a .ckpt of this project, or an official .safetensors")
-    ema: bool = option(False, "take the moving average of the weights, if the checkpoint has one")
+    use_ema: bool = option(False, "take the moving averages in the checkpoint")
 
     output: str = option("", "file to write; .onnx or .mindir says which format", group="File")
     batch_size: Optional[int] = option(None, "images a batch; default: any number")
@@ -95,7 +95,7 @@ def main():
     with backend.portable_form():
         network = create_model(options.model, options.num_classes, options.in_channels, **(options.model_kwargs or {}))
         preparation = preparation_of(options)
-        logger.info("loaded %s", load_weights(network, options.ckpt_path, options.ema))
+        logger.info("loaded %s", load_weights(network, options.ckpt_path, options.use_ema))
         path = Path(options.output)
         difference = export(network, path, preparation, options.batch_size, options.reparam, options.in_channels)
     logger.info("%s: logits within %.1e of the network's", path, difference)

@@ -56,7 +56,7 @@ def main():
     set_up(options)
     names = find_class_names(options.class_names, Path(options.ckpt_path), options.num_classes)
     network = create_model(options.model, num_classes=len(names), **(options.model_kwargs or {}))
-    load_weights(network, options.ckpt_path, options.ema)
+    load_weights(network, options.ckpt_path, options.averages)
     network = cast_network(reparameterize(network) if options.reparam else network, options)
     batch, transform = min(options.batch_size, len(paths)), EvalTransform.resolve(options)
     predictor = Predictor(

@@ -55,14 +55,14 @@ def main():
 def load_each(network, options, world):
     """Names of what is to be validated, one after another, each loaded into ``network`` when it is its turn."""
     if options.average:
-        logger.info("loaded %s", load_average(network, options.ckpt_path, options.ema))
+        logger.info("loaded %s", load_average(network, options.ckpt_path, options.averages))
         if options.average_path and world.is_main:
             save_checkpoint(network.get_parameters(), Path(options.average_path))
         yield "average"
         return
     stems = [path.stem for path in options.ckpt_path]
     for path in options.ckpt_path:
-        logger.info("loaded %s", load_weights(network, str(path), options.ema, use_ema=options.use_ema))
+        logger.info("loaded %s", load_weights(network, str(path), options.averages))
         yield path.stem if stems.count(path.stem) == 1 else "_".join(path.with_suffix("").parts).lstrip("/_")
 
 

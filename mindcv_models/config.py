@@ -241,6 +241,11 @@ class Options:
     mesa: float = option(0.0, "weight of self-distillation from the moving average (MESA); needs ema; 0 is off")
     mesa_start_ratio: float = option(0.25, "MESA starts when more than this share of the epochs is done")
 
+    @property
+    def averages(self) -> Optional[bool]:
+        """What ``load_weights`` is to do about moving averages: as ``use_ema`` says; else, with ``ema``, take any."""
+        return self.use_ema if self.use_ema is not None else None if self.ema else False
+
 
 # Older names in MindCV's recipes, and what they stand for.
 _OLD_NAMES = {

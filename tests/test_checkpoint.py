@@ -7,7 +7,7 @@ from mindspore import Parameter, Tensor
 from safetensors.numpy import save_file
 
 import mindcv_models
-from mindcv_models.checkpoint import load_torch_checkpoint, load_weights, save_checkpoint
+from mindcv_models.checkpoint import load_average, load_torch_checkpoint, load_weights, save_checkpoint
 from mindcv_models.checkpoint.names import official_names, torch_names
 from mindcv_models.errors import InputError
 from tests import parity
@@ -94,27 +94,20 @@ def test_own_checkpoints_come_back_bit_for_bit(tmp_path, checkpoint):
     assert all(np.array_equal(value, before[name]) for name, value in values(second).items())
 
 
-def test_averages_are_chosen_when_asked_for(tmp_path):
-    net = network(num_classes=3)
-    averages = [Parameter(Tensor(p.asnumpy() + 1), name=f"ema.{p.name}") for p in net.get_parameters()]
-    save_checkpoint([*net.get_parameters(), *averages], tmp_path / "both.ckpt")
-    before = values(net)
-    assert "moving averages" in load_weights(net, str(tmp_path / "both.ckpt"), ema=True)
-    assert all(np.array_equal(value, before[name] + 1) for name, value in values(net).items())
-
-
-def test_averages_are_demanded_or_declined_in_words(tmp_path):
+def test_averages_are_demanded_declined_or_taken_where_they_are(tmp_path):
     net = network(num_classes=3)
     averages = [Parameter(Tensor(p.asnumpy() + 1), name=f"ema.{p.name}") for p in net.get_parameters()]
     save_checkpoint([*net.get_parameters(), *averages], tmp_path / "both.ckpt")
     save_checkpoint(net.get_parameters(), tmp_path / "plain.ckpt")
     before = values(net)
-    assert "moving averages" not in load_weights(net, str(tmp_path / "both.ckpt"), ema=True, use_ema=False)
-    assert all(np.array_equal(value, before[name]) for name, value in values(net).items())
     with pytest.raises(InputError, match=r"plain.ckpt has no moving averages: leave --use_ema out"):
         load_weights(net, str(tmp_path / "plain.ckpt"), use_ema=True)
-    assert "moving averages" in load_weights(net, str(tmp_path / "both.ckpt"), use_ema=True)
-    assert all(np.array_equal(value, before[name] + 1) for name, value in values(net).items())
+    for name, use_ema, added in (("both", True, 1), ("both", False, 0), ("both", None, 1), ("plain", None, 0)):
+        words = load_weights(net, str(tmp_path / f"{name}.ckpt"), use_ema)
+        assert ("moving averages" in words) == (added == 1)
+        assert all(np.array_equal(value, before[n] + added) for n, value in values(net).items())
+    load_average(net, [tmp_path / "both.ckpt"] * 2, use_ema=True)
+    assert all(np.array_equal(value, before[n] + 1) for n, value in values(net).items())
 
 
 def test_a_checkpoint_of_another_model_is_refused_unless_only_the_head_differs(tmp_path):

@@ -97,6 +97,7 @@ def test_the_samples_are_two_photographs_and_a_table_names_their_classes(photos,
 WRONG = {
     "no checkpoint": (["--ckpt_path", ""], "ckpt_path is missing"),
     "absent checkpoint": (["--ckpt_path", "absent.ckpt"], "no checkpoint at absent.ckpt"),
+    "averages": (["--use_ema", "True"], "net.ckpt has no moving averages"),
     "no images": (["--images"], "images is missing"),
     "absent image": (["--images", "absent.jpg"], "no image at absent.jpg"),
     "nothing matches": (["--images", "*.jpg"], "no image at *.jpg"),

@@ -134,6 +134,10 @@ WRONG = {
     "no checkpoint": (["--ckpt_path"], "ckpt_path is missing"),
     "one to average": (["--average", "True"], "give it two or more"),
     "nothing averaged": (["--average_path", "x.ckpt"], "average_path is given, but average is False"),
+    "averages": (
+        ["--average", "True", "--ckpt_path", "net.ckpt", "net.ckpt", "--use_ema", "True"],
+        "no moving averages",
+    ),
     "views": (["--tta", "six_crop"], "did you mean five_crop?"),
     "benchmark": (["--benchmark", "imagenet-x"], "benchmark is 'imagenet-x', which is not known: did you mean"),
     "classes": (["--benchmark", "imagenet-a", "--num_classes", "200"], "imagenet-a needs 1000"),

@@ -1,7 +1,7 @@
 """The average of several checkpoints' weights."""
 
 from pathlib import Path
-from typing import Dict, Sequence
+from typing import Dict, Optional, Sequence
 
 import numpy as np
 from mindspore import Tensor, nn
@@ -11,13 +11,13 @@ from .files import load_weights
 __all__ = ["load_average"]
 
 
-def load_average(network: nn.Cell, paths: Sequence[Path], ema: bool = False) -> str:
+def load_average(network: nn.Cell, paths: Sequence[Path], use_ema: Optional[bool] = False) -> str:
     """Fill ``network`` with the mean of the weights of checkpoints, statistics of batch normalisation included.
 
     Source: Wortsman et al., "Model soups", ICML 2022: a uniform soup of runs from one start, or of one run's epochs.
 
     Args:
-        ema: average the moving averages, where a file has them.
+        use_ema: as :func:`load_weights` takes it, of each file.
 
     Returns:
         What was loaded, in words.
@@ -27,7 +27,7 @@ def load_average(network: nn.Cell, paths: Sequence[Path], ema: bool = False) -> 
     """
     sums: Dict[str, np.ndarray] = {}
     for path in paths:
-        load_weights(network, str(path), ema)
+        load_weights(network, str(path), use_ema)
         for name, parameter in network.parameters_dict().items():
             sums[name] = sums.get(name, 0) + parameter.asnumpy().astype(np.float64)
     for name, parameter in network.parameters_dict().items():

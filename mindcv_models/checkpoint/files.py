@@ -34,18 +34,15 @@ def save_checkpoint(parameters: Iterable[Parameter], path: Path) -> None:
         aside.unlink(missing_ok=True)
 
 
-def load_weights(
-    network: nn.Cell, path: str, ema: bool = False, without: Optional[str] = None, use_ema: Optional[bool] = None
-) -> str:
+def load_weights(network: nn.Cell, path: str, use_ema: Optional[bool] = False, without: Optional[str] = None) -> str:
     """Fill ``network`` from ``path``: a ``.ckpt`` file of this project, or a PyTorch checkpoint of any kind.
 
     A ``.safetensors`` file holds official names, whoever wrote it; a ``.ckpt`` file of MindSpore's holds the network's.
 
     Args:
-        ema: take the moving averages, if a ``.ckpt`` file has them.
+        use_ema: take the moving averages rather than the weights; None takes those that a ``.ckpt`` file has, and the
+            weights where it has none, and of a PyTorch checkpoint.
         without: leave out the parameters of this cell (a new classifier, say).
-        use_ema: demand the moving averages or the weights, of either kind of file; None leaves it to ``ema``, and
-            of a PyTorch checkpoint takes the weights.
 
     Returns:
         What was loaded, in words.
@@ -59,8 +56,7 @@ def load_weights(
         report = load_torch_checkpoint(network, path, without, bool(use_ema))
         return f"the PyTorch checkpoint {path}: {report}"
     values = _read(path)
-    has_averages = any(name.startswith(EMA_PREFIX) for name in values)
-    averaged = (ema and has_averages) if use_ema is None else use_ema
+    averaged = any(name.startswith(EMA_PREFIX) for name in values) if use_ema is None else use_ema
     chosen = choose_averages(path, values, averaged)
     parameters = {
         name: parameter

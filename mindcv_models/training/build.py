@@ -32,7 +32,7 @@ def build_network(options: Options, world: World) -> nn.Cell:
     classifier = get_pretrained_cfg(options.model).get("classifier")
     if options.ckpt_path:
         head = classifier if options.new_head else None
-        logger.info("loaded %s", load_weights(network, options.ckpt_path, options.ema, head, options.use_ema))
+        logger.info("loaded %s", load_weights(network, options.ckpt_path, options.averages, head))
     if options.freeze or options.freeze_backbone:
         if options.freeze_backbone and not classifier:
             raise InputError(f"freeze_backbone: {options.model} does not say which cell its classifier is; use freeze.")
