@@ -3,7 +3,7 @@
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Parameter, Tensor
+from mindspore import Parameter, ParameterTuple, Tensor, nn
 from safetensors.numpy import save_file
 
 import mindcv_models
@@ -150,3 +150,49 @@ def test_a_truncated_own_checkpoint_is_refused(tmp_path):
     (tmp_path / "cut.ckpt").write_bytes((tmp_path / "whole.ckpt").read_bytes()[:100_000])
     with pytest.raises(InputError, match=r"not a whole MindSpore checkpoint|does not fit"):
         load_weights(net, str(tmp_path / "cut.ckpt"))
+
+
+class Types(nn.Cell):
+    """A parameter of each type that weights have, one of them a scalar."""
+
+    def __init__(self):
+        super().__init__()
+        kinds = (ms.float32, ms.float16, ms.bfloat16, ms.float64, ms.int32, ms.int64, ms.bool_)
+        self.several = ParameterTuple(Parameter(Tensor([[0, 1, 2]], kind), name=str(kind)) for kind in kinds)
+        self.scalar = Parameter(Tensor(0.1, ms.float32), name="scalar")
+
+
+@pytest.mark.parametrize("crc_check", [False, True])
+def test_what_mindspore_saves_comes_back_bit_for_bit(tmp_path, crc_check):
+    first, second = Types(), Types()
+    ms.save_checkpoint(first, str(tmp_path / "net.ckpt"), crc_check=crc_check)
+    for parameter in second.get_parameters():
+        parameter.set_data(Tensor(np.ones(parameter.shape), parameter.dtype))
+    assert load_weights(second, str(tmp_path / "net.ckpt")).startswith("8 parameters")
+    for name, parameter in second.parameters_dict().items():
+        saved = first.parameters_dict()[name]
+        assert parameter.dtype == saved.dtype
+        assert parameter.get_bytes() == saved.get_bytes()
+
+
+def test_a_damaged_own_checkpoint_is_refused_in_one_line_or_differs_in_values_alone(tmp_path):
+    save_checkpoint(Types().get_parameters(), tmp_path / "net.ckpt")
+    whole, path, net = (tmp_path / "net.ckpt").read_bytes(), tmp_path / "damaged.ckpt", Types()
+    flipped = [whole[:i] + bytes([byte ^ 1 << i % 8]) + whole[i + 1 :] for i, byte in enumerate(whole)]
+    refused = 0
+    for content in flipped + [whole[:size] for size in range(len(whole))]:
+        path.write_bytes(content)
+        try:
+            load_weights(net, str(path))
+        except InputError as error:
+            refused += 1
+            assert str(path) in str(error)
+            assert "\n" not in str(error)
+    values = sum(len(p.get_bytes()) for p in net.get_parameters())
+    assert refused >= 2 * len(whole) - values - 8
+
+
+def test_a_checkpoint_with_a_text_in_it_does_not_fit(tmp_path):
+    ms.save_checkpoint(Types(), str(tmp_path / "net.ckpt"), append_dict={"note": "words"})
+    with pytest.raises(InputError, match="note is str, not a tensor of numbers"):
+        load_weights(Types(), str(tmp_path / "net.ckpt"))

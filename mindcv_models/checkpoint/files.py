@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from ..errors import InputError
-from .mindspore_file import is_ckpt
+from .mindspore_file import is_ckpt, read_ckpt
 from .torch_weights import load_torch_checkpoint
 
 __all__ = ["EMA_PREFIX", "load_weights", "save_checkpoint"]
@@ -55,7 +55,7 @@ def load_weights(network: nn.Cell, path: str, use_ema: Optional[bool] = False, w
     if not is_ckpt(path):
         report = load_torch_checkpoint(network, path, without, bool(use_ema))
         return f"the PyTorch checkpoint {path}: {report}"
-    values = _read(path)
+    values = read_ckpt(path)
     averaged = any(name.startswith(EMA_PREFIX) for name in values) if use_ema is None else use_ema
     chosen = choose_averages(path, values, averaged)
     parameters = {
@@ -65,7 +65,7 @@ def load_weights(network: nn.Cell, path: str, use_ema: Optional[bool] = False, w
     }
     _check_fit(path, chosen, parameters, without)
     for name, parameter in parameters.items():
-        parameter.set_data(Tensor(chosen[name], parameter.dtype))
+        parameter.set_data(Tensor(np.asarray(chosen[name]), parameter.dtype))  # read from the file now, one by one
     return f"{len(parameters)} parameters{' (moving averages)' if averaged else ''} of {path}"
 
 
@@ -81,13 +81,6 @@ def choose_averages(path: str, values: Dict[str, T], use_ema: bool) -> Dict[str,
     if use_ema:
         return averages
     return {name: value for name, value in values.items() if not name.startswith(EMA_PREFIX)}
-
-
-def _read(path) -> Dict[str, np.ndarray]:
-    try:
-        return {name: parameter.asnumpy() for name, parameter in ms.load_checkpoint(path).items()}
-    except (ValueError, RuntimeError, OSError) as error:
-        raise InputError(f"{path} is not a whole MindSpore checkpoint: it may be cut off; use another one.") from error
 
 
 def _check_fit(path, values, parameters, without):

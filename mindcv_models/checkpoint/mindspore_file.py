@@ -22,12 +22,20 @@ _KINDS = {name: kind for kind, name in _TYPES.items()}
 # Fields of the messages: a checkpoint's values; a value's name and tensor; a tensor's sides, type and bytes.
 VALUE, TAG, TENSOR, SIDES, TYPE, CONTENT = 1, 1, 2, 1, 2, 3
 NUMBER, BYTES = 0, 2  # how a field is encoded
+CHECKSUM_TAG, CHECKSUM_BYTES = b"crc_num", 17
 
 
 def is_ckpt(path: str) -> bool:
-    """True for what begins as MindSpore's checkpoints do, whatever its name."""
-    with open(path, "rb") as file:
-        return file.read(1) == bytes([VALUE << 3 | BYTES]) and not path.endswith(".safetensors")
+    """True for what begins as MindSpore's checkpoints do, whatever its name.
+
+    Raises:
+        InputError: the file cannot be opened.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read(1) == bytes([VALUE << 3 | BYTES]) and not path.endswith(".safetensors")
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}): check the file and its permissions.") from error
 
 
 def ckpt_header(name: str, shape: Tuple[int, ...], kind: str, size: int) -> bytes:
@@ -60,15 +68,24 @@ def read_ckpt(path: str) -> Dict[str, FileTensor]:
     tensors = {}
     try:
         with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+            size = _end(file)
             while file.tell() < size:
                 name, tensor = _read_value(file, path, size)
                 if name in tensors:
                     raise ValueError("two parameters of one name")
                 tensors[name] = tensor
-    except (ValueError, KeyError, IndexError) as error:
+    except (ValueError, IndexError) as error:
         raise InputError(f"{path} is not a whole MindSpore checkpoint ({error}): use another one.") from error
     return tensors
+
+
+def _end(file: BinaryIO) -> int:
+    """Where the parameters end: a file saved with ``crc_check`` has a checksum after them."""
+    size = os.fstat(file.fileno()).st_size
+    file.seek(max(size - CHECKSUM_BYTES, 0))
+    has_checksum = file.read(len(CHECKSUM_TAG)) == CHECKSUM_TAG
+    file.seek(0)
+    return size - CHECKSUM_BYTES if has_checksum else size
 
 
 def _read_value(file: BinaryIO, path, size):
@@ -76,18 +93,22 @@ def _read_value(file: BinaryIO, path, size):
     if tag != VALUE:
         raise ValueError(f"field {tag}")
     parts = {field: (start, end) for field, start, end in _fields(file, start, end)}
+    if not parts.keys() >= {TAG, TENSOR}:
+        raise ValueError("a parameter without a name or values")
     name = _bytes(file, *parts[TAG]).decode()
-    shape, kind, storage = [], None, None
+    shape, kind, storage = [], "", None
     for field, start, end in _fields(file, *parts[TENSOR]):
         if field == SIDES:
             shape.append(start)
         elif field == TYPE:
-            kind = _KINDS[_bytes(file, start, end).decode()]
+            kind = _bytes(file, start, end).decode()
         elif field == CONTENT:
             storage = Storage(path, start, end - start)
+    if kind not in _KINDS or storage is None:
+        raise ValueError(f"{name} is {kind or 'nothing'}, not a tensor of numbers")
     file.seek(max(end for _, end in parts.values()))
     shape = tuple(shape) if shape != [0] else ()
-    return name, FileTensor.contiguous(storage, kind, shape)
+    return name, FileTensor.contiguous(storage, _KINDS[kind], shape)
 
 
 def _fields(file: BinaryIO, position: int, end: int) -> Iterator[Tuple[int, int, int]]:
