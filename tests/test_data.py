@@ -51,12 +51,11 @@ def options(root, **changes):
     return Options(**{"data_dir": str(root), "batch_size": 4, **given, **changes})
 
 
-def levels(epochs):
-    """The grey level and the label of every image that iterators over batches give."""
+def levels(loader):
+    """The grey level and the label of every image of these batches."""
     return [
         (round(float(image.mean())), int(label))
-        for epoch in epochs
-        for images, labels in epoch
+        for images, labels in loader
         for image, label in zip(images.asnumpy(), labels.asnumpy())
     ]
 
@@ -91,7 +90,7 @@ def test_training_shards_are_disjoint_and_of_one_length(tmp_path):
     opts = prepare(opts, ONE_DEVICE, training=True)
     loaders = [create_train_loader(opts, rank, 2) for rank in range(2)]
     assert [loader.get_dataset_size() for loader in loaders] == [3, 3]
-    seen = [levels([loader.epoch(1)]) for loader in loaders]
+    seen = [levels(loader.epoch(1)) for loader in loaders]
     assert len(set(seen[0]) | set(seen[1])) == 12
 
 
@@ -116,7 +115,7 @@ def test_validation_images_are_resized_as_by_pillow(tmp_path, crop_mode, frame, 
     Image.fromarray(pixels).save(tmp_path / "val" / "a" / "0.png")
     opts = options(tmp_path, crop_pct=0.9, crop_mode=crop_mode, interpolation="bicubic", std=(2.0,) * 3, num_classes=1)
     loader, count = create_eval_loader(opts)
-    ((image, _),) = next(batches(loader))
+    ((image, _),) = batches(loader)
     resized = Image.fromarray(pixels).resize(frame[::-1], Image.Resampling.BICUBIC)
     assert count == 1
     np.testing.assert_array_equal(image.asnumpy()[0], np.asarray(resized.crop(box)).transpose(2, 0, 1) / np.float32(2))
@@ -152,8 +151,7 @@ def test_a_corrupt_image_is_named_or_passed_over(tmp_path):
     with pytest.raises(InputError, match=r"cannot decode image .*val/b/2\.png.*skip_bad_images"):
         levels(batches(loader))
     assert find_bad_images(opts, "val") == [str(bad)]
-    seen = [pair for epoch in batches(loader, bad_images="skip") for _, y in epoch for pair in y.asnumpy()]
-    assert len(seen) == 6
+    assert len(levels(batches(loader, bad_images="skip"))) == 6
 
 
 EVERYTHING = {
@@ -292,7 +290,7 @@ def test_a_flat_folder_is_split_once_and_validated_on_the_same_images(tmp_path):
     assert sorted(levels(batches(loader))) == sorted(expected) and total == 4
     shares = [pair for rank in range(3) for pair in levels(batches(create_eval_loader(opts, rank, 3)[0]))]
     assert sorted(shares) == sorted(expected)
-    trained = levels([create_train_loader(opts).epoch(1)])
+    trained = levels(create_train_loader(opts).epoch(1))
     assert len(set(trained)) == 12 and not set(trained) & set(expected)
 
     (root / "a" / "new.png").write_bytes((root / "b" / "x-0.png").read_bytes())
@@ -339,7 +337,7 @@ def test_images_need_not_be_square(tmp_path):
     image_folder(tmp_path)
     opts = prepare(options(tmp_path, image_resize=(24, 40)), ONE_DEVICE, training=True)
     assert arrays(create_train_loader(opts), 1)[0][0].shape == (4, 3, 24, 40)
-    images, _ = next(next(batches(create_eval_loader(opts)[0])))
+    images, _ = next(batches(create_eval_loader(opts)[0]))
     assert images.shape == (4, 3, 24, 40)
     assert EvalTransform.resolve(replace(opts, image_resize=(48, 48))).image_resize == 48
     assert EvalTransform.resolve(Options(model="faster_vit_0_any_res")).image_resize == (576, 960)
@@ -415,7 +413,7 @@ def test_a_standard_data_set_of_mindcvs_is_trained_and_validated_on(tmp_path):
     assert_same(first, arrays(create_train_loader(replace(opts, num_parallel_workers=2)), 1))
     assert sorted(np.concatenate([each for _, each in first])) == sorted(labels["train"])
     loader, total = create_eval_loader(opts)
-    seen = [label for epoch in batches(loader) for _, each in epoch for label in each.asnumpy()]
+    seen = [label for _, each in batches(loader) for label in each.asnumpy()]
     assert seen == labels["t10k"].tolist() and total == 5
 
 

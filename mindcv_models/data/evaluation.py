@@ -49,8 +49,8 @@ def create_eval_loader(options: Options, rank: int = 0, ranks: int = 1):
     return loader, len(places)
 
 
-def batches(loader, epochs: int = 1, bad_images: str = "raise"):
-    """Iterators over ``loader``, one an epoch, from a single pipeline that keeps running between them.
+def batches(loader, bad_images: str = "raise"):
+    """The images ``(B, C, H, W)`` and labels ``(B,)`` of ``loader``, batch by batch, once.
 
     Args:
         bad_images: what happens at an image that cannot be decoded: ``"raise"``, or ``"skip"`` it, so that each image
@@ -61,14 +61,8 @@ def batches(loader, epochs: int = 1, bad_images: str = "raise"):
         RunError: the pipeline failed otherwise.
     """
     ds.config.set_error_samples_mode(_BAD_IMAGES[bad_images])
-    iterator = loader.create_tuple_iterator(num_epochs=epochs)
-    for _ in range(epochs):
-        yield _name_bad_images(iterator)
-
-
-def _name_bad_images(iterator):
     try:
-        yield from iterator
+        yield from loader.create_tuple_iterator(num_epochs=1)
     except RuntimeError as error:
         found = re.search(r"corresponding data file is: (.+?)\. ", str(error))
         if not found:

@@ -92,9 +92,8 @@ class Evaluator:
         self.network.set_train(False)
         totals = np.zeros(4)
         if loader is not None:
-            for epoch in batches(loader, bad_images="skip" if skip_bad_images else "raise"):
-                for images, labels in epoch:
-                    totals += self._batch(images, labels)
+            for images, labels in batches(loader, "skip" if skip_bad_images else "raise"):
+                totals += self._batch(images, labels)
         self.network.set_train(was_training)
         loss, top1, topk, images = sum_over_ranks(totals, self.world)
         if images == 0:
