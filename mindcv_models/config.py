@@ -324,8 +324,6 @@ def _check(options: Options) -> None:
         if len(getattr(options, name)) != 2:
             raise InputError(f"{name} is {show(list(getattr(options, name)))}, but must be two numbers, low and high.")
     _check_augmentation(options)
-    if options.mixup + options.cutmix > 0 and options.batch_size % 2:
-        raise InputError(f"batch_size is {options.batch_size}, but mixup and cutmix pair images: use an even number.")
     if options.loss_scale < 1:
         raise InputError(f"loss_scale is {options.loss_scale}, but must be at least 1.")
     for name in ("save_every", "stop_if_stuck"):

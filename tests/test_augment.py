@@ -278,6 +278,16 @@ def test_cutmix_puts_in_a_box_and_labels_by_its_area():
     assert 0.25 < np.mean(shares) < 0.45  # half, less what is clipped at the borders
 
 
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.2, 0.0), (0.0, 1.0)])
+def test_of_an_odd_batch_the_middle_image_stays(mixup, cutmix):
+    images = np.arange(3, dtype=np.float32)[:, None, None, None] * np.ones((1, 3, 20, 20), np.float32)
+    images, labels = Mixing(mixup, cutmix, 1.0, 3)(images, np.array([0, 1, 2], np.int32), generator(1))
+    np.testing.assert_allclose(images[1], 1, atol=1e-6)
+    np.testing.assert_allclose(labels[1], [0, 1, 0], atol=1e-6)
+    assert 0 < labels[0, 2] < 1
+    np.testing.assert_allclose(labels[0, 2], images[0].mean() / 2, atol=1e-6)
+
+
 def test_one_of_both_is_drawn_and_some_batches_stay_as_they_are():
     kinds = [mixed(0.2, 1.0, number)[0][1] for number in range(600)]
     boxes = np.mean([len(np.unique(image)) == 2 for image in kinds])

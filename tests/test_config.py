@@ -80,7 +80,6 @@ def test_words_become_typed_values(arguments, name, value):
         (["--scale", "0.1"], "scale is 0.1, but must be two numbers"),
         (["--opt", "adamm"], "opt is 'adamm', which is not known: did you mean adam?"),
         (["--amp_level", "O9"], "amp_level is 'O9', which is not known"),
-        (["--batch_size", "7", "--mixup", "0.2"], "use an even number"),
         (["--ckpt_save_policy", "top_k"], "set val_while_train to True"),
         (["-c", "absent.yaml"], "cannot read the configuration absent.yaml"),
     ],

@@ -17,6 +17,8 @@ def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
 class Mixing:
     """Mixes each image with the one at its mirrored place in the batch, and their labels by the same shares.
 
+    Of an odd number of images the one in the middle stays as it is.
+
     Smoothing the mixed labels, which is left to the loss, is the same as mixing smoothed ones.
 
     Args:
