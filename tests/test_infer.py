@@ -13,7 +13,7 @@ from mindcv_models import create_model, reparameterize
 from mindcv_models.data import EvalTransform, list_images
 from mindcv_models.errors import InputError
 from mindcv_models.evaluation import Predictor
-from mindcv_models.evaluation.cam import ClassActivation, draw_activations
+from mindcv_models.evaluation.cam import ClassActivation, draw_activation, draw_activations
 from mindcv_models.evaluation.names import find_class_names
 from tests.test_data import options
 from tests.test_predict import PHOTO
@@ -176,7 +176,7 @@ def test_a_map_is_drawn_where_the_class_is(tmp_path):
     transform = EvalTransform(32, 1.0, "center", "bilinear", (0.0,) * 3, (1.0,) * 3)
     paths = [str(tmp_path / "corner.png")]
     shares = np.array([[0.9, 0.1]])
-    drawn = draw_activations(Quadrants(), paths, shares, ["bright", "dark"], transform, 1, tmp_path)
+    drawn = draw_activations(Quadrants(), paths, shares, ["$bright^$", "dark"], transform, 1, tmp_path)
     assert [path.name for path in drawn] == ["0001_corner.png"]
     _, maps = ClassActivation(Quadrants())(Tensor(pixels.transpose(2, 0, 1)[None].astype(np.float32)))
     np.testing.assert_array_equal(maps.asnumpy()[0, 0], np.kron([[0, 255], [0, 0]], np.ones((2, 2))))
@@ -186,6 +186,9 @@ def test_a_map_is_drawn_where_the_class_is(tmp_path):
     assert len(red[0]) > 1000
     assert red[0].mean() < 0.5 * picture.shape[0]
     assert red[1].mean() > 0.5 * right.shape[1]
+    draw_activation(pixels, np.float32([[3, 3], [3, 3.1]]), "", tmp_path / "even.png")
+    picture = np.asarray(Image.open(tmp_path / "even.png").convert("RGB")).astype(int)[100:-100, 450:700]
+    assert (picture[:, :, 0] > picture[:, :, 2] + 60).all()  # colours begin at zero, not at the smallest
     with pytest.raises(InputError, match="logits are not the mean over places"):
         draw_activations(Quadrants(2), paths, shares, ["bright", "dark"], transform, 1, tmp_path)
 

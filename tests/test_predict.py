@@ -75,6 +75,12 @@ def test_sixteen_bits_keep_their_brightness_and_a_transparent_palette_its_colour
     np.testing.assert_array_equal(decode_image(path), np.asarray(palette.convert("RGB")))
 
 
+def test_pixels_that_are_fractions_are_refused(tmp_path):
+    path = saved(tmp_path / "float.tif", Image.fromarray(PHOTO[:, :, 0] / np.float32(255)))
+    with pytest.raises(ValueError, match="fractions of no known range"):
+        decode_image(path)
+
+
 def test_exif_orientation_turns_an_image_only_where_that_is_asked_for(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn

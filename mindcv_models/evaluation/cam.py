@@ -74,19 +74,21 @@ def draw_activations(network: nn.Cell, paths: Sequence[str], shares: np.ndarray,
 
 
 def draw_activation(picture: np.ndarray, activation: np.ndarray, title: str, path: Path) -> None:
-    """Write a picture ``(H, W, 3)`` uint8, and beside it the same under a map ``(h, w)``, positive parts in colour."""
-    positive = np.maximum(activation, 0)
-    heat = positive / max(positive.max(), 1e-12)
+    """Write a picture ``(H, W, 3)`` uint8, and beside it the same in grey under a map ``(h, w)``, positive parts in
+    colour."""
+    positive = np.maximum(activation, 0).astype(np.float32)
+    largest = positive.max() or 1
     size = picture.shape[1], picture.shape[0]
-    heat = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)).clip(0, 1)
-    figure = new_figure(8, 4.3)
+    heat = np.asarray(Image.fromarray(positive).resize(size, Image.Resampling.BICUBIC)).clip(0, largest)
+    figure = new_figure(9, 4.3)
     left, right = figure.subplots(1, 2)
     left.imshow(picture)
-    right.imshow(picture)
-    right.imshow(heat, cmap="jet", alpha=0.15 + 0.45 * heat)
+    right.imshow(Image.fromarray(picture).convert("L"), cmap="gray", vmin=0, vmax=255)
+    colours = right.imshow(heat, cmap="plasma", vmin=0, vmax=largest, alpha=0.65 * np.minimum(1, 2 * heat / largest))
+    figure.colorbar(colours, ax=right, label="the class's logit at each place", shrink=0.9)
     for axes in (left, right):
         axes.set_axis_off()
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     save_figure(figure, path)
 
 

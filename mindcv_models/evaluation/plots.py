@@ -65,8 +65,8 @@ def _confusion(details):
     figure.colorbar(picture, ax=axes, label="share of the class's images", shrink=0.8)
     axes.set(xlabel="first guess", ylabel="class", title=f"Confusion matrix, {totals.sum()} images")
     if count <= FEW:
-        axes.set_xticks(range(count), details.names, rotation=90)
-        axes.set_yticks(range(count), details.names)
+        axes.set_xticks(range(count), details.names, rotation=90, parse_math=False)
+        axes.set_yticks(range(count), details.names, parse_math=False)
         for (i, j), images in np.ndenumerate(details.confusion):
             if images:
                 axes.text(j, i, images, ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black",
@@ -82,7 +82,7 @@ def _per_class(details):
     axes = figure.subplots()
     if few:
         axes.barh(range(len(order)), shares)
-        axes.set_yticks(range(len(order)), [details.names[i] for i in order])
+        axes.set_yticks(range(len(order)), [details.names[i] for i in order], parse_math=False)
         axes.set(xlabel="top-1 (%)", xlim=(0, 100))
     else:
         axes.plot(np.arange(1, len(order) + 1), shares)

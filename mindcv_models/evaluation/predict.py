@@ -68,11 +68,13 @@ def decode_image(path: str, upright: bool = False) -> np.ndarray:
         upright: turn the image as its EXIF orientation says. Published accuracies are measured without.
 
     Raises:
-        OSError, SyntaxError, ValueError and others: the file cannot be decoded.
+        OSError, SyntaxError, ValueError and others: the file cannot be decoded, or has floating-point pixels.
     """
     with Image.open(path) as image:
         if upright:
             image = ImageOps.exif_transpose(image)
+        if image.mode == "F":
+            raise ValueError("pixels are fractions of no known range; save it with 8 or 16 bits")
         if image.mode.startswith("I"):
             image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
         if image.mode == "P":  # whose transparency may have a value for each colour
