@@ -29,6 +29,7 @@ from mindcv_models.errors import InputError
 from mindcv_models.evaluation import VIEWS, Predictor, cast_network, probabilities
 from mindcv_models.evaluation.cam import draw_activations
 from mindcv_models.evaluation.names import find_class_names
+from mindcv_models.input_size import refused_sizes
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".webp", ".tif", ".tiff")
 
@@ -62,7 +63,8 @@ def main():
     predictor = Predictor(
         network, len(names), transform, batch, options.num_parallel_workers, VIEWS[options.tta], upright=True
     )
-    logits, bad = predictor.run(paths)
+    with refused_sizes([(options.model, network)], transform.size):
+        logits, bad = predictor.run(paths)
     for number, reason in bad.items():
         print(f"cannot decode {paths[number]}: {reason}", file=sys.stderr)
     shares = probabilities(logits)

@@ -13,10 +13,11 @@ os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors 
 
 from mindcv_models.cli import output_folder, run, set_up
 from mindcv_models.config import parse_options, save_options
-from mindcv_models.data import create_train_loader, prepare
+from mindcv_models.data import EvalTransform, create_train_loader, prepare
 from mindcv_models.evaluation import build_validation
 from mindcv_models.evaluation.names import save_class_names
-from mindcv_models.training import CheckpointKeeper, Schedule, Trainer, build_network, build_step
+from mindcv_models.input_size import refused_sizes
+from mindcv_models.training import CheckpointKeeper, Schedule, Trainer, build_network, build_step, networks_of
 from mindcv_models.training.report import write_report
 from mindcv_models.training.tensorboard import TensorBoard
 
@@ -44,8 +45,11 @@ def main():
         options.model, f"{sum(p.size for p in network.trainable_params()):,}", options.num_classes, options.epoch_size,
         steps, world.size, options.batch_size, ("graph", "PyNative")[options.mode],
     )  # fmt: skip
+    size = EvalTransform.resolve(options).size
     with TensorBoard(folder) if options.tensorboard and world.is_main else nullcontext() as watch:
-        best = Trainer(options, network, step, loader, schedule, validate, keeper, world, watch).run()
+        trainer = Trainer(options, network, step, loader, schedule, validate, keeper, world, watch)
+        with refused_sizes(networks_of(options, step), size, options.in_channels):
+            best = trainer.run()
     logger.info("last checkpoint: %s", keeper.last)
     if best is not None:
         logger.info("best checkpoint: %s (%s)", keeper.best, best)

@@ -18,6 +18,7 @@ from mindcv_models.checkpoint import load_average, load_weights, save_checkpoint
 from mindcv_models.cli import output_folder, run, set_up
 from mindcv_models.config import parse_options
 from mindcv_models.evaluation import Study, ValidateOptions, cast_network, csv_table, markdown_table, write_text
+from mindcv_models.input_size import refused_sizes
 
 logger = logging.getLogger("validate")
 
@@ -44,7 +45,8 @@ def main():
         elif form is not evaluated:  # new weights in the graph that is compiled already
             for parameter, value in zip(evaluated.get_parameters(), form.get_parameters()):
                 parameter.set_data(Tensor(value.asnumpy(), parameter.dtype))
-        rows.append({"checkpoint": name, **validate(name)})
+        with refused_sizes([(options.model, evaluated)], own.size, options.in_channels):
+            rows.append({"checkpoint": name, **validate(name)})
     if len(rows) > 1 or "images" not in rows[0]:
         logger.info("%s", markdown_table(rows))
     if folder and world.is_main:

@@ -1,6 +1,6 @@
 """Training: the compiled step, the loop around it, and what they keep."""
 
-from .build import build_network, build_step, build_teacher
+from .build import build_network, build_step, build_teacher, networks_of
 from .ema import EMA
 from .keeper import CheckpointKeeper
 from .loop import Trainer
@@ -25,4 +25,5 @@ __all__ = [
     "build_step",
     "build_teacher",
     "learning_rates",
+    "networks_of",
 ]

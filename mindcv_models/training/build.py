@@ -2,7 +2,7 @@
 
 import logging
 import os
-from typing import Optional
+from typing import List, Optional, Tuple
 
 from mindcv.loss import create_loss
 from mindcv.models.registry import get_pretrained_cfg
@@ -21,7 +21,7 @@ from .optimizer import build_optimizer
 from .schedule import Schedule
 from .step import LossScale, TrainStep
 
-__all__ = ["build_network", "build_step", "build_teacher"]
+__all__ = ["build_network", "build_step", "build_teacher", "networks_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +94,12 @@ def build_step(options: Options, network: nn.Cell, schedule: Schedule, world: Wo
         options.gradient_accumulation_steps,
         world,
     )
+
+
+def networks_of(options: Options, step: TrainStep) -> List[Tuple[str, nn.Cell]]:
+    """The networks that a step of :func:`build_step` asks, after their models' names: the student first."""
+    teachers = [term.teacher for term in step.objective.terms if isinstance(term, Distillation)]
+    return [(options.model, step.objective.network), *((options.teacher_model, teacher) for teacher in teachers)]
 
 
 def build_objective(options: Options, network: nn.Cell, average: Optional[Teacher] = None) -> Objective:
