@@ -159,6 +159,22 @@ def test_sophia_estimates_the_curvature_every_k_updates_from_labels_that_it_draw
         np.testing.assert_allclose(optimizer.h[0].asnumpy(), h, rtol=1e-4)
 
 
+@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "PyNative"])
+def test_sophias_estimate_leaves_the_statistics_of_batch_normalisation_alone(mode):
+    ms.set_context(mode=mode)
+    images, labels = Tensor(np.random.RandomState(0).randn(4, 3, 2, 2), ms.float32), Tensor([0, 1, 2, 3], ms.int32)
+    statistics = []
+    for opt in ("adamw", "sophiag"):
+        ms.set_seed(0)
+        network = Block()
+        TrainStep(Objective(network, nn.CrossEntropyLoss()), optimizer_for(network, opt=opt))(images, labels)
+        statistics.append([p.asnumpy() for p in network.get_parameters() if "moving_" in p.name])
+    assert len(statistics[0]) == 4
+    for expected, own in zip(*statistics):
+        np.testing.assert_array_equal(own, expected)
+    assert np.abs(statistics[1][0]).min() > 1e-3
+
+
 def test_sophia_moves_by_its_momentum_over_the_curvature_and_clips():
     network = Weights()
     optimizer = optimizer_for(network, opt="sophiag", rho=0.5, weight_decay=0.0)

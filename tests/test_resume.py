@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 import train
-from mindcv_models import cli
+from mindcv_models import cli, create_model
+from mindcv_models.checkpoint import save_checkpoint
 from mindcv_models.data import TrainLoader
 from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError
@@ -158,6 +159,34 @@ def test_a_signal_lets_the_step_end_and_saves(images, whole, tmp_path, monkeypat
     assert call(images, tmp_path, "--resume", "auto") == 0
     assert "resuming after 1 epochs and 5 steps" in caplog.text
     assert_same_run(tmp_path, whole)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """Options that name a teacher."""
+    path = tmp_path_factory.mktemp("teacher") / "tiny.ckpt"
+    save_checkpoint(create_model("tiny", num_classes=2).get_parameters(), path)
+    return ["--teacher_model", "tiny", "--teacher_path", str(path)]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--distillation_type", "hard", "--mesa", "0.1", "--mesa_start_ratio", "0.25"],  # MESA from epoch 3 on
+        ["--distillation_type", "soft", "--opt", "sophiag", "--lr", "0.001", "--k", "2"],
+    ],
+    ids=["hard distillation, MESA", "soft distillation, Sophia-G"],
+)
+def test_a_run_with_teachers_goes_on_bit_for_bit(images, teacher, tmp_path, monkeypatch, more):
+    """Stopped within the third of four epochs, between two updates."""
+    whole, output = tmp_path / "whole", tmp_path / "out"
+    assert call(images, whole, *teacher, *more) == 0
+    with monkeypatch.context() as patch:
+        at_step(patch, 3, 2, lambda batch: os.kill(os.getpid(), signal.SIGTERM) or batch)
+        assert call(images, output, *teacher, *more) == 143
+    assert states(output)[-1] == (3, 3)
+    assert call(images, output, *teacher, *more, "--resume", "auto") == 0
+    assert_same_run(output, whole)
 
 
 def test_a_damaged_last_state_is_passed_over(images, whole, tmp_path, caplog):

@@ -33,6 +33,8 @@ _FIXED = (
 )
 # Options that say nothing about the training.
 _SILENT = ("resume", "ckpt_save_dir", "ckpt_path")
+# Parameters that come from elsewhere, or are filled anew in each step.
+_NOT_SAVED = ("learning_rate", "teacher.", "kept.")
 
 
 class RunState:
@@ -45,7 +47,7 @@ class RunState:
     """
 
     def __init__(self, options: Options, step, schedule, keeper, results, steps: int, world: World):
-        self.parameters = [p for p in step.get_parameters() if not p.name.startswith(("learning_rate", "teacher."))]
+        self.parameters = [p for p in step.get_parameters() if not p.name.startswith(_NOT_SAVED)]
         self.parts = {"schedule": schedule, "keeper": keeper, "results": results}
         self.options = json.loads(json.dumps({**asdict(options), "ranks": world.size, "steps": steps}))
         self.world = world

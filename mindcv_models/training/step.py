@@ -1,7 +1,7 @@
 """One training step, compiled as a whole."""
 
 import mindspore as ms
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from ..distributed import ONE_DEVICE, AllReduceMean, World
 from .ema import EMA
@@ -75,6 +75,8 @@ class TrainStep(nn.Cell):
         self.estimates = isinstance(optimizer, SophiaG)
         if self.estimates:
             self.sampled_gradients = ms.grad(self.scaled_sampled_loss, None, self.weights)
+            self.statistics = ParameterTuple([p for p in objective.network.get_parameters() if "moving_" in p.name])
+            self.kept = self.statistics.clone("kept", init="zeros")
         self.set_train()
 
     def start_epoch(self, progress: float) -> None:
@@ -118,10 +120,13 @@ class TrainStep(nn.Cell):
         done = due
         if due:
             count = images.shape[0]
+            # Batch normalisation has counted these images already, and must not do so twice.
+            images = ops.depend(images, self.map(put, self.kept, self.statistics))
             gradients = self.sampled_gradients(images, self.optimizer.draws(count, self.rank, self.ranks))
             gradients = self.mean_over_ranks(self.scaled(gradients, 1 / self.loss_scale.value))
             usable = all_finite(gradients) if self.loss_scale.checks else due
             done = ops.depend(done, self.optimizer.estimate(gradients, count * self.ranks, usable))
+            done = ops.depend(done, self.map(put, self.statistics, self.kept))
         return done
 
     def update_from_sums(self):
@@ -163,6 +168,10 @@ def is_finite(tensor):
 
 def add_to(total, tensor):
     return ops.assign_add(total, tensor)
+
+
+def put(parameter, value):
+    return ops.assign(parameter, value)
 
 
 def clear(tensor):
