@@ -111,6 +111,10 @@ def test_imagenet_c_gives_an_error_for_each_corruption(tmp_path, monkeypatch, ca
     row = rows(tmp_path / "out" / "results.csv")[0]
     assert list(row) == ["checkpoint", "mean_error", "fog", "snow"]
     assert {row["fog"], row["snow"]} <= {"0", "1"}
+    by_severity = rows(tmp_path / "out" / "net" / "corruptions.csv")
+    assert [(r["corruption"], r["severity"]) for r in by_severity] == [("fog", "1"), ("fog", "2"), ("snow", "1")]
+    assert {r["error"] for r in by_severity} <= {"0", "1"}
+    assert Image.open(tmp_path / "out" / "net" / "corruptions.png").size[0] > 400
 
 
 def test_reassessed_labels_are_counted_beside_the_folders(tmp_path, monkeypatch, capsys):

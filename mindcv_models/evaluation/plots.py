@@ -2,14 +2,14 @@
 
 import os
 from pathlib import Path
-from typing import List
+from typing import Dict, List, Tuple
 
 import numpy as np
 
 from ..errors import InputError
 from .details import BINS, GRID, Details
 
-__all__ = ["new_figure", "plot_details", "save_figure"]
+__all__ = ["new_figure", "plot_corruptions", "plot_details", "save_figure"]
 
 # Up to so many classes, each has its name, its number or its curve in a picture.
 FEW = 20
@@ -52,6 +52,28 @@ def plot_details(details: Details, folder: Path) -> List[Path]:
     for name, figure in figures.items():
         save_figure(figure, folder / name)
     return [folder / name for name in figures]
+
+
+def plot_corruptions(errors: Dict[Tuple[str, int], float], title: str, path: Path) -> None:
+    """Write the errors by (corruption, severity), 0 to 1, as a table of accuracies in colour, with means by row."""
+    corruptions = sorted({corruption for corruption, _ in errors})
+    severities = sorted({severity for _, severity in errors})
+    top1 = np.full((len(corruptions), len(severities) + 1), np.nan)
+    for (corruption, severity), error in errors.items():
+        top1[corruptions.index(corruption), severities.index(severity)] = 100 * (1 - error)
+    top1[:, -1] = np.nanmean(top1[:, :-1], axis=1)
+    figure = new_figure(3 + 0.7 * len(severities), 1.6 + 0.32 * len(corruptions))
+    axes = figure.subplots()
+    picture = axes.imshow(top1, cmap="viridis", vmin=0, vmax=100, aspect="auto", interpolation="nearest")
+    figure.colorbar(picture, ax=axes, label="top-1 (%)")
+    axes.set_xticks(range(len(severities) + 1), [*severities, "mean"])
+    axes.set_yticks(range(len(corruptions)), [name.replace("_", " ") for name in corruptions], parse_math=False)
+    axes.set(xlabel="severity", title=title)
+    for (i, j), share in np.ndenumerate(top1):
+        if not np.isnan(share):
+            colour = "black" if share > 60 else "white"
+            axes.text(j, i, f"{share:.1f}", ha="center", va="center", color=colour, fontsize=8)
+    save_figure(figure, path)
 
 
 def _confusion(details):

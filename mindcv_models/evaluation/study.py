@@ -7,7 +7,7 @@ import logging
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Tuple
 
 import numpy as np
 from mindspore import nn
@@ -18,7 +18,7 @@ from ..errors import InputError
 from .details import Details
 from .imagenet import corruption_errors, read_real_labels, real_accuracy, resolve_targets
 from .options import ValidateOptions
-from .plots import new_figure, plot_details
+from .plots import new_figure, plot_corruptions, plot_details
 from .predict import VIEWS, Predictions, Predictor
 from .validate import build_validation
 
@@ -70,7 +70,7 @@ class Study:
             VIEWS[options.tta], world=self.world,
         )  # fmt: skip
         if options.benchmark == "imagenet-c":
-            return lambda name: self._corruptions(predictor)
+            return lambda name: self._corruptions(name, predictor)
         return lambda name: self._predictions(name, predictor)
 
     def _predictions(self, name, predictor) -> Row:
@@ -82,7 +82,7 @@ class Study:
             write_report(predictions, names, Path(self.options.report_dir, name))
         return row
 
-    def _corruptions(self, predictor) -> Row:
+    def _corruptions(self, name, predictor) -> Row:
         root = Path(self.options.data_dir)
         errors = {}
         for folder in sorted(p for p in root.glob("*/*") if p.is_dir() and p.name.isdigit()):
@@ -95,6 +95,8 @@ class Study:
         if not errors:
             raise InputError(f"{root} has no folders <corruption>/<1 to 5>/<class>: set data_dir to ImageNet-C.")
         result = corruption_errors(errors)
+        if self.options.report_dir and self.world.is_main:
+            write_corruptions(errors, 1 - result["mean_error"], Path(self.options.report_dir, name))
         return {**{key: result.pop(key) for key in ("mean_error", "mce") if key in result}, **result}
 
     def _predict(self, predictor, options):
@@ -127,6 +129,14 @@ def write_report(predictions: Predictions, names: List[str], folder: Path) -> No
     ]
     write_text(folder / "predictions.csv", csv_table(rows))
     plot_details(details, folder)
+
+
+def write_corruptions(errors: Dict[Tuple[str, int], float], mean_top1: float, folder: Path) -> None:
+    """``corruptions.csv`` and its picture, of one checkpoint."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [{"corruption": name, "severity": severity, "error": error} for (name, severity), error in errors.items()]
+    write_text(folder / "corruptions.csv", csv_table(rows))
+    plot_corruptions(errors, f"ImageNet-C, mean top-1 {100 * mean_top1:.2f} %", folder / "corruptions.png")
 
 
 def csv_table(rows: List[Row]) -> str:
