@@ -42,5 +42,5 @@ def _refusal(network, size, channels):
     try:
         network.set_train(False)(Tensor(np.zeros((1, channels, *size)), ms.float32)).asnumpy()
     except ValueError as error:
-        return str(error).strip().splitlines()[0].rstrip(".")
+        return str(error).strip().splitlines()[0].strip("'.")
     return ""

@@ -11,6 +11,7 @@ from sklearn.datasets import load_sample_image
 from mindcv_models.config import Options
 from mindcv_models.data import augment
 from mindcv_models.data.augment import FILTERS, ColorJitter, _Surface, create_augment
+from mindcv_models.data.images import decode
 from mindcv_models.data.mixing import Mixing
 from mindcv_models.data.order import generator
 from mindcv_models.data.transforms import RandomErasing, RandomResizedCrop, TrainTransform
@@ -319,8 +320,6 @@ def test_smoothing_mixed_labels_is_mixing_smoothed_ones(name):
 
 
 def test_every_image_file_is_read_as_pillow_reads_it(tmp_path):
-    from mindcv_models.data.images import decode
-
     small = Image.fromarray(PHOTO[:40, :50])
     for name, image in {
         "plain.jpg": small, "grey.jpg": small.convert("L"), "palette.png": small.convert("P"),
@@ -341,3 +340,46 @@ def test_every_image_file_is_read_as_pillow_reads_it(tmp_path):
     assert [decode(str(tmp_path / name)) for name in ("half.jpg", "text.jpg", "empty.png")] == [None] * 3
     with pytest.raises(InputError, match=r"cannot read image .*absent\.jpg \(No such file"):
         decode(str(tmp_path / "absent.jpg"))
+
+
+JPEGS = {"plain": {}, "progressive": {"progressive": True}, "exif": {"exif": b"Exif\0\0" + bytes(3000)}}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_is_shrunk_while_it_is_decoded(tmp_path, kind):
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(PHOTO[:190]).save(path, quality=95, **JPEGS[kind])
+    whole, asked = decode(str(path)), []
+    for factor in (1, 2, 4, 8):
+        small = decode(str(path), lambda *size, factor=factor: asked.append(size) or factor)
+        assert small.shape == (-(-190 // factor), 224 // factor, 3)
+        expected = np.asarray(Image.fromarray(whole).reduce(factor)).astype(int)
+        assert np.abs(small - expected).mean() < 3
+    assert asked == [(190, 224)] * 4
+
+
+def test_what_is_no_whole_jpeg_is_not_shrunk(tmp_path):
+    Image.fromarray(PHOTO).save(tmp_path / "photo.png")
+    assert decode(str(tmp_path / "photo.png"), lambda *size: 2).shape == PHOTO.shape
+    Image.fromarray(PHOTO).save(tmp_path / "photo.jpg")
+    content = (tmp_path / "photo.jpg").read_bytes()
+    for end in (0, 2, 3, 20, 200, len(content) // 2):
+        (tmp_path / "part.jpg").write_bytes(content[:end])
+        assert decode(str(tmp_path / "part.jpg"), lambda *size: 2) is None
+
+
+def test_a_crop_of_a_shrunk_image_is_that_of_the_whole_one():
+    """Of an image that shows where its pixels are: to within one of the shrunk one's."""
+    crop = RandomResizedCrop((32, 24), (0.08, 1.0), (3 / 4, 4 / 3), "bicubic")
+    places = np.stack([*np.indices((HEIGHT, WIDTH)), np.zeros((HEIGHT, WIDTH))], -1).astype(np.uint8)
+    factors = set()
+    for number in range(300):
+        *_, height, width = crop.box(HEIGHT, WIDTH, generator(number))
+        factor = crop.reduction(HEIGHT, WIDTH, generator(number))
+        assert factor == max(n for n in (1, 2, 4, 8) if n == 1 or min(height / 32, width / 24) >= n)
+        small = np.asarray(Image.fromarray(places).reduce(factor))
+        own = crop(small, generator(number), (HEIGHT, WIDTH)).astype(int)
+        assert np.abs(own - crop(places, generator(number))).max() <= factor
+        factors.add(factor)
+    assert factors == {1, 2, 4}
+    assert crop.reduction(60, 60, generator(0)) == 1

@@ -25,7 +25,8 @@ class TrainLoader:
     on the seed, the epoch, the step, the rank and the number of ranks, and on nothing that ran before it.
 
     Args:
-        transform: ``(H, W, C)`` uint8 and a generator to ``(C, H, W)`` float32.
+        transform: ``(H, W, C)`` uint8 and a generator to ``(C, H, W)`` float32. For JPEG files its ``reduction`` is
+            called before, with an equal generator, and the image's size is its third argument.
         mixing: mixup and cutmix, or None.
         classes: makes labels ``(B, classes)`` ones and zeros; None leaves them ``(B,)`` class numbers.
         replace_bad: take the next image in place of one that cannot be decoded, rather than raise.
@@ -84,23 +85,37 @@ class TrainLoader:
         return images, one_hot(labels, self.classes) if self.classes else labels
 
     def _sample(self, index, epoch, place):
-        image, label = self._read(index)
         # Places are counted over all ranks, so that two views of an image always differ.
-        rng = generator(self.order.seed, SAMPLE, epoch, place * self.order.ranks + self.order.rank)
-        return self.transform(image, rng), label
+        key = (self.order.seed, SAMPLE, epoch, place * self.order.ranks + self.order.rank)
+        image, label, *whole = self._read(index, key)
+        return self.transform(image, generator(*key), *whole), label
 
-    def _read(self, wanted):
+    def _read(self, wanted, key):
+        """Image, label, and of a JPEG file the height and width that it has before it is shrunk."""
         for offset in range(len(self.images)):
             index = (wanted + offset) % len(self.images)
-            image = self.images.read(index)
+            reduction = _Reduction(self.transform, key)
+            image = self.images.read(index, reduction)
             if image is not None:
-                return image, self.images.labels[index]
+                return image, self.images.labels[index], *reduction.whole
             if not self.replace_bad:
                 raise InputError(
                     f"cannot decode image {self.images.items[index]}: replace or remove it, or use "
                     "--skip_bad_images True to go on without it."
                 )
         raise InputError("no training image can be decoded: check data_dir.")
+
+
+class _Reduction:
+    """What the transform says of one JPEG image, and the size that it was asked about."""
+
+    def __init__(self, transform, key):
+        self.transform, self.key = transform, key
+        self.whole = ()
+
+    def __call__(self, height, width):
+        self.whole = ((height, width),)
+        return self.transform.reduction(height, width, generator(*self.key))
 
 
 def _result(future):
