@@ -55,6 +55,8 @@ class BenchmarkOptions:
 
 def check(options: BenchmarkOptions) -> None:
     """Refuse values that could not work, before anything is built."""
+    if not options.models:
+        raise InputError("models is empty: give names of models, such as resnet50 fastvit_t8.")
     for name in ("batch_size", "rounds", "queued", "image_size"):
         value = getattr(options, name)
         if value is not None and not (value and np.min(value) >= 1):

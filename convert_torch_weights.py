@@ -54,6 +54,9 @@ def main():
             raise InputError(f"{name} is missing: give --{name}. `convert_torch_weights.py --help` lists the options.")
     if bool(options.torch_path) == bool(options.to_torch):
         raise InputError("give either --torch_path, the checkpoint to convert, or --to_torch, the one to convert back.")
+    for name in ("num_classes", "tolerance"):
+        if (getattr(options, name) or 0) < 0:
+            raise InputError(f"{name} is {getattr(options, name)}, but must not be negative.")
     output = Path(options.output)
     if output.suffix not in (".ckpt", ".safetensors"):
         raise InputError(f"output is {output}: give it the ending .ckpt or .safetensors.")

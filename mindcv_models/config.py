@@ -247,6 +247,8 @@ class Options:
         return self.use_ema if self.use_ema is not None else None if self.ema else False
 
 
+DATASETS = ("", "imagenet", "digits", "mnist", "cifar10", "cifar100")
+
 # Older names in MindCV's recipes, and what they stand for.
 _OLD_NAMES = {
     "filter_bias_and_bn": ("weight_decay_filter", {True: "norm_and_bias", False: "disable"}),
@@ -323,6 +325,11 @@ def _check(options: Options) -> None:
     for name in ("scale", "ratio", "re_scale", "re_ratio"):
         if len(getattr(options, name)) != 2:
             raise InputError(f"{name} is {show(list(getattr(options, name)))}, but must be two numbers, low and high.")
+    if options.dataset.lower() not in DATASETS:
+        hint = nearest(options.dataset, DATASETS, f"choose from {', '.join(DATASETS[1:])}, or '' for an image folder.")
+        raise InputError(f"dataset is {options.dataset!r}, which is not known: {hint}")
+    if options.num_classes is not None and options.num_classes < 1:
+        raise InputError(f"num_classes is {options.num_classes}, but must be at least 1.")
     _check_augmentation(options)
     if options.loss_scale < 1:
         raise InputError(f"loss_scale is {options.loss_scale}, but must be at least 1.")
@@ -362,6 +369,13 @@ def _check_augmentation(options: Options) -> None:
     numbers = all(isinstance(value, (int, float)) for value in values)
     if options.re_value != "random" and not (numbers and len(values) in (1, options.in_channels)):
         raise InputError(f"re_value is {options.re_value!r}, but must be a number, one for each channel, or random.")
+    for name, low in (("mean", 0), ("std", 1e-6)):
+        values = getattr(options, name)
+        if values is not None and not (len(values) == options.in_channels and all(low <= v <= 255 for v in values)):
+            raise InputError(
+                f"{name} is {show(list(values))}, but must be {options.in_channels} numbers, one for each channel, "
+                f"{'above 0' if low else 'from 0'} to 255."
+            )
     if options.crop_pct is not None and not 0 < options.crop_pct <= 1:
         raise InputError(f"crop_pct is {options.crop_pct}, but must be above 0 and at most 1.")
     if options.val_ratio is not None and not 0 < options.val_ratio < 1:

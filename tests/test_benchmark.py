@@ -250,6 +250,7 @@ def test_the_picture_has_the_models_whose_accuracy_is_known(tmp_path):
 WRONG = {
     "model": (["--models", "fastvit_t9"], "no model is called 'fastvit_t9': did you mean fastvit_t8?"),
     "pattern": (["--models", "slowvit_*"], "no model is called 'slowvit_*'"),
+    "no model": (["--models"], "models is empty"),
     "batch": (["--batch_size", "8", "0"], "batch_size is (8, 0), but must be at least 1."),
     "no batch": (["--batch_size"], "batch_size is (), but must be at least 1."),
     "rounds": (["--rounds", "0"], "rounds is 0, but must be at least 1."),

@@ -344,6 +344,9 @@ WRONG = {
     "absent": ([*GOOD[:3], "absent.pth", *GOOD[4:]], "no checkpoint at absent.pth"),
     "hostile": ([*GOOD[:3], "hostile.pth", *GOOD[4:]], "it asks to call 'os.system'"),
     "damaged": ([*GOOD[:3], "damaged.pth", *GOOD[4:]], "damaged or cut off"),
+    "own": ([*GOOD[:3], "own.ckpt", *GOOD[4:]], "own.ckpt is a .ckpt of MindSpore's already"),
+    "classes": ([*GOOD, "--num_classes", "-3"], "num_classes is -3, but must not be negative."),
+    "tolerance": ([*GOOD, "--tolerance", "-1"], "tolerance is -1.0, but must not be negative."),
     "dtype": ([*GOOD, "--dtype", "int8"], "dtype is 'int8', which is not known"),
     "no averages": ([*GOOD, "--use_ema", "True"], "has no moving averages"),
     "model option": ([*GOOD, "--resolution", "224"], "resolution"),
@@ -364,6 +367,7 @@ def working_folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("working")
     save(path / "t8.pth", FASTVIT["t8"]["train"])
     (path / "hostile.pth").write_bytes(hostile.FILES["call_for_a_weight"](str(path / "executed")))
+    ms.save_checkpoint([{"name": "w", "data": ms.Tensor([1.0])}], str(path / "own.ckpt"))
     (path / "damaged.pth").write_bytes(hostile.FILES["cut_late"](""))
     return path
 

@@ -11,6 +11,7 @@ from mindcv.models.registry import get_pretrained_cfg
 from .. import backend
 from ..cli import set_up
 from ..config import Options
+from ..input_size import refused_sizes
 from ..reparameterize import reparameterize
 from ..training import Schedule, build_network, build_step
 
@@ -60,14 +61,15 @@ class Subject:
 
     Raises:
         OutOfMemoryError: while it is made, or in a turn.
-        InputError: no such model, or no such device.
+        InputError: no such model, or no such device, or the model does not take the images' size.
     """
 
     def __init__(self, job: Job):
         self.job = job
         try:
-            self.call = self._build()
-            self.first = self._time(1)
+            self.call, network = self._build()
+            with refused_sizes([(job.model, network)], job.size, option="image_size"):
+                self.first = self._time(1)
             for _ in range(job.warmup):
                 self._time(1)
         except (RuntimeError, MemoryError) as error:
@@ -96,7 +98,7 @@ class Subject:
         network = build_network(options, world)
         if not job.train:
             network = (reparameterize(network) if job.reparam else network).set_train(False)
-            return lambda: network(images)
+            return lambda: network(images), network
         labels = ms.Tensor(np.arange(job.batch_size) % CLASSES, ms.int32)
         step = build_step(options, network, Schedule(options, updates_per_epoch=1000), world)
 
@@ -104,7 +106,7 @@ class Subject:
             step(images, labels)
             return step.weights[-1]  # the loss is there before the update is done
 
-        return update
+        return update, network
 
     def _time(self, calls):
         start = time.perf_counter()

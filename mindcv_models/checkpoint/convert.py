@@ -76,6 +76,10 @@ def convert_checkpoint(
         InputError: ``source`` cannot be read or does not fit, or ``output`` cannot be written.
         RunError: what was written is not what it was to be, or ``verify`` says so.
     """
+    if Path(source).is_file() and is_ckpt(source):
+        raise InputError(
+            f"{source} is a .ckpt of MindSpore's already: give it to --ckpt_path, or to --to_torch to convert it back."
+        )
     state = open_state_dict(source, conversion.use_ema)
     logger.info("%s: %d entries, %s", source, len(state.tensors), state.origin)
     try:

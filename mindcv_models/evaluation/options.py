@@ -48,6 +48,8 @@ class ValidateOptions(Options):
             raise InputError("average_path is given, but average is False: set it to True.")
         if self.average_path and not Path(self.average_path).absolute().parent.is_dir():
             raise InputError(f"average_path is {self.average_path}, but there is no folder for it: make it first.")
+        if self.average_path and Path(self.average_path).is_dir():
+            raise InputError(f"average_path is {self.average_path}, which is a folder: give the file to write.")
         if self.benchmark and self.num_classes not in (None, 1000):
             raise InputError(f"num_classes is {self.num_classes}, but {self.benchmark} needs 1000: leave it out.")
         if self.real_labels and self.benchmark not in (None, "imagenet"):

@@ -1,5 +1,6 @@
 """Top-1, top-5 and loss over a data set of any size, on any number of devices."""
 
+import re
 from dataclasses import dataclass
 from typing import Callable
 
@@ -54,8 +55,18 @@ class _BatchSums(nn.Cell):
 
 
 def cast_network(network: nn.Cell, options: Options) -> nn.Cell:
-    """The network in the mixed precision that the options ask for, changed in place."""
-    auto_mixed_precision(network, options.amp_level, options.amp_cast_list)
+    """The network in the mixed precision that the options ask for, changed in place.
+
+    Raises:
+        InputError: ``amp_cast_list`` names something else than cells.
+    """
+    cells = options.amp_cast_list
+    if cells is not None:
+        names = re.findall(r"\bnn\.(\w+)", cells)  # MindCV evaluates the text, so it gets nothing but these
+        if re.sub(r"\bnn\.\w+|[\s,\[\]()]", "", cells) or not all(hasattr(nn, name) for name in names):
+            raise InputError(f"amp_cast_list is {cells!r}, but must be cells, such as '[nn.Dense, nn.Conv2d]'.")
+        cells = f"[{', '.join(f'nn.{name}' for name in names)}]"
+    auto_mixed_precision(network, options.amp_level, cells)
     return network
 
 
