@@ -85,4 +85,6 @@ def row(option):
     if isinstance(default, tuple):
         default = " ".join(map(str, default))
     default = "" if default in (None, "") else f"`{default}`"
-    return f"| `--{option.name}` | {default} | {meaning.replace('|', chr(92) + '|').replace('*', chr(92) + '*')} |"
+    for special, shown in (("|", "\\|"), ("*", "\\*"), ("<", "&lt;")):
+        meaning = meaning.replace(special, shown)
+    return f"| `--{option.name}` | {default} | {meaning} |"
