@@ -98,7 +98,7 @@ def test_mesa_starts_after_its_share_of_the_epochs_and_keeps_the_weights():
     start = student.w.asnumpy().copy()
     for progress, active in ((0.0, False), (0.25, False), (0.26, True), (0.5, True)):
         student.w.set_data(Tensor(start))
-        step.start_epoch(progress)
+        assert step.start_epoch(progress) == (progress == 0.26)
         expected = own + active * 0.1 * 50 * kl(guesses, logits, 3.0).sum(1).mean()
         np.testing.assert_allclose(float(step(Tensor(x), Tensor(LABELS))), expected, rtol=1e-5)
 

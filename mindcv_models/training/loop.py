@@ -88,7 +88,7 @@ class Trainer:
     def _epoch(self):
         place = self.place
         self.began = time.time() - place.seconds
-        self.step.start_epoch((place.epoch - 1) / self.options.epoch_size)
+        self.first |= self.step.start_epoch((place.epoch - 1) / self.options.epoch_size)
         speed = self._train()
         average_parameters(self._statistics(), self.world)
         self.state.require_finite()

@@ -49,8 +49,11 @@ class Place:
 class EpochProgress:
     """Losses and speed of one epoch, as a bar on a terminal and as a steady line elsewhere.
 
-    Losses stay on the device until a line is due, so that watching does not slow the steps down. The process's first
-    step compiles the graph; it is reported by itself and left out of the speed.
+    Losses stay on the device until a line is due, so that watching does not slow the steps down. A first step that
+    compiles the graph is reported by itself and left out of the speed.
+
+    Args:
+        first: whether this epoch's first step compiles.
     """
 
     def __init__(self, place: Place, epochs: int, steps: int, images_per_step: int, log_interval: int, show: bool,

@@ -79,13 +79,15 @@ class TrainStep(nn.Cell):
             self.kept = self.statistics.clone("kept", init="zeros")
         self.set_train()
 
-    def start_epoch(self, progress: float) -> None:
+    def start_epoch(self, progress: float) -> bool:
         """Call before each epoch with the share of the epochs that are done, 0 to 1.
 
-        Where the objective changes on the way, the next call compiles a new graph over the same parameters.
+        Where the objective changes on the way, the next call compiles a new graph over the same parameters; True then.
         """
-        if self.objective.start_epoch(progress):
+        changes = self.objective.start_epoch(progress)
+        if changes:
             self.compile_cache.clear()
+        return changes
 
     def scaled_loss(self, images, labels):
         loss = self.objective(images, labels)
