@@ -11,6 +11,7 @@ file's metadata_props, in a MINDIR's user_info.
 """
 
 import logging
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from mindcv_models.data import EvalTransform
 from mindcv_models.errors import InputError
 from mindcv_models.evaluation.names import find_class_names
 from mindcv_models.export import Preparation, check_format, export
+from mindcv_models.input_size import refused_sizes
 
 logger = logging.getLogger("export")
 
@@ -72,6 +74,18 @@ def check(options: ExportOptions) -> None:
     check_format(Path(options.output))
     if options.batch_size is not None and options.batch_size < 1:
         raise InputError(f"batch_size is {options.batch_size}, but must be at least 1, or None for any.")
+    for name in ("num_classes", "in_channels"):
+        if getattr(options, name) < 1:
+            raise InputError(f"{name} is {getattr(options, name)}, but must be at least 1.")
+    if options.crop_pct is not None and not 0 < options.crop_pct <= 1:
+        raise InputError(f"crop_pct is {options.crop_pct}, but must be above 0 and at most 1.")
+    for name, least in (("mean", -math.inf), ("std", 0)):
+        values = getattr(options, name)
+        if values is not None and not (len(values) == options.in_channels and least < min(values) < math.inf):
+            raise InputError(
+                f"{name} is {' '.join(map(str, values))}, but must be a number{' above 0' * (least == 0)} for each of "
+                f"in_channels, {options.in_channels}."
+            )
     size = options.image_resize
     if size is not None and (len(size) not in (1, 2) or min(size) < 1):
         raise InputError(f"image_resize is {' '.join(map(str, size))}, but must be one size, or height and width.")
@@ -97,7 +111,8 @@ def main():
         preparation = preparation_of(options)
         logger.info("loaded %s", load_weights(network, options.ckpt_path, options.use_ema))
         path = Path(options.output)
-        difference = export(network, path, preparation, options.batch_size, options.reparam, options.in_channels)
+        with refused_sizes([(options.model, network)], preparation.image_size, options.in_channels):
+            difference = export(network, path, preparation, options.batch_size, options.reparam, options.in_channels)
     logger.info("%s: logits within %.1e of the network's", path, difference)
 
 

@@ -20,6 +20,7 @@ from mindcv_models.checkpoint.torch_weights import load_torch_state_dict
 from mindcv_models.errors import InputError
 from mindcv_models.export import check, files
 from tests import parity
+from tests.test_resume import small_disk
 from tests.test_scripts import call
 
 SIZE = (64, 64)
@@ -128,7 +129,18 @@ def test_a_file_that_computes_something_else_is_not_kept(checkpoint, tmp_path, m
         (["--ckpt_path", ""], "ckpt_path is missing"),
         (["--ckpt_path", "absent.ckpt"], "no checkpoint at absent.ckpt"),
         (["--output", "t8.tflite"], "output is t8.tflite, but must end in .onnx or .mindir"),
-        (["--output", "absent/t8.onnx"], "cannot write to absent"),
+        (["--output", "t8"], "output is t8, but must end in .onnx or .mindir"),
+        (["--output", "absent/t8.onnx"], "cannot write to absent (No such file or directory): choose another output"),
+        (["--num_classes", "10"], "does not fit the model: head.weight is (1000, 768) there, but must be (10, 768)"),
+        (["--num_classes", "0"], "num_classes is 0, but must be at least 1"),
+        (["--in_channels", "0"], "in_channels is 0, but must be at least 1"),
+        (["--batch_size", "many"], "batch_size"),
+        (["--crop_pct", "1.5"], "crop_pct is 1.5, but must be above 0 and at most 1"),
+        (["--interpolation", "lanczos"], "interpolation"),
+        (["--mean", "1", "2"], "mean is 1.0 2.0, but must be a number for each of in_channels, 3"),
+        (["--std", "1", "0", "1"], "std is 1.0 0.0 1.0, but must be a number above 0 for each of in_channels, 3"),
+        (["--model_kwargs", "alpha=0.2"], "unexpected keyword argument 'alpha'"),
+        (["--model", "litv2_s"], "does not fit the model: it has no "),
         (["--batch_size", "0"], "batch_size is 0, but must be at least 1"),
         (["--image_resize", "64", "64", "64"], "image_resize is 64 64 64, but must be one size, or height and width"),
         (["--class_names", "absent.txt"], "cannot read class_names absent.txt"),
@@ -217,6 +229,42 @@ def test_an_error_leaves_the_old_file(tmp_path):
         raise ZeroDivisionError
     assert output.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [output]
+
+
+@pytest.mark.parametrize("format", ["onnx", "mindir"])
+def test_a_full_disk_is_wrong_input_and_leaves_the_old_file(format, tmp_path):
+    class Linear(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.dense = nn.Dense(3 * 16 * 16, 1000)  # 3 MB
+
+        def construct(self, x):
+            return self.dense(x.reshape(-1, 3 * 16 * 16))
+
+    network = filled(Linear())
+    output = tmp_path / f"n.{format}"
+    with small_disk(tmp_path, 2**20) as (make_full, make_room):
+        output.write_bytes(b"old")
+        make_full()
+        with pytest.raises(InputError, match=r"cannot write to .* \((No space left|File too large)"):
+            export.export(network, output, prepared("fastvit_t8", (16, 16)))
+        assert output.read_bytes() == b"old"
+        make_room()
+        assert list(tmp_path.iterdir()) == [output]
+
+
+def test_a_folder_is_no_output(tmp_path):
+    folder = tmp_path / "n.onnx"
+    folder.mkdir()
+    with pytest.raises(InputError, match="is a folder: choose a file in it"), files.aside(folder):
+        pass
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_feature_maps_are_refused():
+    maps = nn.SequentialCell(nn.Conv2d(3, 4, 3))
+    with pytest.raises(InputError, match="classifiers are exported: leave features_only out"):
+        check.run_network(maps, parity.images(2, 8, 8))
 
 
 def test_a_primitive_that_onnx_lacks_is_named():

@@ -5,6 +5,7 @@ A network is compiled to MindSpore's graph (``mindir``). For ONNX that is transl
 (``check``) and swapped in (``files``).
 """
 
+import gc
 import importlib.util
 from pathlib import Path
 from typing import Optional
@@ -46,20 +47,25 @@ def export(
         The largest difference of the file's logits from the network's, on photographs and on noise.
 
     Raises:
-        InputError: no such format, no ONNX installed, a primitive that it lacks, or a folder that cannot be written.
+        InputError: no such format, no ONNX installed, a primitive that it lacks, no classifier, or a folder that
+            cannot be written to or has no room.
         LogitsDifferError: the file computes something else. A file that was there before is left as it was.
     """
     check_format(path)
-    images = example_images(preparation, channels)
-    logits = run_network(network, images)
-    network = reparameterize(network) if reparam else network
-    shape = (batch_size, *images.shape[1:])
     with aside(path) as partial:
-        if path.suffix == ".onnx":
-            write_onnx_file(to_onnx(network, shape), partial, preparation.metadata())
-        else:
-            write_mindir_file(network, shape, partial, preparation.metadata())
+        images = example_images(preparation, channels)
+        logits = run_network(network, images)
+        shape = (batch_size, *images.shape[1:])
+        _write(reparameterize(network) if reparam else network, shape, partial, preparation.metadata())
+        gc.collect()  # the fused copy, whose cells refer to each other: the largest takes 5 GB
         return agreement(partial, images, logits, batch_size)
+
+
+def _write(network, shape, path, metadata):
+    if path.suffix == ".onnx":
+        write_onnx_file(to_onnx(network, shape), path, metadata)
+    else:
+        write_mindir_file(network, shape, path, metadata)
 
 
 def check_format(path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from mindspore import Tensor, nn
 from PIL import Image
 
-from ..errors import RunError
+from ..errors import InputError, RunError
 from .preparation import Preparation
 
 __all__ = ["LogitsDifferError", "agreement", "example_images", "reload", "run_network"]
@@ -34,9 +34,16 @@ def example_images(preparation: Preparation, channels: int) -> np.ndarray:
 
 
 def run_network(network: nn.Cell, images: np.ndarray) -> np.ndarray:
-    """The logits of a network, two images at a time."""
+    """The logits of a network, two images at a time.
+
+    Raises:
+        InputError: it gives feature maps.
+    """
     network.set_train(False)
-    return np.concatenate([network(Tensor(images[i : i + 2])).asnumpy() for i in range(0, len(images), 2)])
+    results = [network(Tensor(images[i : i + 2])) for i in range(0, len(images), 2)]
+    if not all(isinstance(result, Tensor) and result.ndim == 2 for result in results):
+        raise InputError("the network gives feature maps, but classifiers are exported: leave features_only out.")
+    return np.concatenate([result.asnumpy() for result in results])
 
 
 def reload(path: Path) -> Callable[[np.ndarray], np.ndarray]:

@@ -33,12 +33,14 @@ def aside(path: Path) -> Iterator[Path]:
     """A path to write to; what is there afterwards, data beside it included, replaces ``path`` unless an error left.
 
     Raises:
-        InputError: the folder cannot be written to.
+        InputError: ``path`` is a folder, or its folder cannot be written to, or has no room for what is written.
     """
+    if path.is_dir():
+        raise InputError(f"output {path} is a folder: choose a file in it.")
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     except OSError as error:
-        raise InputError(f"cannot write to {path.parent} ({error.strerror}): choose another output.") from error
+        raise _unwritten(path, error) from error
     try:
         yield folder / path.name
         data = sorted(file.name for file in folder.iterdir() if file.name != path.name)
@@ -47,8 +49,14 @@ def aside(path: Path) -> Iterator[Path]:
         for old in path.parent.glob(f"{path.name}.data-*"):
             if old.name not in data:
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
+    except OSError as error:
+        raise _unwritten(path, error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unwritten(path: Path, error: OSError) -> InputError:
+    return InputError(f"cannot write to {path.parent} ({error.strerror or error}): choose another output.")
 
 
 def write_onnx_file(graph: OnnxGraph, path: Path, metadata: Dict[str, Any], largest: int = LARGEST_FILE) -> None:
