@@ -4,9 +4,9 @@
     python tools/export_benchmark.py --models fastvit_t8 litv2_s --batch_sizes 8 --rounds 20
 
 Needs requirements-export.txt, and for the comparison with PyTorch torch, onnxscript, timm and fastervit. All run in
-one process, on the same images. A round gives each its turn, which is a call that wakes its threads
-and one that is timed; the table has the median over the rounds and the quartiles. Weights are random, models are fused.
-The last columns say how many times as fast our file is. No package has LITv2 for PyTorch.
+one process, on the same images. A round gives each its turn: a pause, a call that wakes its threads, and one that is
+timed. The table has the median over the rounds and the quartiles. Weights are random, models are fused. The last
+columns say how many times as fast our file is. No package has LITv2 for PyTorch.
 """
 
 import os
@@ -32,6 +32,7 @@ from mindcv_models.errors import InputError
 from mindcv_models.export import check_format, to_onnx
 from mindcv_models.export.files import write_onnx_file
 
+PAUSE = 0.2  # seconds, until the threads of the one before sleep: for a while after a call they spin and take cores
 COLUMNS = ("model", "batch", "ours ms", "PyTorch's ms", "MindSpore ms", "to PyTorch's", "to MindSpore")
 
 
@@ -103,6 +104,7 @@ def times(found: Dict[str, Callable], images: np.ndarray, rounds: int) -> Dict[s
         call(images)
     for _ in range(rounds):
         for key, call in found.items():
+            time.sleep(PAUSE)
             call(images)
             start = time.perf_counter()
             call(images)
