@@ -6,12 +6,14 @@ Models and layers ask here; nothing else in the project looks at the device.
 import contextlib
 import ctypes
 import functools
+import hashlib
 import importlib.util
 import logging
 import os
 import platform
 import re
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Optional
@@ -72,7 +74,8 @@ def _fused_kernels() -> bool:
     missing += [] if shutil.which("g++") else ["g++"]
     if missing:
         logger.warning(
-            "GELU runs about ten times slower: fused CPU kernels need %s; install it.", " and ".join(missing)
+            "GELU and depthwise convolutions run five to ten times slower: CPU kernels of our own need %s; install it.",
+            " and ".join(missing),
         )
         return False
     os.environ.setdefault("MS_COMPILER_CACHE_PATH", str(_kernel_cache()))
@@ -96,15 +99,42 @@ def _kernel_cache() -> Path:
     return folder
 
 
-def large_depthwise_in_strips() -> bool:
-    """Whether a depthwise convolution with a large kernel is faster as :class:`layers.StripConv2d`."""
-    return device_target() == "CPU" and not _portable
+def compile_loops(source: Path) -> Optional[Path]:
+    """The shared library of operators in C++ for the CPU, compiled once for a host; None where they are not to be used.
+
+    They need what fused kernels need, and are kept beside them.
+    """
+    return _compiled(source) if fuse_elementwise() else None
 
 
-def sum_channels_by_matmul() -> bool:
-    """Whether to average a map over its channels by a matrix product, not by transposing it for layer normalisation.
+@functools.cache
+def _compiled(source):
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    library = Path(os.environ["MS_COMPILER_CACHE_PATH"]).resolve() / f"{source.stem}_{digest}.so"
+    try:
+        if not library.exists():
+            _compile(source, library)
+        ctypes.CDLL(str(library))
+    except (OSError, subprocess.SubprocessError) as error:
+        words = getattr(error, "stderr", "") or str(error)
+        logger.warning("%s runs several times slower: g++ could not make it (%s).", source.stem, words.splitlines()[0])
+        return None
+    return library
 
-    On the CPU that takes half the time; elsewhere the operator for layer normalisation is better.
+
+def _compile(source, library):
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        made = Path(folder) / library.name  # so that another process never sees half a library
+        command = ["g++", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-o", str(made), str(source)]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        os.replace(made, library)
+
+
+def average_by_matmul() -> bool:
+    """Whether means within layers are faster as matrix products with a constant.
+
+    On the CPU they take half the time of layer normalisation or a reduction; elsewhere those operators are better.
     """
     return device_target() == "CPU" and not _portable
 

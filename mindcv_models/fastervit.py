@@ -31,16 +31,14 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
 from .errors import InputError, refuse_pretrained
-from .layers import GELU
+from .layers import GELU, BatchNorm2d, ChannelNorm, Conv2d, GlobalAvgPool, LayerNorm
 
 __all__ = ["FasterViT", "FasterViTFeatures"]
 
 
 def conv3x3(in_channels, out_channels, stride=1, groups=1, bias=False):
     """A 3x3 convolution with one pixel of zero padding and PyTorch's default initialisation."""
-    return nn.Conv2d(
-        in_channels, out_channels, 3, stride, pad_mode="pad", padding=1, group=groups, has_bias=bias
-    )  # fmt: skip
+    return Conv2d(in_channels, out_channels, 3, stride, group=groups, has_bias=bias)
 
 
 def dense(in_channels, out_channels, bias=True):
@@ -57,11 +55,6 @@ def drop_path(rate):
 
 def layer_scale(channels, value):
     return None if value is None else Parameter(Tensor(np.full(channels, value, np.float32)))
-
-
-def channel_norm(norm, x):
-    """Layer normalisation of a map ``(B, C, H, W)`` over its channels."""
-    return norm(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
 
 # Geometry. These run when a graph is compiled, on plain integers; what they return is a constant of the graph.
@@ -229,10 +222,10 @@ class ConvBlock(nn.Cell):
     def __init__(self, dim, variant, drop_path_rate):
         super().__init__()
         self.conv1 = conv3x3(dim, dim, bias=True)
-        self.norm1 = nn.BatchNorm2d(dim, eps=1e-5, momentum=0.9)
+        self.norm1 = BatchNorm2d(dim)
         self.act = GELU()
         self.conv2 = conv3x3(dim, dim, bias=True)
-        self.norm2 = nn.BatchNorm2d(dim, eps=1e-5, momentum=0.9)
+        self.norm2 = BatchNorm2d(dim)
         self.gamma = layer_scale(dim, variant.layer_scale_conv)
         self.drop_path = drop_path(drop_path_rate)
 
@@ -249,9 +242,9 @@ class WindowBlock(nn.Cell):
     def __init__(self, dim, variant, num_heads, window, extra, drop_path_rate):
         super().__init__()
         self.pos_embed = PositionEmbedding(dim, window * window)
-        self.norm1 = nn.LayerNorm((dim,), epsilon=1e-5)
+        self.norm1 = LayerNorm(dim)
         self.attn = Attention(dim, variant, num_heads, window * window + extra, window)
-        self.norm2 = nn.LayerNorm((dim,), epsilon=1e-5)
+        self.norm2 = LayerNorm(dim)
         self.mlp = MLP(dim, variant)
         self.gamma3 = layer_scale(dim, variant.layer_scale)
         self.gamma4 = layer_scale(dim, variant.layer_scale)
@@ -281,9 +274,9 @@ class HierarchicalBlock(WindowBlock):
         count = grid[0] * grid[1] * side * side
         self.side = side
         self.hat_pos_embed = PositionEmbedding(dim, count) if grid[0] == grid[1] else None
-        self.hat_norm1 = nn.LayerNorm((dim,), epsilon=1e-5)
+        self.hat_norm1 = LayerNorm(dim)
         self.hat_attn = Attention(dim, variant, num_heads, count)
-        self.hat_norm2 = nn.LayerNorm((dim,), epsilon=1e-5)
+        self.hat_norm2 = LayerNorm(dim)
         self.hat_mlp = MLP(dim, variant)
         self.gamma1 = layer_scale(dim, variant.layer_scale)
         self.gamma2 = layer_scale(dim, variant.layer_scale)
@@ -340,11 +333,11 @@ class Downsample(nn.Cell):
 
     def __init__(self, dim):
         super().__init__()
-        self.norm = nn.LayerNorm((dim,), epsilon=1e-6)
+        self.norm = ChannelNorm(dim, epsilon=1e-6)
         self.reduction = nn.SequentialCell([conv3x3(dim, 2 * dim, stride=2)])
 
     def construct(self, x):
-        return self.reduction(channel_norm(self.norm, x))
+        return self.reduction(self.norm(x))
 
 
 class ConvLevel(nn.Cell):
@@ -420,8 +413,8 @@ class PatchEmbed(nn.Cell):
     def __init__(self, in_channels, in_dim, dim):
         super().__init__()
         self.conv_down = nn.SequentialCell(
-            conv3x3(in_channels, in_dim, stride=2), nn.BatchNorm2d(in_dim, eps=1e-4, momentum=0.9), nn.ReLU(),
-            conv3x3(in_dim, dim, stride=2), nn.BatchNorm2d(dim, eps=1e-4, momentum=0.9), nn.ReLU(),
+            conv3x3(in_channels, in_dim, stride=2), BatchNorm2d(in_dim, eps=1e-4), nn.ReLU(),
+            conv3x3(in_dim, dim, stride=2), BatchNorm2d(dim, eps=1e-4), nn.ReLU(),
         )  # fmt: skip
 
     def construct(self, x):
@@ -584,10 +577,8 @@ class FasterViT(_Trunk):
     def __init__(self, variant: Variant, num_classes=1000, in_channels=3):
         super().__init__(variant, in_channels)
         dim = variant.dim * 8
-        self.norm_over_channels = variant.layer_norm_last
-        self.norm = nn.BatchNorm2d(dim, eps=1e-5, momentum=0.9)
-        if variant.layer_norm_last:
-            self.norm = nn.LayerNorm((dim,), epsilon=1e-6)
+        self.norm = ChannelNorm(dim, epsilon=1e-6) if variant.layer_norm_last else BatchNorm2d(dim)
+        self.pool = GlobalAvgPool()
         self.head = dense(dim, num_classes) if num_classes > 0 else nn.Identity()
 
     def construct(self, x):
@@ -600,8 +591,7 @@ class FasterViT(_Trunk):
         return x  # (B, 8 * dim, H / 32, W / 32)
 
     def forward_head(self, x):
-        x = channel_norm(self.norm, x) if self.norm_over_channels else self.norm(x)
-        return self.head(x.mean((2, 3)))
+        return self.head(self.pool(self.norm(x)))
 
 
 class FasterViTFeatures(_Trunk):

@@ -19,7 +19,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
 from .errors import InputError, refuse_pretrained
-from .layers import GELU, Conv2d, Kernel
+from .layers import GELU, BatchNorm2d, Conv2d, GlobalAvgPool, Kernel
 
 __all__ = ["FastViT", "FastViTFeatures"]
 
@@ -42,7 +42,7 @@ class ConvNorm(nn.Cell):
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, groups=1, init=None):
         super().__init__()
         self.conv = conv2d(in_channels, out_channels, kernel_size, stride, groups, init=init)
-        self.bn = nn.BatchNorm2d(out_channels, eps=1e-5, momentum=0.9)
+        self.bn = BatchNorm2d(out_channels)
 
     def kernel(self) -> Kernel:
         return Kernel.of_conv(self.conv).then_norm(self.bn)
@@ -56,7 +56,7 @@ class SkipNorm(nn.Cell):
 
     def __init__(self, channels):
         super().__init__()
-        self.rbr_skip = nn.BatchNorm2d(channels, eps=1e-5, momentum=0.9)
+        self.rbr_skip = BatchNorm2d(channels)
 
     def kernel(self, size, groups) -> Kernel:
         return Kernel.identity(self.rbr_skip.num_features, size, groups).then_norm(self.rbr_skip)
@@ -70,11 +70,12 @@ class SqueezeExcite(nn.Cell):
 
     def __init__(self, channels):
         super().__init__()
+        self.pool = GlobalAvgPool()
         self.reduce = conv2d(channels, int(channels * 0.0625), 1, bias=True)
         self.expand = conv2d(int(channels * 0.0625), channels, 1, bias=True)
 
     def construct(self, x):
-        gate = x.mean((2, 3), keep_dims=True)  # (B, C, 1, 1)
+        gate = self.pool(x).expand_dims(2).expand_dims(3)  # (B, C, 1, 1)
         gate = self.expand(ops.relu(self.reduce(gate)))
         return x * ops.sigmoid(gate)
 
@@ -104,7 +105,7 @@ class MobileOneBlock(nn.Cell):
         self.rbr_conv = nn.CellList([ConvNorm(in_channels, out_channels, kernel_size, stride, groups)])
         self.rbr_scale = ConvNorm(in_channels, out_channels, 1, stride, groups) if kernel_size > 1 else None
         has_skip = in_channels == out_channels and stride == 1
-        self.rbr_skip = nn.BatchNorm2d(in_channels, eps=1e-5, momentum=0.9) if has_skip else None
+        self.rbr_skip = BatchNorm2d(in_channels) if has_skip else None
         self.se = SqueezeExcite(out_channels) if se else nn.Identity()
         self.activation = GELU() if act else nn.Identity()
 
@@ -207,7 +208,7 @@ class AttentionBlock(nn.Cell):
 
     def __init__(self, dim, mlp_ratio, drop_rate, drop_path_rate, layer_scale_init):
         super().__init__()
-        self.norm = nn.BatchNorm2d(dim, eps=1e-5, momentum=0.9)
+        self.norm = BatchNorm2d(dim)
         self.token_mixer = Attention(dim)
         self.convffn = ConvFFN(dim, int(dim * mlp_ratio), drop_rate)
         self.layer_scale_1 = layer_scale(dim, layer_scale_init)
@@ -343,7 +344,7 @@ class FastViT(nn.Cell):
         dim = variant.dims[-1]
         self.patch_embed, self.network, self.stage_ends = _trunk(variant, in_channels, drop_rate, drop_path_rate)
         self.conv_exp = MobileOneBlock(dim, 2 * dim, 3, groups=dim, se=True)
-        self.head = nn.Identity()
+        self.pool, self.head = GlobalAvgPool(), nn.Identity()
         if num_classes > 0:
             self.head = nn.Dense(2 * dim, num_classes, weight_init=Normal(0.02), bias_init="zeros")
 
@@ -354,7 +355,7 @@ class FastViT(nn.Cell):
         return self.conv_exp(self.network(self.patch_embed(x)))  # (B, 2 * C4, H / 32, W / 32)
 
     def forward_head(self, x):
-        return self.head(x.mean((2, 3)))
+        return self.head(self.pool(x))
 
 
 class FastViTFeatures(nn.Cell):
@@ -381,7 +382,7 @@ class FastViTFeatures(nn.Cell):
         self.out_channels = [variant.dims[i] for i in out_indices]
         self.out_strides = [4 * 2**i for i in out_indices]
         for i, dim in enumerate(variant.dims if fork_feat else ()):
-            setattr(self, f"norm{2 * i}", nn.BatchNorm2d(dim, eps=1e-5, momentum=0.9))
+            setattr(self, f"norm{2 * i}", BatchNorm2d(dim))
         self.norms = [getattr(self, f"norm{2 * i}") if fork_feat else nn.Identity() for i in out_indices]
 
     def construct(self, x):

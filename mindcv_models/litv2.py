@@ -16,13 +16,12 @@ from typing import Dict, List, Optional, Tuple
 import numpy as np
 from mindcv.models.layers.drop_path import DropPath
 from mindcv.models.registry import register_model
-from mindspore import Tensor, nn, ops
-from mindspore import dtype as mstype
+from mindspore import nn, ops
 from mindspore.common.initializer import Normal
 
 from . import backend
 from .errors import InputError, refuse_pretrained
-from .layers import GELU, DeformableConv2d
+from .layers import GELU, BatchNorm2d, ChannelNorm, Conv2d, DeformableConv2d, GlobalAvgPool
 
 __all__ = ["HiLo", "LITv2", "LITv2Features"]
 
@@ -53,34 +52,6 @@ class Pointwise(nn.Dense):
     def construct(self, x):
         weight = self.weight.reshape(self.out_channels, self.in_channels, 1, 1)
         return ops.conv2d(x, weight) + self.bias.reshape(-1, 1, 1)
-
-
-class ChannelNorm(nn.LayerNorm):
-    """Layer normalisation over the channels of a map ``(B, C, H, W)``."""
-
-    def __init__(self, channels):
-        super().__init__((channels,), epsilon=1e-5)
-        self.by_matmul = backend.sum_channels_by_matmul()
-        self.average = Tensor(np.full((1, 1, channels), 1 / channels, np.float32))
-
-    def construct(self, x):
-        if self.by_matmul:
-            return self.by_products(x)
-        return self.over_last_axis(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-
-    def over_last_axis(self, x):
-        # ops.layer_norm would compile to an operator that only Ascend has.
-        out, _, _ = self.layer_norm(x, self.gamma.astype(x.dtype), self.beta.astype(x.dtype))
-        return out
-
-    def by_products(self, x):
-        b, c, h, w = x.shape
-        wide = x.astype(mstype.float32).reshape(b, c, h * w)
-        average = ops.broadcast_to(self.average, (b, 1, c))
-        centred = wide - ops.matmul(average, wide)  # (B, C, N) less its mean (B, 1, N)
-        variance = ops.matmul(average, centred * centred)
-        out = centred * ops.rsqrt(variance + self.epsilon) * self.gamma.reshape(-1, 1) + self.beta.reshape(-1, 1)
-        return out.reshape(b, c, h, w).astype(x.dtype)
 
 
 class TokenNorm(ChannelNorm):
@@ -139,7 +110,7 @@ class HiLo(nn.Cell):
         self.low_heads = int(num_heads * alpha) if window_size > 1 else num_heads
         self.high_heads = num_heads - self.low_heads
         self.low_dim, self.high_dim = self.low_heads * self.head_dim, self.high_heads * self.head_dim
-        self.by_matmul = backend.sum_channels_by_matmul()
+        self.by_matmul = backend.average_by_matmul()
         if self.low_heads:
             self.l_q = linear(dim, self.low_dim, bias=qkv_bias)
             self.l_kv = linear(dim, 2 * self.low_dim, bias=qkv_bias)
@@ -216,8 +187,8 @@ class DWConv(nn.Cell):
 
     def __init__(self, channels):
         super().__init__()
-        self.dwconv = nn.Conv2d(
-            channels, channels, 3, pad_mode="pad", padding=1, group=channels, has_bias=True,
+        self.dwconv = Conv2d(
+            channels, channels, 3, group=channels, has_bias=True,
             weight_init=Normal(math.sqrt(2 / 9)), bias_init="zeros",
         )  # fmt: skip
 
@@ -284,7 +255,7 @@ class DTM(nn.Cell):
         super().__init__()
         self.dim = dim
         self.dconv = DeformableConv2d(dim, 2 * dim, 2, stride=2)
-        self.norm_layer = nn.BatchNorm2d(2 * dim, eps=1e-5, momentum=0.9)
+        self.norm_layer = BatchNorm2d(2 * dim)
         self.act = GELU()
 
     def construct(self, x):
@@ -419,6 +390,7 @@ class LITv2(_Trunk):
         super().__init__(variant, in_channels, alpha, window_size, drop_rate, drop_path_rate)
         dim = variant.dims[-1]
         self.norm = ChannelNorm(dim)
+        self.pool = GlobalAvgPool()
         self.head = linear(dim, num_classes) if num_classes > 0 else nn.Identity()
 
     def construct(self, x):
@@ -431,7 +403,7 @@ class LITv2(_Trunk):
         return x  # (B, 8 * C, H / 32, W / 32)
 
     def forward_head(self, x):
-        return self.head(self.norm(x).mean((2, 3)))
+        return self.head(self.pool(self.norm(x)))
 
     def flops(self, height: int, width: int) -> int:
         tail = self.norm.gamma.size * -(-height // 4) * -(-width // 4) // 16

@@ -1,12 +1,25 @@
 """The layers' values and gradients, against float64 references and MindSpore's own operators."""
 
+import copy
+import hashlib
+
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import nn, ops
 from scipy import special
 
-from mindcv_models.layers import GELU, StripConv2d
+from mindcv_models import backend
+from mindcv_models.layers import (
+    GELU,
+    BatchNorm2d,
+    ChannelNorm,
+    Conv2d,
+    DepthwiseConv2d,
+    GlobalAvgPool,
+    LayerNorm,
+    convolution,
+)
 from mindcv_models.layers.activation import _RationalGELU
 
 
@@ -56,27 +69,123 @@ class _Weighted(nn.Cell):
         return ops.sum(self.cell(x) * self.weights)
 
 
-@pytest.mark.parametrize(
-    ("size", "stride", "multiplier", "kernel"),
-    [((16, 16), 1, 1, 7), ((9, 13), 1, 1, 7), ((37, 20), 1, 2, 7), ((32, 32), 2, 2, 7), ((35, 11), 2, 1, 7),
-     ((1, 1), 1, 1, 7), ((2, 3), 2, 2, 7), ((18, 18), 1, 1, 9)],
-)  # fmt: skip
-def test_strips_equal_the_plain_convolution(mode, size, stride, multiplier, kernel):
-    rng = np.random.default_rng(0)
-    arguments = {"pad_mode": "pad", "padding": kernel // 2, "group": 4, "has_bias": True}
-    plain = nn.Conv2d(4, 4 * multiplier, kernel, stride, **arguments)
-    strips = StripConv2d(4, 4 * multiplier, kernel, stride, **arguments)
-    for mine, reference in zip(strips.get_parameters(), plain.get_parameters()):
-        assert (mine.name, mine.shape) == (reference.name, reference.shape)
-        mine.set_data(reference)
-    x = ms.Tensor(rng.standard_normal((2, 4, *size)).astype(np.float32))
-    weights = ms.Tensor(rng.standard_normal(plain(x).shape).astype(np.float32))
+def outcomes(cell, x, weights):
+    """The value of ``cell``, and the gradients of its weighted sum by ``x`` and by each parameter."""
+    _, (to_input, to_parameters) = ms.value_and_grad(_Weighted(cell, weights), 0, cell.trainable_params())(x)
+    return [result.asnumpy() for result in (cell(x), to_input, *to_parameters)]
 
-    outcomes = []
-    for conv in (strips, plain):
-        step = ms.value_and_grad(_Weighted(conv, weights), 0, conv.trainable_params())
-        _, (to_input, to_parameters) = step(x)
-        outcomes.append([conv(x), to_input, *to_parameters])
-    for mine, reference in zip(*outcomes):
-        assert mine.shape == reference.shape
-        np.testing.assert_allclose(mine.asnumpy(), reference.asnumpy(), rtol=1e-4, atol=1e-4)
+
+def assert_same(cell, reference, x, tolerance=1e-5):
+    """Two cells with the same parameters have the same values and gradients, each within a share of the largest."""
+    for mine, other in zip(cell.get_parameters(), reference.get_parameters()):
+        assert (mine.name, mine.shape) == (other.name, other.shape)
+        mine.set_data(other)
+    x = ms.Tensor(x.astype(np.float32))
+    weights = ms.Tensor(np.random.default_rng(1).standard_normal(reference(x).shape).astype(np.float32))
+    for mine, other in zip(outcomes(cell, x, weights), outcomes(reference, x, weights)):
+        assert mine.shape == other.shape
+        assert np.isfinite(mine).all()
+        assert np.abs(mine - other).max() <= tolerance * np.abs(other).max()
+
+
+@pytest.mark.parametrize(("kernel", "stride"), DepthwiseConv2d.forms)
+@pytest.mark.parametrize(
+    ("size", "multiplier", "has_bias"),
+    [((16, 16), 1, True), ((9, 13), 1, False), ((37, 20), 2, True), ((35, 70), 3, False), ((1, 1), 1, True),
+     ((2, 3), 2, True), ((4, 129), 1, False)],
+)  # fmt: skip
+def test_loops_equal_the_plain_depthwise_convolution(mode, size, kernel, stride, multiplier, has_bias):
+    channels = (4, 4 * multiplier, kernel, stride)
+    loops = Conv2d(*channels, group=4, has_bias=has_bias)
+    assert type(loops) is DepthwiseConv2d
+    plain = nn.Conv2d(*channels, group=4, has_bias=has_bias, pad_mode="pad", padding=kernel // 2)
+    assert_same(loops, plain, np.random.default_rng(0).standard_normal((2, 4, *size)))
+
+
+def test_loops_do_not_depend_on_the_batch():
+    conv = Conv2d(6, 6, 7, group=6)
+    x = np.random.default_rng(0).standard_normal((5, 6, 21, 18)).astype(np.float32)
+    alone = np.concatenate([conv(ms.Tensor(x[i : i + 1])).asnumpy() for i in range(5)])
+    np.testing.assert_array_equal(conv(ms.Tensor(x)).asnumpy(), alone)
+
+
+@pytest.mark.parametrize(("group", "kernel", "stride"), [(1, 3, 1), (2, 3, 1), (4, 5, 1), (4, 3, 4), (4, 1, 1)])
+def test_other_convolutions_are_plain(group, kernel, stride):
+    assert type(Conv2d(4, 4, kernel, stride, group=group)) is nn.Conv2d
+
+
+def test_a_copy_of_loops_has_parameters_of_its_own():
+    conv = Conv2d(4, 4, 3, group=4, has_bias=True)
+    twin = copy.deepcopy(conv)
+    x = ms.Tensor(np.random.default_rng(0).standard_normal((1, 4, 5, 5)).astype(np.float32))
+    before = conv(x).asnumpy()
+    np.testing.assert_array_equal(twin(x).asnumpy(), before)
+    twin.weight.set_data(ops.zeros_like(twin.weight))
+    twin.bias.set_data(ops.ones_like(twin.bias))
+    np.testing.assert_array_equal(twin(x).asnumpy(), np.ones((1, 4, 5, 5)))
+    np.testing.assert_array_equal(conv(x).asnumpy(), before)
+
+
+@pytest.mark.parametrize("damage", ["compiler", "library"])
+def test_without_its_loops_a_convolution_is_plain_and_a_warning_says_so(damage, tmp_path, monkeypatch, caplog):
+    assert backend.fuse_elementwise()
+    monkeypatch.setenv("MS_COMPILER_CACHE_PATH", str(tmp_path))
+    source = tmp_path / "depthwise.cc"
+    source.write_text("no C++" if damage == "compiler" else "int x;")
+    if damage == "library":
+        digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+        (tmp_path / f"depthwise_{digest}.so").write_bytes(b"no library")
+    monkeypatch.setattr(convolution, "_SOURCE", source)
+    assert type(Conv2d(4, 4, 3, group=4)) is nn.Conv2d
+    (record,) = caplog.records
+    assert record.getMessage().startswith("depthwise runs several times slower: ")
+    assert len(list(tmp_path.iterdir())) == (1 if damage == "compiler" else 2)  # nothing half-made is left
+
+
+def randomize(cell):
+    rng = np.random.default_rng(2)
+    for parameter in cell.get_parameters():
+        parameter.set_data(ms.Tensor(rng.uniform(0.5, 2, parameter.shape).astype(np.float32)))
+    return cell
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_batch_norm_equals_the_plain_one(mode, training):
+    norm = BatchNorm2d(5, eps=1e-4)
+    assert type(norm) is not nn.BatchNorm2d
+    plain = randomize(nn.BatchNorm2d(5, eps=1e-4, momentum=0.9))
+    x = np.random.default_rng(0).normal(3, 2, (3, 5, 6, 7))
+    if not training:
+        return assert_same(norm.set_train(False), plain.set_train(False), x)
+    for cell in (norm, plain):
+        for mine, other in zip(cell.get_parameters(), plain.get_parameters()):
+            mine.set_data(other.copy())
+        cell.set_train(True)(ms.Tensor(x.astype(np.float32)))
+    for mine, other in zip(norm.get_parameters(), plain.get_parameters()):
+        np.testing.assert_array_equal(mine.asnumpy(), other.asnumpy())
+
+
+@pytest.mark.parametrize("cell", [LayerNorm, ChannelNorm])
+@pytest.mark.parametrize("by_matmul", [False, True])
+def test_layer_norms_are_exact(mode, cell, by_matmul):
+    norm = randomize(cell(24, epsilon=1e-3))
+    norm.by_matmul = by_matmul
+    x = np.random.default_rng(0).normal(5, 2, (3, 24, 4, 6) if cell is ChannelNorm else (3, 4, 6, 24))
+    axis = 1 if cell is ChannelNorm else -1
+    wide = np.moveaxis(x.astype(np.float32).astype(np.float64), axis, -1)
+    wide = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-3)
+    gamma, beta = (p.asnumpy().astype(np.float64) for p in (norm.gamma, norm.beta))
+    expected = np.moveaxis(wide * gamma + beta, -1, axis)
+    x = ms.Tensor(x.astype(np.float32))
+    np.testing.assert_allclose(norm(x).asnumpy(), expected, rtol=0, atol=5e-6)
+    half = norm(x.astype(ms.float16))
+    assert half.dtype == ms.float16
+    np.testing.assert_allclose(half.asnumpy(), expected, rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("by_matmul", [False, True])
+def test_the_global_pool_is_the_mean(mode, by_matmul):
+    pool = GlobalAvgPool()
+    pool.by_matmul = by_matmul
+    x = np.random.default_rng(0).normal(5, 2, (3, 4, 7, 9)).astype(np.float32)
+    np.testing.assert_allclose(pool(ms.Tensor(x)).asnumpy(), x.astype(np.float64).mean((2, 3)), rtol=1e-6)

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from mindspore import nn
 
-from mindcv_models.layers import StripConv2d
 from tests.test_scripts import call
 from tools import operator_times
 
@@ -35,8 +34,8 @@ def test_operators_are_found_with_kind_and_cell():
 @pytest.mark.parametrize(
     ("primitive", "cell", "kind"),
     [
-        ("Conv2D", StripConv2d(8, 8, 7, 2, pad_mode="pad", padding=3, group=8),
-         "convolution 7x7 stride 2 depthwise in strips"),
+        ("Custom", nn.Conv2d(8, 8, 7, 2, pad_mode="pad", padding=3, group=8),
+         "convolution 7x7 stride 2 depthwise in C++"),
         ("Conv2D", nn.Conv2d(8, 8, 3, group=2), "convolution 3x3 grouped"),
         ("BiasAdd", nn.Conv2d(8, 8, 3), "BiasAdd"),
         ("Conv2D", None, "Conv2D"),

@@ -78,13 +78,13 @@ def _operator(row, cells, steps):
 def _kind(primitive, cell):
     if primitive.startswith("GraphKernel"):
         return "fused arithmetic"
-    if primitive != "Conv2D" or not hasattr(cell, "kernel_size"):
+    if primitive not in ("Conv2D", "Custom") or not hasattr(cell, "kernel_size"):
         return primitive
     size, stride = cell.kernel_size[0], cell.stride[0]
     kind = f"convolution {size}x{size}" + (f" stride {stride}" if stride > 1 else "")
     if cell.group > 1:
         kind += " depthwise" if cell.group == cell.in_channels else " grouped"
-    return kind + (" in strips" if type(cell).__name__ == "StripConv2d" else "")
+    return kind + (" in C++" if primitive == "Custom" else "")
 
 
 def show(operators, whole, cells):

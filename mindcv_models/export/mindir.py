@@ -121,7 +121,7 @@ def _value(attribute) -> Any:
     if attribute.type == kind.TENSORS:
         return _array(attribute.tensors[0])
     if attribute.type == kind.STRING:
-        return (attribute.s or attribute.strings[0]).decode()
+        return (attribute.s or b"".join(attribute.strings[:1])).decode()
     if attribute.type == kind.FLOAT:
         return attribute.floats[0] if attribute.floats else attribute.f
     if attribute.type == kind.BOOL:

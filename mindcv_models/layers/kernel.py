@@ -63,7 +63,7 @@ class Kernel:
             like.in_channels,
             like.out_channels,
             self.weight.shape[-1],
-            like.stride,
+            like.stride[0],
             group=like.group,
             has_bias=True,
             weight_init=Tensor(self.weight, like.weight.dtype),

@@ -1,0 +1,178 @@
+// Depthwise convolution of float32 maps and its gradient on the CPU, for ops.Custom ("aot").
+//
+// MindSpore's own operator multiplies a matrix by a vector for each channel; the matrix is a copy of the map, as many
+// times its size as the kernel has taps. Here a map is copied once, with its margins, and every tap is a run of adjacent
+// numbers in that copy. No sum is split between threads, so that results do not depend on their number.
+
+#include <algorithm>
+#include <cstdint>
+#include <numeric>
+#include <vector>
+
+namespace {
+
+constexpr int64_t kBlock = 8;          // numbers that are computed at a time
+constexpr int64_t kWide = 4 * kBlock;  // where a row has as many left
+
+struct Shapes {
+  Shapes(const int64_t *in, const int64_t *out)
+      : batch(in[0]), channels(in[1]), height(in[2]), width(in[3]), multiplier(out[1] / in[1]), out_height(out[2]),
+        out_width(out[3]) {}
+  int64_t in_size() const { return height * width; }
+  int64_t out_size() const { return out_height * out_width; }
+  int64_t batch, channels, height, width, multiplier, out_height, out_width;
+};
+
+// A map with zeros around it. The columns that a tap meets in a row, every `stride`-th, are next to each other.
+template <int size, int stride>
+class Padded {
+ public:
+  explicit Padded(const Shapes &shapes)
+      : height_(shapes.height), width_(shapes.width), pitch_(shapes.out_width + size / stride + kWide),
+        data_((stride * (shapes.out_height - 1) + size) * stride * pitch_) {}
+
+  int64_t pitch() const { return stride * stride * pitch_; }  // from the row that one output meets to the next
+  float *tap(int64_t y, int64_t x) { return data_.data() + (y * stride + x % stride) * pitch_ + x / stride; }
+
+  void clear() { std::fill(data_.begin(), data_.end(), 0.f); }
+  void read(const float *map) {
+    each_pixel([map](float &inside, int64_t pixel) { inside = map[pixel]; });
+  }
+  void write(float *map) {
+    each_pixel([map](float &inside, int64_t pixel) { map[pixel] = inside; });
+  }
+
+ private:
+  template <typename Function>
+  void each_pixel(Function function) {
+    constexpr int64_t margin = size / 2;
+    for (int64_t y = 0; y < height_; ++y) {
+      for (int64_t phase = 0; phase < stride; ++phase) {
+        float *row = tap(y + margin, phase);
+        int64_t i = (margin - phase + stride - 1) / stride;  // where the first column of the map with this phase lies
+        for (int64_t x = i * stride + phase - margin; x < width_; x += stride) function(row[i++], y * width_ + x);
+      }
+    }
+  }
+
+  int64_t height_, width_, pitch_;
+  std::vector<float> data_;
+};
+
+// The bias and all taps of `block` outputs next to each other, of which `count` are wanted.
+template <int64_t block, int size, int stride>
+void sum_taps(Padded<size, stride> &map, int64_t offset, const float *kernel, float bias, float *out, int64_t count) {
+  float sums[block];
+  std::fill_n(sums, block, 0.f);
+  for (int y = 0; y < size; ++y) {
+    for (int x = 0; x < size; ++x) {
+      const float *row = map.tap(y, x) + offset;
+      for (int64_t i = 0; i < block; ++i) sums[i] += kernel[y * size + x] * row[i];
+    }
+  }
+  for (int64_t i = 0; i < std::min(block, count); ++i) out[i] = sums[i] + bias;
+}
+
+// tensors: maps (B, C, H, W), weight (C * M, 1, K, K), bias (C * M), result (B, C * M, Ho, Wo)
+template <int size, int stride>
+int convolve(void **tensors, int64_t **dimensions) {
+  const float *maps = static_cast<float *>(tensors[0]), *weight = static_cast<float *>(tensors[1]);
+  const float *biases = static_cast<float *>(tensors[2]);
+  float *result = static_cast<float *>(tensors[3]);
+  const Shapes s(dimensions[0], dimensions[3]);
+#pragma omp parallel
+  {
+    Padded<size, stride> map(s);
+#pragma omp for schedule(static)
+    for (int64_t plane = 0; plane < s.batch * s.channels; ++plane) {
+      map.read(maps + plane * s.in_size());
+      for (int64_t m = 0; m < s.multiplier; ++m) {
+        const int64_t channel = plane % s.channels * s.multiplier + m;
+        const float *kernel = weight + channel * size * size;
+        float *out = result + (plane * s.multiplier + m) * s.out_size();
+        for (int64_t y = 0; y < s.out_height; ++y, out += s.out_width) {
+          const int64_t row = y * map.pitch();
+          int64_t x = 0;
+          for (; s.out_width - x > kWide / 2; x += kWide)
+            sum_taps<kWide>(map, row + x, kernel, biases[channel], out + x, s.out_width - x);
+          for (; x < s.out_width; x += kBlock)
+            sum_taps<kBlock>(map, row + x, kernel, biases[channel], out + x, s.out_width - x);
+        }
+      }
+    }
+  }
+  return 0;
+}
+
+// What one tap adds to the gradient of the map, and returns to that of its weight. `rows` are of `width` numbers.
+double one_tap(const float *__restrict rows, int64_t height, int64_t width, float weight, const float *__restrict map,
+               float *__restrict gradient, int64_t pitch) {
+  float sums[kBlock] = {};
+  for (int64_t y = 0; y < height; ++y, rows += width, map += pitch, gradient += pitch) {
+    for (int64_t x = 0; x < width; x += kBlock) {
+      for (int64_t i = x; i < x + kBlock; ++i) {
+        gradient[i] += weight * rows[i];
+        sums[i - x] += map[i] * rows[i];
+      }
+    }
+  }
+  double sum = 0;
+  for (float part : sums) sum += part;
+  return sum;
+}
+
+// tensors: maps, weight, gradient of the result, as above; then the gradients of maps, weight and bias
+template <int size, int stride>
+int differentiate(void **tensors, int64_t **dimensions) {
+  const float *maps = static_cast<float *>(tensors[0]), *weight = static_cast<float *>(tensors[1]);
+  const float *result_gradient = static_cast<float *>(tensors[2]);
+  float *maps_gradient = static_cast<float *>(tensors[3]), *weight_gradient = static_cast<float *>(tensors[4]);
+  float *bias_gradient = static_cast<float *>(tensors[5]);
+  const Shapes s(dimensions[0], dimensions[2]);
+  const int64_t width = (s.out_width + kBlock - 1) / kBlock * kBlock, taps = size * size;
+#pragma omp parallel
+  {
+    Padded<size, stride> map(s), gradient(s);
+    std::vector<float> rows(s.out_height * width);  // the gradient of one result, zeros to the right of it
+    std::vector<double> sums(s.multiplier * taps), bias_sums(s.multiplier);
+#pragma omp for schedule(static)
+    for (int64_t channel = 0; channel < s.channels; ++channel) {
+      std::fill(sums.begin(), sums.end(), 0.);
+      std::fill(bias_sums.begin(), bias_sums.end(), 0.);
+      for (int64_t b = 0; b < s.batch; ++b) {
+        const int64_t plane = b * s.channels + channel;
+        map.read(maps + plane * s.in_size());
+        gradient.clear();
+        for (int64_t m = 0; m < s.multiplier; ++m) {
+          const float *source = result_gradient + (plane * s.multiplier + m) * s.out_size();
+          for (int64_t y = 0; y < s.out_height; ++y)
+            std::copy_n(source + y * s.out_width, s.out_width, rows.data() + y * width);
+          bias_sums[m] = std::accumulate(source, source + s.out_size(), bias_sums[m]);
+          for (int64_t tap = 0; tap < taps; ++tap)
+            sums[m * taps + tap] += one_tap(
+                rows.data(), s.out_height, width, weight[(channel * s.multiplier + m) * taps + tap],
+                map.tap(tap / size, tap % size), gradient.tap(tap / size, tap % size), map.pitch());
+        }
+        gradient.write(maps_gradient + plane * s.in_size());
+      }
+      std::copy(sums.begin(), sums.end(), weight_gradient + channel * s.multiplier * taps);
+      std::copy(bias_sums.begin(), bias_sums.end(), bias_gradient + channel * s.multiplier);
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+
+#define OPERATOR(name, function, size, stride)                                                                   \
+  extern "C" int name##_##size##_##stride(int, void **tensors, int *, int64_t **dimensions, const char **, void *, \
+                                          void *) {                                                              \
+    return function<size, stride>(tensors, dimensions);                                                          \
+  }
+#define DEPTHWISE(size, stride)             \
+  OPERATOR(convolve, convolve, size, stride) \
+  OPERATOR(differentiate, differentiate, size, stride)
+DEPTHWISE(3, 1)
+DEPTHWISE(3, 2)
+DEPTHWISE(7, 1)
+DEPTHWISE(7, 2)
