@@ -70,13 +70,12 @@ class SqueezeExcite(nn.Cell):
 
     def __init__(self, channels):
         super().__init__()
-        self.pool = GlobalAvgPool()
+        self.pool = GlobalAvgPool(keep_dims=True)
         self.reduce = conv2d(channels, int(channels * 0.0625), 1, bias=True)
         self.expand = conv2d(int(channels * 0.0625), channels, 1, bias=True)
 
     def construct(self, x):
-        gate = self.pool(x).expand_dims(2).expand_dims(3)  # (B, C, 1, 1)
-        gate = self.expand(ops.relu(self.reduce(gate)))
+        gate = self.expand(ops.relu(self.reduce(self.pool(x))))  # (B, C, 1, 1)
         return x * ops.sigmoid(gate)
 
 

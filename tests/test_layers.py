@@ -102,6 +102,20 @@ def test_loops_equal_the_plain_depthwise_convolution(mode, size, kernel, stride,
     assert_same(loops, plain, np.random.default_rng(0).standard_normal((2, 4, *size)))
 
 
+def test_loops_wait_for_what_comes_before(mode):
+    cells = [nn.Conv2d(3, 64, 5)] + [
+        cell for _ in range(4) for cell in (nn.Conv2d(64, 64, 3), Conv2d(64, 64, 3, group=64))
+    ]
+    chain = nn.SequentialCell(cells)
+    x = ms.Tensor(np.random.default_rng(0).standard_normal((4, 3, 48, 48)).astype(np.float32))
+    found = [chain(x).asnumpy() for _ in range(3)]
+    for cell in cells:
+        x = cell(x)
+        x.asnumpy()
+    for result in found:
+        assert np.abs(result - x.asnumpy()).max() <= 1e-5 * np.abs(result).max()
+
+
 def test_loops_do_not_depend_on_the_batch():
     conv = Conv2d(6, 6, 7, group=6)
     x = np.random.default_rng(0).standard_normal((5, 6, 21, 18)).astype(np.float32)
@@ -184,8 +198,12 @@ def test_layer_norms_are_exact(mode, cell, by_matmul):
 
 
 @pytest.mark.parametrize("by_matmul", [False, True])
-def test_the_global_pool_is_the_mean(mode, by_matmul):
-    pool = GlobalAvgPool()
+@pytest.mark.parametrize("keep_dims", [False, True])
+def test_the_global_pool_is_the_mean(mode, by_matmul, keep_dims):
+    pool = GlobalAvgPool(keep_dims)
     pool.by_matmul = by_matmul
     x = np.random.default_rng(0).normal(5, 2, (3, 4, 7, 9)).astype(np.float32)
-    np.testing.assert_allclose(pool(ms.Tensor(x)).asnumpy(), x.astype(np.float64).mean((2, 3)), rtol=1e-6)
+    expected = x.astype(np.float64).mean((2, 3), keepdims=keep_dims)
+    means = pool(ms.Tensor(x)).asnumpy()
+    assert means.shape == expected.shape
+    np.testing.assert_allclose(means, expected, rtol=1e-6)

@@ -28,8 +28,15 @@ class _Loops(ops.Custom):
         return self
 
 
+@ops.constexpr
+def _in_graph_mode():
+    return ms.get_context("mode") == ms.GRAPH_MODE
+
+
 class DepthwiseConv2d(nn.Conv2d):
     """A depthwise convolution by loops in C++, 3 to 5 times as fast as the CPU's own; same function and parameters.
+
+    In graph mode only: eagerly, MindSpore starts such an operator before its inputs have been computed.
 
     Args:
         library: ``depthwise.cc``, compiled.
@@ -52,10 +59,12 @@ class DepthwiseConv2d(nn.Conv2d):
             f"{library}:differentiate_{form}",
             lambda x, weight, _: (x, weight, weight[:1]), lambda x, weight, _: (x, weight, weight), "aot",
         )  # fmt: skip
-        self.conv2d = _Loops(f"{library}:convolve_{form}", shape, lambda x, *_: x, "aot", bprop=gradients)
+        self.loops = _Loops(f"{library}:convolve_{form}", shape, lambda x, *_: x, "aot", bprop=gradients)
         self.no_bias = Tensor(np.zeros(channels, np.float32))
 
     def construct(self, x):
+        if not _in_graph_mode():
+            return super().construct(x)
         bias = self.bias if self.has_bias else self.no_bias
-        out = self.conv2d(x.astype(ms.float32), self.weight.astype(ms.float32), bias.astype(ms.float32))
+        out = self.loops(x.astype(ms.float32), self.weight.astype(ms.float32), bias.astype(ms.float32))
         return out.astype(x.dtype)
