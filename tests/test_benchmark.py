@@ -122,10 +122,17 @@ def test_a_worker_is_a_process_and_its_death_is_a_lack_of_memory():
             running.ask("turn")
 
 
-@pytest.mark.parametrize(("model", "error"), [("squeezenet1_9", InputError), ("inception_v3", RuntimeError)])
-def test_a_workers_error_is_raised_here(model, error):
-    with pytest.raises(error, match=model):
-        worker.Worker(Job(model, batch_size=1, image_size=(32, 32)))  # too small for Inception
+@pytest.mark.parametrize(
+    ("model", "batch_size", "error", "words"),
+    [
+        ("squeezenet1_9", 1, InputError, "squeezenet1_9"),
+        ("inception_v3", 1, InputError, "inception_v3 does not take images of 32 x 32"),
+        ("squeezenet1_1", -1, RuntimeError, "squeezenet1_1:\nTraceback"),
+    ],
+)
+def test_a_workers_error_is_raised_here(model, batch_size, error, words):
+    with pytest.raises(error, match=words):
+        worker.Worker(Job(model, batch_size=batch_size, image_size=(32, 32)))
 
 
 def test_rounds_alternate_and_the_ratio_is_of_the_same_rounds(monkeypatch):

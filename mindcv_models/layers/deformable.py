@@ -43,9 +43,9 @@ def deformable_conv2d(
     taps = kh * kw
     fields = moves // (2 * taps)
     moved = offset.astype(ms.float32).reshape(b * fields, kh, kw, 2, ho * wo)
-    moved = moved.transpose(3, 0, 4, 1, 2)  # (2, B * G, Ho * Wo, kh, kw)
-    rows = moved[0].reshape(b * fields, ho, wo, kh, kw) + _grid(ho, kh, stride[0], padding[0], dilation[0])[0]
-    columns = moved[1].reshape(b * fields, ho, wo, kh, kw) + _grid(wo, kw, stride[1], padding[1], dilation[1])[1]
+    down, right = ops.unstack(moved.transpose(3, 0, 4, 1, 2))  # (B * G, Ho * Wo, kh, kw) each
+    rows = down.reshape(b * fields, ho, wo, kh, kw) + _grid(ho, kh, stride[0], padding[0], dilation[0])[0]
+    columns = right.reshape(b * fields, ho, wo, kh, kw) + _grid(wo, kw, stride[1], padding[1], dilation[1])[1]
     # One row of the table is one pixel's channels that move together: (B * G * H * W, C / G)
     table = x.astype(ms.float32).reshape(b * fields, c // fields, h * w).swapaxes(1, 2).reshape(-1, c // fields)
     first = _first_rows(b * fields, h * w)
