@@ -140,11 +140,12 @@ def test_an_option_that_the_optimizer_has_not_is_refused(changes, message):
         optimizer_for(Weights(), **changes)
 
 
-def test_sophia_estimates_the_curvature_every_k_updates_from_labels_that_it_draws():
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_sophia_estimates_the_curvature_every_k_updates_from_labels_that_it_draws(accumulate):
     network = Linear()
     options = options_for(opt="sophiag", k=2, rho=0.5, weight_decay=0.0)
     optimizer = build_optimizer(options, network, Schedule(options, 1))
-    step = TrainStep(Objective(network, nn.CrossEntropyLoss()), optimizer, LossScale(8.0))
+    step = TrainStep(Objective(network, nn.CrossEntropyLoss()), optimizer, LossScale(8.0), accumulate=accumulate)
     x, _ = data()
     h, draws = np.zeros((3, 2)), optimizer.uniform.asnumpy()
     assert abs(draws.mean() - 0.5) < 0.01
@@ -155,7 +156,8 @@ def test_sophia_estimates_the_curvature_every_k_updates_from_labels_that_it_draw
             drawn = (draws[update * 2 : update * 2 + 4] > p[:, 0]).astype(int)
             gradient = x.T @ (p - np.eye(2)[drawn]) / 4
             h = 0.99 * h + 0.01 * 4 * gradient**2
-        step(Tensor(x), Tensor(np.ones(4, np.int32)))
+        for _ in range(accumulate):
+            step(Tensor(x), Tensor(np.ones(4, np.int32)))
         np.testing.assert_allclose(optimizer.h[0].asnumpy(), h, rtol=1e-4)
 
 

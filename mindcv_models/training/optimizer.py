@@ -188,9 +188,9 @@ class SophiaG(GroupedOptimizer):
         self.uniform = Tensor(np.random.RandomState(0).rand(self.DRAWS), ms.float32)
         self.m, self.h = self.moments("sophia_m"), self.moments("sophia_h")
 
-    def is_due(self):
-        """Whether the curvature is to be estimated before the next update."""
-        return self.global_step % self.k == 0
+    def is_due(self) -> bool:
+        """Whether the curvature is to be estimated before the next update; waits for the one before."""
+        return int(self.global_step.asnumpy()) % self.k == 0
 
     def draws(self, images, rank, ranks):
         """Uniform numbers ``(images,)`` for the labels of this rank's share of the update's images."""

@@ -1,4 +1,4 @@
-"""One training step, compiled as a whole."""
+"""One training step, compiled as a whole; Sophia-G's look at the curvature is a second graph."""
 
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
@@ -71,12 +71,9 @@ class TrainStep(nn.Cell):
         if accumulate > 1:
             self.sums = self.weights.clone("accumulated", init="zeros")
             self.batches = Parameter(Tensor(0, ms.int32), name="accumulated_batches", requires_grad=False)
-        self.rank, self.ranks = world.rank, world.size
-        self.estimates = isinstance(optimizer, SophiaG)
-        if self.estimates:
-            self.sampled_gradients = ms.grad(self.scaled_sampled_loss, None, self.weights)
-            self.statistics = ParameterTuple([p for p in objective.network.get_parameters() if "moving_" in p.name])
-            self.kept = self.statistics.clone("kept", init="zeros")
+        self.curvature = None
+        if isinstance(optimizer, SophiaG):
+            self.curvature = CurvatureStep(objective, optimizer, self.loss_scale, world)
         self.set_train()
 
     def start_epoch(self, progress: float) -> bool:
@@ -93,18 +90,20 @@ class TrainStep(nn.Cell):
         loss = self.objective(images, labels)
         return loss * self.loss_scale.value if self.loss_scale.scales else loss
 
-    def scaled_sampled_loss(self, images, draws):
-        loss = self.objective.sampled(images, draws)
-        return loss * self.loss_scale.value if self.loss_scale.scales else loss
+    def __call__(self, images, labels):
+        if self.curvature is not None and self.begins_update() and self.optimizer.is_due():
+            self.curvature(images)
+        return super().__call__(images, labels)
+
+    def begins_update(self) -> bool:
+        return self.accumulate == 1 or int(self.batches.asnumpy()) == 0
 
     def construct(self, images, labels):
         loss, gradients = self.value_and_grad(images, labels)
-        if self.estimates:
-            loss = ops.depend(loss, self.estimate(images))
         if self.loss_scale.scales:
             factor = 1 / self.loss_scale.value
             loss = loss * factor
-            gradients = self.scaled(gradients, factor)
+            gradients = scaled(gradients, factor)
         if self.accumulate == 1:
             return ops.depend(self.mean_over_ranks((loss,))[0], self.update(gradients))
         done = ops.assign_add(self.batches, Tensor(1, ms.int32))
@@ -114,25 +113,8 @@ class TrainStep(nn.Cell):
             loss = ops.depend(loss, self.update_from_sums())
         return loss
 
-    def estimate(self, images):
-        """Give the optimizer the curvature at these images, if it is due, before their update."""
-        due = self.optimizer.is_due()
-        if self.accumulate > 1:
-            due = ops.logical_and(due, self.batches == 0)
-        done = due
-        if due:
-            count = images.shape[0]
-            # Batch normalisation has counted these images already, and must not do so twice.
-            images = ops.depend(images, self.map(put, self.kept, self.statistics))
-            gradients = self.sampled_gradients(images, self.optimizer.draws(count, self.rank, self.ranks))
-            gradients = self.mean_over_ranks(self.scaled(gradients, 1 / self.loss_scale.value))
-            usable = all_finite(gradients) if self.loss_scale.checks else due
-            done = ops.depend(done, self.optimizer.estimate(gradients, count * self.ranks, usable))
-            done = ops.depend(done, self.map(put, self.statistics, self.kept))
-        return done
-
     def update_from_sums(self):
-        done = self.update(self.scaled(self.sums, 1 / self.accumulate))
+        done = self.update(scaled(self.sums, 1 / self.accumulate))
         done = ops.depend(done, ops.assign(self.batches, Tensor(0, ms.int32)))
         return ops.depend(done, self.map(clear, self.sums))
 
@@ -155,8 +137,42 @@ class TrainStep(nn.Cell):
             done = ops.depend(self.ema(), done)
         return done
 
-    def scaled(self, tensors, factor):
-        return self.map(ops.partial(multiply, factor), tensors)
+
+class CurvatureStep(nn.Cell):
+    """Give Sophia-G the curvature at a batch of images ``(B, C, H, W)``, averaged over devices.
+
+    Returns whether it was finite, without which it does not count. A graph of its own, since MindSpore does not
+    differentiate reliably within a branch of :class:`TrainStep`'s.
+    """
+
+    def __init__(self, objective, optimizer: SophiaG, loss_scale: LossScale, world: World):
+        super().__init__(auto_prefix=False)
+        self.objective = objective
+        self.optimizer = optimizer
+        self.loss_scale = loss_scale
+        self.rank, self.ranks = world.rank, world.size
+        self.map = ops.HyperMap()
+        self.mean_over_ranks = AllReduceMean(world)
+        self.gradients = ms.grad(self.scaled_loss, None, optimizer.parameters)
+        self.statistics = ParameterTuple([p for p in objective.network.get_parameters() if "moving_" in p.name])
+        self.kept = self.statistics.clone("kept", init="zeros")
+
+    def scaled_loss(self, images, draws):
+        return self.objective.sampled(images, draws) * self.loss_scale.value
+
+    def construct(self, images):
+        count = images.shape[0]
+        # The training step counts these images in batch normalisation; they must not count twice.
+        images = ops.depend(images, self.map(put, self.kept, self.statistics))
+        gradients = self.gradients(images, self.optimizer.draws(count, self.rank, self.ranks))
+        gradients = self.mean_over_ranks(scaled(gradients, 1 / self.loss_scale.value))
+        finite = all_finite(gradients)
+        done = self.optimizer.estimate(gradients, count * self.ranks, finite)
+        return ops.depend(ops.depend(finite, done), self.map(put, self.statistics, self.kept))
+
+
+def scaled(tensors, factor):
+    return ops.HyperMap()(ops.partial(multiply, factor), tensors)
 
 
 def all_finite(tensors):
