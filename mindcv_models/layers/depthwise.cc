@@ -6,13 +6,16 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <numeric>
 #include <vector>
 
 namespace {
 
-constexpr int64_t kBlock = 8;          // numbers that are computed at a time
-constexpr int64_t kWide = 4 * kBlock;  // where a row has as many left
+constexpr int64_t kLane = 8;          // numbers that are computed at a time
+constexpr int64_t kTile = 8 * kLane;  // outputs that are summed up at a time: in a row, or in rows below each other
+
+typedef float Lane __attribute__((vector_size(kLane * sizeof(float))));
 
 struct Shapes {
   Shapes(const int64_t *in, const int64_t *out)
@@ -28,8 +31,8 @@ template <int size, int stride>
 class Padded {
  public:
   explicit Padded(const Shapes &shapes)
-      : height_(shapes.height), width_(shapes.width), pitch_(shapes.out_width + size / stride + kWide),
-        data_((stride * (shapes.out_height - 1) + size) * stride * pitch_) {}
+      : height_(shapes.height), width_(shapes.width), pitch_(shapes.out_width + size / stride),
+        data_((stride * (shapes.out_height - 1 + kTile / kLane) + size) * stride * pitch_ + kTile) {}
 
   int64_t pitch() const { return stride * stride * pitch_; }  // from the row that one output meets to the next
   float *tap(int64_t y, int64_t x) { return data_.data() + (y * stride + x % stride) * pitch_ + x / stride; }
@@ -48,29 +51,48 @@ class Padded {
     constexpr int64_t margin = size / 2;
     for (int64_t y = 0; y < height_; ++y) {
       for (int64_t phase = 0; phase < stride; ++phase) {
-        float *row = tap(y + margin, phase);
-        int64_t i = (margin - phase + stride - 1) / stride;  // where the first column of the map with this phase lies
-        for (int64_t x = i * stride + phase - margin; x < width_; x += stride) function(row[i++], y * width_ + x);
+        const int64_t first = (margin - phase + stride - 1) / stride;  // where the map's first column of this phase lies
+        const int64_t x = first * stride + phase - margin, count = (width_ - x + stride - 1) / stride;
+        float *row = tap(y + margin, phase) + first;
+        for (int64_t i = 0; i < count; ++i) function(row[i], y * width_ + x + i * stride);
       }
     }
   }
 
   int64_t height_, width_, pitch_;
-  std::vector<float> data_;
+  std::vector<float> data_;  // with what tiles at the ends read in vain
 };
 
-// The bias and all taps of `block` outputs next to each other, of which `count` are wanted.
-template <int64_t block, int size, int stride>
-void sum_taps(Padded<size, stride> &map, int64_t offset, const float *kernel, float bias, float *out, int64_t count) {
-  float sums[block];
-  std::fill_n(sums, block, 0.f);
+// The bias and all taps of a tile of outputs, `columns` wide, of which `height` x `width` are wanted.
+template <int columns, int size, int stride>
+void sum_taps(Padded<size, stride> &map, int64_t offset, const float *kernel, float bias, float *out, int64_t pitch,
+              int64_t height, int64_t width) {
+  constexpr int lanes = columns / kLane, rows = kTile / columns;
+  Lane sums[rows][lanes] = {};
   for (int y = 0; y < size; ++y) {
     for (int x = 0; x < size; ++x) {
-      const float *row = map.tap(y, x) + offset;
-      for (int64_t i = 0; i < block; ++i) sums[i] += kernel[y * size + x] * row[i];
+      const float *taps = map.tap(y, x) + offset;
+      for (int row = 0; row < rows; ++row) {
+        for (int lane = 0; lane < lanes; ++lane) {
+          Lane met;
+          std::memcpy(&met, taps + row * map.pitch() + lane * kLane, sizeof(Lane));
+          sums[row][lane] += kernel[y * size + x] * met;
+        }
+      }
     }
   }
-  for (int64_t i = 0; i < std::min(block, count); ++i) out[i] = sums[i] + bias;
+  for (int64_t row = 0; row < std::min<int64_t>(rows, height); ++row)
+    for (int64_t x = 0; x < std::min<int64_t>(columns, width); ++x)
+      out[row * pitch + x] = sums[row][x / kLane][x % kLane] + bias;
+}
+
+// The tiles of the result below each other from column `x` on; returns how many columns that are.
+template <int columns, int size, int stride>
+int64_t sum_strip(Padded<size, stride> &map, int64_t x, const float *kernel, float bias, float *out, const Shapes &s) {
+  for (int64_t y = 0; y < s.out_height; y += kTile / columns)
+    sum_taps<columns>(map, y * map.pitch() + x, kernel, bias, out + y * s.out_width + x, s.out_width, s.out_height - y,
+                      s.out_width - x);
+  return columns;
 }
 
 // tensors: maps (B, C, H, W), weight (C * M, 1, K, K), bias (C * M), result (B, C * M, Ho, Wo)
@@ -90,13 +112,11 @@ int convolve(void **tensors, int64_t **dimensions) {
         const int64_t channel = plane % s.channels * s.multiplier + m;
         const float *kernel = weight + channel * size * size;
         float *out = result + (plane * s.multiplier + m) * s.out_size();
-        for (int64_t y = 0; y < s.out_height; ++y, out += s.out_width) {
-          const int64_t row = y * map.pitch();
-          int64_t x = 0;
-          for (; s.out_width - x > kWide / 2; x += kWide)
-            sum_taps<kWide>(map, row + x, kernel, biases[channel], out + x, s.out_width - x);
-          for (; x < s.out_width; x += kBlock)
-            sum_taps<kBlock>(map, row + x, kernel, biases[channel], out + x, s.out_width - x);
+        for (int64_t x = 0; x < s.out_width;) {
+          const int64_t left = s.out_width - x;
+          x += left > 2 * kLane ? sum_strip<4 * kLane>(map, x, kernel, biases[channel], out, s)
+               : left > kLane   ? sum_strip<2 * kLane>(map, x, kernel, biases[channel], out, s)
+                                : sum_strip<kLane>(map, x, kernel, biases[channel], out, s);
         }
       }
     }
@@ -107,10 +127,10 @@ int convolve(void **tensors, int64_t **dimensions) {
 // What one tap adds to the gradient of the map, and returns to that of its weight. `rows` are of `width` numbers.
 double one_tap(const float *__restrict rows, int64_t height, int64_t width, float weight, const float *__restrict map,
                float *__restrict gradient, int64_t pitch) {
-  float sums[kBlock] = {};
+  float sums[kLane] = {};
   for (int64_t y = 0; y < height; ++y, rows += width, map += pitch, gradient += pitch) {
-    for (int64_t x = 0; x < width; x += kBlock) {
-      for (int64_t i = x; i < x + kBlock; ++i) {
+    for (int64_t x = 0; x < width; x += kLane) {
+      for (int64_t i = x; i < x + kLane; ++i) {
         gradient[i] += weight * rows[i];
         sums[i - x] += map[i] * rows[i];
       }
@@ -129,7 +149,7 @@ int differentiate(void **tensors, int64_t **dimensions) {
   float *maps_gradient = static_cast<float *>(tensors[3]), *weight_gradient = static_cast<float *>(tensors[4]);
   float *bias_gradient = static_cast<float *>(tensors[5]);
   const Shapes s(dimensions[0], dimensions[2]);
-  const int64_t width = (s.out_width + kBlock - 1) / kBlock * kBlock, taps = size * size;
+  const int64_t width = (s.out_width + kLane - 1) / kLane * kLane, taps = size * size;
 #pragma omp parallel
   {
     Padded<size, stride> map(s), gradient(s);
