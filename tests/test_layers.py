@@ -21,6 +21,7 @@ from mindcv_models.layers import (
     convolution,
 )
 from mindcv_models.layers.activation import _RationalGELU
+from mindcv_models.layers.convolution import FusibleConv2d
 
 
 @pytest.fixture(params=[0, 1], ids=["graph", "pynative"])
@@ -124,8 +125,13 @@ def test_loops_do_not_depend_on_the_batch():
 
 
 @pytest.mark.parametrize(("group", "kernel", "stride"), [(1, 3, 1), (2, 3, 1), (4, 5, 1), (4, 3, 4), (4, 1, 1)])
-def test_other_convolutions_are_plain(group, kernel, stride):
-    assert type(Conv2d(4, 4, kernel, stride, group=group)) is nn.Conv2d
+@pytest.mark.parametrize(("has_bias", "training"), [(True, False), (True, True), (False, False)])
+def test_other_convolutions_equal_the_plain_one(mode, group, kernel, stride, has_bias, training):
+    own = Conv2d(4, 6 * group, kernel, stride, group=group, has_bias=has_bias).set_train(training)
+    assert type(own) is FusibleConv2d
+    options = {"group": group, "has_bias": has_bias, "pad_mode": "pad", "padding": kernel // 2, "bias_init": "ones"}
+    plain = nn.Conv2d(4, 6 * group, kernel, stride, **options)
+    assert_same(own, plain, np.random.default_rng(0).standard_normal((2, 4, 9, 10)))
 
 
 def test_a_copy_of_loops_has_parameters_of_its_own():
@@ -150,7 +156,7 @@ def test_without_its_loops_a_convolution_is_plain_and_a_warning_says_so(damage, 
         digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
         (tmp_path / f"depthwise_{digest}.so").write_bytes(b"no library")
     monkeypatch.setattr(convolution, "_SOURCE", source)
-    assert type(Conv2d(4, 4, 3, group=4)) is nn.Conv2d
+    assert type(Conv2d(4, 4, 3, group=4)) is FusibleConv2d
     (record,) = caplog.records
     assert record.getMessage().startswith("depthwise runs several times slower: ")
     assert len(list(tmp_path.iterdir())) == (1 if damage == "compiler" else 2)  # nothing half-made is left

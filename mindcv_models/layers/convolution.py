@@ -17,8 +17,18 @@ def Conv2d(in_channels, out_channels, kernel_size, stride=1, *, group=1, **kwarg
     library = backend.compile_loops(_SOURCE) if known else None
     options = {"pad_mode": "pad", "padding": kernel_size // 2, "group": group, **kwargs}
     if library is None:
-        return nn.Conv2d(in_channels, out_channels, kernel_size, stride, **options)
+        cell = FusibleConv2d if backend.fuse_elementwise() else nn.Conv2d
+        return cell(in_channels, out_channels, kernel_size, stride, **options)
     return DepthwiseConv2d(library, in_channels, out_channels, kernel_size, stride, **options)
+
+
+class FusibleConv2d(nn.Conv2d):
+    """A convolution whose bias is plain arithmetic in evaluation, fused with what follows."""
+
+    def construct(self, x):
+        if self.training or not self.has_bias:
+            return super().construct(x)
+        return self.conv2d(x, self.weight) + self.bias.reshape(-1, 1, 1)
 
 
 class _Loops(ops.Custom):
