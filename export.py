@@ -11,7 +11,6 @@ file's metadata_props, in a MINDIR's user_info.
 """
 
 import logging
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from mindcv_models import backend, create_model
 from mindcv_models.checkpoint import load_weights
 from mindcv_models.cli import run
 from mindcv_models.commandline import option, parse
+from mindcv_models.config import check_preparation
 from mindcv_models.data import EvalTransform
 from mindcv_models.errors import InputError
 from mindcv_models.evaluation.names import find_class_names
@@ -74,21 +74,7 @@ def check(options: ExportOptions) -> None:
     check_format(Path(options.output))
     if options.batch_size is not None and options.batch_size < 1:
         raise InputError(f"batch_size is {options.batch_size}, but must be at least 1, or None for any.")
-    for name in ("num_classes", "in_channels"):
-        if getattr(options, name) < 1:
-            raise InputError(f"{name} is {getattr(options, name)}, but must be at least 1.")
-    if options.crop_pct is not None and not 0 < options.crop_pct <= 1:
-        raise InputError(f"crop_pct is {options.crop_pct}, but must be above 0 and at most 1.")
-    for name, least in (("mean", -math.inf), ("std", 0)):
-        values = getattr(options, name)
-        if values is not None and not (len(values) == options.in_channels and least < min(values) < math.inf):
-            raise InputError(
-                f"{name} is {' '.join(map(str, values))}, but must be a number{' above 0' * (least == 0)} for each of "
-                f"in_channels, {options.in_channels}."
-            )
-    size = options.image_resize
-    if size is not None and (len(size) not in (1, 2) or min(size) < 1):
-        raise InputError(f"image_resize is {' '.join(map(str, size))}, but must be one size, or height and width.")
+    check_preparation(options)
 
 
 def preparation_of(options: ExportOptions) -> Preparation:

@@ -10,7 +10,7 @@ import yaml
 from .commandline import option, parse, show
 from .errors import InputError, nearest
 
-__all__ = ["Options", "parse_options", "save_options"]
+__all__ = ["Options", "check_preparation", "parse_options", "save_options"]
 
 T = TypeVar("T", bound="Options")
 
@@ -319,7 +319,7 @@ def _read_mapping(path, known):
 def _check(options: Options) -> None:
     """Refuse values that could not work together, before anything is built."""
     for name in ("batch_size", "epoch_size", "num_parallel_workers", "gradient_accumulation_steps", "log_interval",
-                 "val_interval", "ckpt_save_interval", "in_channels"):  # fmt: skip
+                 "val_interval", "ckpt_save_interval"):  # fmt: skip
         if getattr(options, name) < 1:
             raise InputError(f"{name} is {getattr(options, name)}, but must be at least 1.")
     for name in ("scale", "ratio", "re_scale", "re_ratio"):
@@ -328,8 +328,7 @@ def _check(options: Options) -> None:
     if options.dataset.lower() not in DATASETS:
         hint = nearest(options.dataset, DATASETS, f"choose from {', '.join(DATASETS[1:])}, or '' for an image folder.")
         raise InputError(f"dataset is {options.dataset!r}, which is not known: {hint}")
-    if options.num_classes is not None and options.num_classes < 1:
-        raise InputError(f"num_classes is {options.num_classes}, but must be at least 1.")
+    check_preparation(options)
     _check_augmentation(options)
     if options.loss_scale < 1:
         raise InputError(f"loss_scale is {options.loss_scale}, but must be at least 1.")
@@ -345,6 +344,34 @@ def _check(options: Options) -> None:
     _check_objective(options)
 
 
+def check_preparation(options) -> None:
+    """Refuse values by which no image could be made ready for a network.
+
+    Args:
+        options: :class:`Options`, or others with ``num_classes``, ``in_channels``, ``image_resize``, ``crop_pct``,
+            ``mean`` and ``std``.
+
+    Raises:
+        InputError: naming the option.
+    """
+    for name in ("num_classes", "in_channels"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise InputError(f"{name} is {getattr(options, name)}, but must be at least 1.")
+    if options.image_resize is not None and (len(options.image_resize) not in (1, 2) or min(options.image_resize) < 1):
+        raise InputError(
+            f"image_resize is {show(list(options.image_resize))}, but must be one size, or height and width."
+        )
+    for name, low in (("mean", 0), ("std", 1e-6)):
+        values = getattr(options, name)
+        if values is not None and not (len(values) == options.in_channels and all(low <= v <= 255 for v in values)):
+            raise InputError(
+                f"{name} is {show(list(values))}, but must be {options.in_channels} numbers, one for each channel, "
+                f"{'above 0' if low else 'from 0'} to 255."
+            )
+    if options.crop_pct is not None and not 0 < options.crop_pct <= 1:
+        raise InputError(f"crop_pct is {options.crop_pct}, but must be above 0 and at most 1.")
+
+
 def _check_augmentation(options: Options) -> None:
     for name in ("hflip", "vflip", "re_prob", "cutmix_prob"):
         if not 0 <= getattr(options, name) <= 1:
@@ -356,10 +383,6 @@ def _check_augmentation(options: Options) -> None:
         low, high = getattr(options, name)
         if not 0 < low <= high:
             raise InputError(f"{name} is {low} {high}, but must be positive, the smaller number first.")
-    if options.image_resize is not None and (len(options.image_resize) > 2 or min(options.image_resize) < 1):
-        raise InputError(
-            f"image_resize is {show(list(options.image_resize))}, but must be one size, or height and width."
-        )
     if len(options.color_jitter or (0,)) not in (1, 3):
         raise InputError(
             f"color_jitter is {show(list(options.color_jitter))}, but must be one strength, or three: for brightness, "
@@ -369,15 +392,6 @@ def _check_augmentation(options: Options) -> None:
     numbers = all(isinstance(value, (int, float)) for value in values)
     if options.re_value != "random" and not (numbers and len(values) in (1, options.in_channels)):
         raise InputError(f"re_value is {options.re_value!r}, but must be a number, one for each channel, or random.")
-    for name, low in (("mean", 0), ("std", 1e-6)):
-        values = getattr(options, name)
-        if values is not None and not (len(values) == options.in_channels and all(low <= v <= 255 for v in values)):
-            raise InputError(
-                f"{name} is {show(list(values))}, but must be {options.in_channels} numbers, one for each channel, "
-                f"{'above 0' if low else 'from 0'} to 255."
-            )
-    if options.crop_pct is not None and not 0 < options.crop_pct <= 1:
-        raise InputError(f"crop_pct is {options.crop_pct}, but must be above 0 and at most 1.")
     if options.val_ratio is not None and not 0 < options.val_ratio < 1:
         raise InputError(f"val_ratio is {options.val_ratio}, but must be between 0 and 1.")
     if options.num_samples is not None and options.num_samples < 1:

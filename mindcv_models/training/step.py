@@ -141,7 +141,7 @@ class TrainStep(nn.Cell):
 class CurvatureStep(nn.Cell):
     """Give Sophia-G the curvature at a batch of images ``(B, C, H, W)``, averaged over devices.
 
-    Returns whether it was finite, without which it does not count. A graph of its own, since MindSpore does not
+    Returns whether it is finite; one that is not does not count. A graph of its own, since MindSpore does not
     differentiate reliably within a branch of :class:`TrainStep`'s.
     """
 
