@@ -5,16 +5,19 @@ import importlib.util
 import os
 import re
 import signal
+from itertools import combinations
 from pathlib import Path
 
 import mindspore as ms
 import pytest
+from matplotlib.figure import Figure
 from mindspore import nn
 
 import benchmark
 import mindcv_models
 from mindcv_models import backend
 from mindcv_models.benchmark import Job, Timing, header, line, plot, row_of, subject, titles, worker
+from mindcv_models.benchmark.plot import write_names
 from mindcv_models.benchmark.published import PUBLISHED
 from mindcv_models.benchmark.subject import OutOfMemoryError, Subject
 from mindcv_models.errors import InputError
@@ -252,6 +255,16 @@ def test_the_picture_has_the_models_whose_accuracy_is_known(tmp_path):
     drawn = path.read_text()
     assert all(name in drawn for name in ("fastvit_t8", "fastvit_sa24", "resnet50", "on a CPU"))
     assert "squeezenet1_1" not in drawn
+
+
+def test_names_in_the_picture_do_not_cover_each_other():
+    axes = Figure(figsize=(8, 5), dpi=100, layout="constrained").subplots()
+    points = [(25.8, 82.0, "litv2_s"), (27.1, 82.1, "faster_vit_0_224"), (27.0, 82.2, "poolformer"), (60, 77, "far")]
+    axes.plot(*list(zip(*points))[:2], marker="o")
+    write_names(axes, points)
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert [text.get_text() for text in axes.texts] == [name for _, _, name in points]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
 
 
 WRONG = {

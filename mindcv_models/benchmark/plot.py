@@ -11,6 +11,9 @@ from .published import PUBLISHED
 
 __all__ = ["check_plot", "plot"]
 
+# Where a point's name may stand, in points from it, and the side of the name that is there; if none is free, the last.
+_PLACES = ((5, 4, "left"), (5, -10, "left"), (-5, 4, "right"), (-5, -10, "right"), (5, 4, "left"))
+
 
 def check_plot(path: str, models: Iterable[str]) -> None:
     """Raise InputError unless a picture of ``models`` can be drawn and written to ``path``."""
@@ -31,6 +34,7 @@ def plot(speeds: Mapping[str, float], path: str, title: str) -> None:
     Models of a family are joined by a line; one whose accuracy is not in ``PUBLISHED`` is left out.
     """
     from matplotlib.figure import Figure  # no window system, no global state
+    from matplotlib.ticker import LogLocator
 
     series = defaultdict(list)
     for model, speed in speeds.items():
@@ -39,17 +43,34 @@ def plot(speeds: Mapping[str, float], path: str, title: str) -> None:
     figure = Figure(figsize=(8, 5), dpi=100, layout="constrained")
     axes = figure.subplots()
     for name, points in series.items():
-        x, y, models = zip(*sorted(points))
+        x, y, _ = zip(*sorted(points))
         line = "none" if name.startswith("MindCV") else "-"
         axes.plot(x, y, marker="o", linestyle=line, label=name)
-        for point in zip(x, y, models):
-            axes.annotate(point[2], point[:2], (5, 4), textcoords="offset points", fontsize=8)
     axes.set(xscale="log", xlabel="images a second, measured", ylabel="top-1, %, published")
     axes.set_title(title, fontsize=9)
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
     axes.xaxis.set_minor_formatter("{x:g}")
     axes.margins(x=0.15)
     axes.grid(alpha=0.3, which="both")
     axes.legend()
+    write_names(axes, [point for points in series.values() for point in points])
     with aside(Path(path)) as partial:
         figure.savefig(partial)
+
+
+def write_names(axes, points):
+    """The name of each point ``(x, y, name)`` beside it, where it covers neither another name nor a point if it can."""
+    from matplotlib.transforms import Bbox
+
+    axes.figure.draw_without_rendering()  # which settles where the points are
+    corners = axes.transData.transform([point[:2] for point in points])
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in corners]
+    for x, y, name in points:
+        text = axes.annotate(name, (x, y), (0, 0), textcoords="offset points", fontsize=8)
+        for right, up, side in _PLACES:
+            text.set(position=(right, up), horizontalalignment=side)
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(box)
