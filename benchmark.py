@@ -23,9 +23,9 @@ import numpy as np
 from mindcv.models.registry import is_model
 
 from mindcv_models.benchmark import Job, check_plot, header, line, measure, plot, row_of, titles, write_csv
-from mindcv_models.cli import run
-from mindcv_models.commandline import option, parse
 from mindcv_models.errors import InputError, nearest
+from mindcv_models.options import option, parse
+from mindcv_models.process import run
 
 
 @dataclass

@@ -15,9 +15,9 @@ from typing import Any, Dict, Optional, Tuple
 os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
 
 from mindcv_models.checkpoint.convert import DTYPES, Conversion, convert_checkpoint, export_to_torch, verify_logits
-from mindcv_models.cli import run
-from mindcv_models.commandline import option, parse
 from mindcv_models.errors import InputError
+from mindcv_models.options import option, parse
+from mindcv_models.process import run
 
 logger = logging.getLogger("convert_torch_weights")
 

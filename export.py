@@ -23,14 +23,13 @@ from mindcv.models.registry import get_pretrained_cfg
 
 from mindcv_models import backend, create_model
 from mindcv_models.checkpoint import load_weights
-from mindcv_models.cli import run
-from mindcv_models.commandline import option, parse
-from mindcv_models.config import check_preparation
-from mindcv_models.data import EvalTransform
+from mindcv_models.classification.names import find_class_names
+from mindcv_models.classification.transforms import EvalTransform
 from mindcv_models.errors import InputError
-from mindcv_models.evaluation.names import find_class_names
 from mindcv_models.export import Preparation, check_format, export
 from mindcv_models.input_size import refused_sizes
+from mindcv_models.options import check_preparation, option, parse
+from mindcv_models.process import run
 
 logger = logging.getLogger("export")
 

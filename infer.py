@@ -20,16 +20,17 @@ from typing import Optional, Tuple
 os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
 
 from mindcv_models import create_model, reparameterize
+from mindcv_models.cells import cast_network
 from mindcv_models.checkpoint import load_weights
-from mindcv_models.cli import output_folder, run, set_up
-from mindcv_models.commandline import option
-from mindcv_models.config import Options, parse_options
-from mindcv_models.data import IMAGE_SUFFIXES, EvalTransform
+from mindcv_models.classification.cam import draw_activations
+from mindcv_models.classification.names import find_class_names
+from mindcv_models.classification.predict import VIEWS, Predictor, probabilities
+from mindcv_models.classification.transforms import EvalTransform
+from mindcv_models.data.files import IMAGE_SUFFIXES
 from mindcv_models.errors import InputError
-from mindcv_models.evaluation import VIEWS, Predictor, cast_network, probabilities
-from mindcv_models.evaluation.cam import draw_activations
-from mindcv_models.evaluation.names import find_class_names
 from mindcv_models.input_size import refused_sizes
+from mindcv_models.options import Options, option, parse_options
+from mindcv_models.process import output_folder, run, set_up
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".webp", ".tif", ".tiff")
 
@@ -58,7 +59,9 @@ def main():
     names = find_class_names(options.class_names, Path(options.ckpt_path), options.num_classes)
     network = create_model(options.model, num_classes=len(names), **(options.model_kwargs or {}))
     load_weights(network, options.ckpt_path, options.averages)
-    network = cast_network(reparameterize(network) if options.reparam else network, options)
+    network = cast_network(
+        reparameterize(network) if options.reparam else network, options.amp_level, options.amp_cast_list
+    )
     batch, transform = min(options.batch_size, len(paths)), EvalTransform.resolve(options)
     predictor = Predictor(
         network, len(names), transform, batch, options.num_parallel_workers, VIEWS[options.tta], upright=True

@@ -11,12 +11,14 @@ from contextlib import nullcontext
 
 os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
 
-from mindcv_models.cli import output_folder, run, set_up
-from mindcv_models.config import parse_options, save_options
-from mindcv_models.data import EvalTransform, create_train_loader, prepare
-from mindcv_models.evaluation import build_validation
-from mindcv_models.evaluation.names import save_class_names
+from mindcv_models.classification.folders import prepare
+from mindcv_models.classification.loader import create_train_loader
+from mindcv_models.classification.names import save_class_names
+from mindcv_models.classification.transforms import EvalTransform
+from mindcv_models.classification.validator import build_validation
 from mindcv_models.input_size import refused_sizes
+from mindcv_models.options import parse_options, save_options
+from mindcv_models.process import output_folder, run, set_up
 from mindcv_models.training import CheckpointKeeper, Schedule, Trainer, build_network, build_step, networks_of
 from mindcv_models.training.report import write_report
 from mindcv_models.training.tensorboard import TensorBoard

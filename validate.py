@@ -14,11 +14,15 @@ os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors 
 from mindspore import Tensor
 
 from mindcv_models import create_model, reparameterize
+from mindcv_models.cells import cast_network
 from mindcv_models.checkpoint import load_average, load_weights, save_checkpoint
-from mindcv_models.cli import output_folder, run, set_up
-from mindcv_models.config import parse_options
-from mindcv_models.evaluation import Study, ValidateOptions, cast_network, csv_table, markdown_table, write_text
+from mindcv_models.classification.study import Study
+from mindcv_models.classification.validate_options import ValidateOptions
+from mindcv_models.evaluation import csv_table, markdown_table
+from mindcv_models.files import write_text
 from mindcv_models.input_size import refused_sizes
+from mindcv_models.options import parse_options
+from mindcv_models.process import output_folder, run, set_up
 
 logger = logging.getLogger("validate")
 
@@ -40,7 +44,7 @@ def main():
     for name in load_each(network, options, world):
         form = reparameterize(network) if options.reparam else network
         if evaluated is None:
-            evaluated = cast_network(form, options)
+            evaluated = cast_network(form, options.amp_level, options.amp_cast_list)
             validate = study.validator(evaluated)
         elif form is not evaluated:  # new weights in the graph that is compiled already
             for parameter, value in zip(evaluated.get_parameters(), form.get_parameters()):

@@ -16,8 +16,8 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from .backend import device_target, has_sync_batch_norm
+from .cells import set_value
 from .errors import InputError, RunError
-from .parameters import set_value
 
 __all__ = [
     "ONE_DEVICE",

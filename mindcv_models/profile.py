@@ -9,7 +9,7 @@ from typing import Tuple
 import numpy as np
 from mindspore import nn
 
-from .export.mindir import Graph, Node, capture
+from .graph import Graph, Node, capture
 
 __all__ = ["Profile", "count_operators", "profile"]
 

@@ -10,13 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
-from mindcv_models.distributed import (
-    average_parameters,
-    broadcast_parameters,
-    join_world,
-    launcher,
-    sum_over_ranks,
-)
+from mindcv_models.distributed import average_parameters, broadcast_parameters, join_world, launcher, sum_over_ranks
 from mindcv_models.training import Objective, TrainStep
 
 IMAGES, STEPS = 32, 10

@@ -8,14 +8,14 @@ from mindspore import Tensor
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from sklearn.datasets import load_sample_image
 
-from mindcv_models.config import Options
-from mindcv_models.data import augment
-from mindcv_models.data.augment import FILTERS, ColorJitter, _Surface, create_augment
+from mindcv_models.classification import augment
+from mindcv_models.classification.augment import FILTERS, ColorJitter, _Surface, create_augment
+from mindcv_models.classification.mixing import Mixing
+from mindcv_models.classification.transforms import RandomErasing, RandomResizedCrop, TrainTransform
 from mindcv_models.data.images import decode
-from mindcv_models.data.mixing import Mixing
 from mindcv_models.data.order import generator
-from mindcv_models.data.transforms import RandomErasing, RandomResizedCrop, TrainTransform
 from mindcv_models.errors import InputError
+from mindcv_models.options import Options
 
 PHOTO = np.ascontiguousarray(load_sample_image("flower.jpg")[100:292, 200:424])
 GREY = (128, 128, 128)

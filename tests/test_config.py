@@ -2,8 +2,8 @@
 
 import pytest
 
-from mindcv_models.config import Options, parse_options, save_options
 from mindcv_models.errors import InputError
+from mindcv_models.options import Options, parse_options, save_options
 
 # MindCV's layout, old key names, numbers that YAML reads as text, and keys that mean nothing here.
 RECIPE = """

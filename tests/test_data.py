@@ -8,20 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindcv_models.config import Options, parse_options
-from mindcv_models.data import (
-    EvalTransform,
-    batches,
-    create_eval_loader,
-    create_train_loader,
-    find_bad_images,
-    prepare,
-    write_digits,
-)
+from mindcv_models.classification.eval_loader import batches, create_eval_loader
+from mindcv_models.classification.folders import find_bad_images, prepare, write_digits
+from mindcv_models.classification.loader import create_train_loader
+from mindcv_models.classification.transforms import EvalTransform, SmallImageTransform
 from mindcv_models.data.order import EpochOrder, generator
-from mindcv_models.data.transforms import SmallImageTransform
 from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError, RunError
+from mindcv_models.options import Options, parse_options
 
 
 def image_folder(root, train=(("a", 6), ("b", 7)), val=(("a", 3), ("b", 4))):

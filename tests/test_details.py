@@ -8,10 +8,8 @@ from PIL import Image
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score
 
-from mindcv_models.errors import InputError
-from mindcv_models.evaluation import Predictions
-from mindcv_models.evaluation.details import Details, calibrate
-from mindcv_models.evaluation.imagenet import (
+from mindcv_models.classification.details import Details, calibrate
+from mindcv_models.classification.imagenet import (
     ALEXNET_ERRORS,
     class_names,
     corruption_errors,
@@ -19,7 +17,9 @@ from mindcv_models.evaluation.imagenet import (
     real_accuracy,
     resolve_targets,
 )
-from mindcv_models.evaluation.plots import plot_details
+from mindcv_models.classification.plots import plot_details
+from mindcv_models.classification.predict import Predictions
+from mindcv_models.errors import InputError
 
 
 def predictions(images=200, classes=7, missing=()):

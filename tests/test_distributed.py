@@ -193,7 +193,8 @@ def test_two_ranks_killed_and_resumed_end_as_two_that_were_not(images, tmp_path)
 
 def test_msrun_trains_and_tells_its_ranks_apart(images, tmp_path):
     script = tmp_path / "script.py"
-    script.write_text("import train\nfrom mindcv_models import cli\nfrom tests import tiny\ncli.run(train.main)\n")
+    code = "import train\nfrom mindcv_models import process\nfrom tests import tiny\nprocess.run(train.main)\n"
+    script.write_text(code)
     launch = [str(BIN / "msrun"), "--worker_num=2", "--local_worker_num=2", "--master_port=18119", "--join=True",
               f"--log_dir={tmp_path / 'log'}", str(script)]  # fmt: skip
     more = ["--distribute", "True", "--epoch_size", "1"]

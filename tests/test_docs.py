@@ -18,8 +18,8 @@ from mindspore.parallel.cluster.run import get_args as msrun_arguments
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
 
-from mindcv_models.config import parse_options
 from mindcv_models.errors import InputError
+from mindcv_models.options import parse_options
 from tests.test_scripts import MINDCV_RECIPE
 from tools import docs_pages
 
@@ -264,8 +264,8 @@ def exists(name):
 
 
 def test_a_wrong_import_is_found():
-    code = "import mindcv_models\nfrom mindcv_models.litv2 import HiLow\nmindcv_models.fastvit.FastViT"
-    assert [n for n in names_of_this_project(ast.parse(code)) if not exists(n)] == ["mindcv_models.litv2.HiLow"]
+    code = "import mindcv_models\nfrom mindcv_models.models.litv2 import HiLow\nmindcv_models.models.fastvit.FastViT"
+    assert [n for n in names_of_this_project(ast.parse(code)) if not exists(n)] == ["mindcv_models.models.litv2.HiLow"]
 
 
 def broken_links(path, text):

@@ -6,7 +6,7 @@ import pytest
 from mindspore import nn
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 
-from mindcv_models.evaluation import Evaluator
+from mindcv_models.classification.validator import Evaluator
 
 
 class Flat(nn.Cell):

@@ -14,11 +14,12 @@ from mindspore import nn, ops
 from mindspore.train.mind_ir_pb2 import ModelProto
 
 import mindcv_models
-from mindcv_models import backend, export, fastervit, litv2
+from mindcv_models import backend, export
 from mindcv_models.checkpoint import save_checkpoint
 from mindcv_models.checkpoint.torch_weights import load_torch_state_dict
 from mindcv_models.errors import InputError
 from mindcv_models.export import check, files
+from mindcv_models.models import fastervit, litv2
 from tests import parity
 from tests.test_resume import small_disk
 from tests.test_scripts import call

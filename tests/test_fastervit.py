@@ -14,7 +14,7 @@ import mindcv_models
 from mindcv_models.checkpoint.names import is_counter, is_derived, torch_names
 from mindcv_models.checkpoint.torch_weights import load_torch_state_dict
 from mindcv_models.errors import InputError
-from mindcv_models.fastervit import VARIANTS
+from mindcv_models.models.fastervit import VARIANTS
 from tests import parity
 
 FAMILY = "fastervit"

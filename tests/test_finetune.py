@@ -6,8 +6,8 @@ from mindspore import Tensor
 
 from mindcv_models import create_model
 from mindcv_models.checkpoint import save_checkpoint
-from mindcv_models.config import Options
 from mindcv_models.distributed import ONE_DEVICE
+from mindcv_models.options import Options
 from mindcv_models.training import Schedule, build_network, build_step
 
 MODELS = ["fastvit_t8", "faster_vit_0_224", "litv2_s"]

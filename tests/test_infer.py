@@ -10,11 +10,12 @@ from mindspore import Tensor, nn
 from PIL import Image
 
 from mindcv_models import create_model, reparameterize
-from mindcv_models.data import EvalTransform, list_images
+from mindcv_models.classification.cam import ClassActivation, draw_activation, draw_activations
+from mindcv_models.classification.names import find_class_names
+from mindcv_models.classification.predict import Predictor
+from mindcv_models.classification.transforms import EvalTransform
+from mindcv_models.data.images import list_images
 from mindcv_models.errors import InputError
-from mindcv_models.evaluation import Predictor
-from mindcv_models.evaluation.cam import ClassActivation, draw_activation, draw_activations
-from mindcv_models.evaluation.names import find_class_names
 from tests.test_data import options
 from tests.test_predict import PHOTO
 from tests.test_scripts import call

@@ -11,9 +11,9 @@ from mindspore import nn, ops
 import mindcv_models
 from mindcv_models.checkpoint.names import torch_names
 from mindcv_models.checkpoint.torch_weights import load_torch_state_dict
-from mindcv_models.config import parse_options
 from mindcv_models.errors import InputError
-from mindcv_models.litv2 import VARIANTS, HiLo
+from mindcv_models.models.litv2 import VARIANTS, HiLo
+from mindcv_models.options import parse_options
 from tests import parity
 
 FAMILY = "litv2"

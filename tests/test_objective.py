@@ -7,9 +7,9 @@ from mindspore import Tensor, nn
 
 from mindcv_models import create_model
 from mindcv_models.checkpoint import save_checkpoint
-from mindcv_models.config import Options, parse_options
 from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError
+from mindcv_models.options import Options, parse_options
 from mindcv_models.training import (
     Distillation,
     Mesa,

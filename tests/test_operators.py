@@ -16,9 +16,10 @@ from mindspore import nn, ops
 from mindspore.ops import auto_generate, operations
 
 import mindcv_models
-from mindcv_models import backend, fastervit, fastvit, litv2
+from mindcv_models import backend
 from mindcv_models.checkpoint.torch_weights import load_torch_state_dict
-from mindcv_models.export.mindir import capture
+from mindcv_models.graph import capture
+from mindcv_models.models import fastervit, fastvit, litv2
 from tests import parity
 
 PLATFORMS = {"Ascend", "GPU", "CPU"}

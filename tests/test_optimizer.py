@@ -8,8 +8,8 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 
 import mindcv_models
-from mindcv_models.config import Options, parse_options
 from mindcv_models.errors import InputError
+from mindcv_models.options import Options, parse_options
 from mindcv_models.training import LossScale, Objective, Schedule, TrainStep, build_optimizer
 from mindcv_models.training.groups import freeze, layer_of_parameters, parameter_groups
 from tests.test_step import Linear, data

@@ -11,10 +11,11 @@ from mindcv.models.registry import is_model
 from mindspore import Tensor, nn
 
 from mindcv_models import create_model
-from mindcv_models.config import parse_options
-from mindcv_models.data import create_train_loader, prepare
+from mindcv_models.classification.folders import prepare
+from mindcv_models.classification.loader import create_train_loader
 from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError
+from mindcv_models.options import parse_options
 from mindcv_models.training import Schedule, build_network, build_step, learning_rates
 from tests.test_data import noise_folder
 

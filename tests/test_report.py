@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindcv_models.config import Options, save_options
 from mindcv_models.errors import InputError
+from mindcv_models.options import Options, save_options
 from mindcv_models.training.report import read_results, write_report
 from mindcv_models.training.tensorboard import TensorBoard
 

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 import train
-from mindcv_models import cli, create_model
+from mindcv_models import create_model, process
 from mindcv_models.checkpoint import save_checkpoint
-from mindcv_models.data import TrainLoader
+from mindcv_models.classification.loader import TrainLoader
 from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError
 from mindcv_models.training.state_files import StateFiles
@@ -49,7 +49,7 @@ def call(images, output, *more):
     argv, sys.argv = sys.argv, ["train.py", *arguments(images, output, *more)]
     try:
         with pytest.raises(SystemExit) as left:
-            cli.run(train.main)
+            process.run(train.main)
     finally:
         sys.argv = argv
     return left.value.code

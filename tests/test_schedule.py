@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
 
-from mindcv_models.config import Options, parse_options
 from mindcv_models.errors import InputError
+from mindcv_models.options import Options, parse_options
 from mindcv_models.training import Schedule, build_optimizer, learning_rates
 
 STEPS = 5  # updates an epoch

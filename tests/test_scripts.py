@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from mindspore import load_checkpoint
 
-from mindcv_models import cli
-from mindcv_models.config import parse_options
-from mindcv_models.data.transforms import TrainTransform
+from mindcv_models import process
+from mindcv_models.classification.transforms import TrainTransform
+from mindcv_models.options import parse_options
 from tests.test_data import image_folder
 
 ROOT = Path(__file__).parents[1]
@@ -84,7 +84,7 @@ def call(script, arguments, monkeypatch, capsys):
     """Exit status, standard output and standard error of a script, run in this process."""
     monkeypatch.setattr(sys, "argv", [f"{script}.py", *arguments])
     with pytest.raises(SystemExit) as left:
-        cli.run(importlib.import_module(script).main)
+        process.run(importlib.import_module(script).main)
     captured = capsys.readouterr()
     return left.value.code, captured.out, captured.err
 

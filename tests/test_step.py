@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from mindcv_models.parameters import set_value
+from mindcv_models.cells import set_value
 from mindcv_models.training import EMA, LossScale, Objective, TrainStep
 from mindcv_models.training.groups import Group
 from mindcv_models.training.optimizer import AdamW

@@ -87,7 +87,7 @@ def benchmark_arguments(tmp_path, *more):
 
 
 def test_a_subset_of_imagenet_guesses_among_its_own_classes(tmp_path, monkeypatch, capsys):
-    from mindcv_models.evaluation.imagenet import resolve_targets
+    from mindcv_models.classification.imagenet import resolve_targets
 
     image_folder(tmp_path, val=(("n01498041", 2), ("n12267677", 3)))
     more = ["--benchmark", "imagenet-a", "--skip_bad_images", "True"]

@@ -13,7 +13,7 @@ from mindcv.models.registry import register_model
 from mindspore import nn
 
 import train
-from mindcv_models import cli
+from mindcv_models import process
 from mindcv_models.layers import GELU
 from mindcv_models.training import state_files
 
@@ -61,4 +61,4 @@ def die_in_save(count):
 if __name__ == "__main__":
     if "DIE_IN_SAVE" in os.environ:
         die_in_save(int(os.environ["DIE_IN_SAVE"]))
-    cli.run(train.main)
+    process.run(train.main)

@@ -20,7 +20,7 @@ from mindspore import nn, ops
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mindcv_models.litv2 import HiLo, attend, linear, pad_to_multiple
+from mindcv_models.models.litv2 import HiLo, attend, linear, pad_to_multiple
 
 
 class MultiHead(HiLo):

@@ -23,11 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from mindcv_models.cli import run
-from mindcv_models.commandline import option, parse
-from mindcv_models.config import Options
-from mindcv_models.data import create_train_loader, prepare
+from mindcv_models.classification.folders import prepare
+from mindcv_models.classification.loader import create_train_loader
 from mindcv_models.distributed import ONE_DEVICE
+from mindcv_models.options import Options, option, parse
+from mindcv_models.process import run
 
 logger = logging.getLogger("data_benchmark")
 

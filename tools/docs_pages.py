@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 # Where the class of each script's options is.
 OPTIONS = {
-    "train.py": ("mindcv_models.config", "Options"),
-    "validate.py": ("mindcv_models.evaluation", "ValidateOptions"),
+    "train.py": ("mindcv_models.options", "Options"),
+    "validate.py": ("mindcv_models.classification.validate_options", "ValidateOptions"),
     "infer.py": ("infer", "InferOptions"),
     "export.py": ("export", "ExportOptions"),
     "convert_torch_weights.py": ("convert_torch_weights", "Options"),

@@ -26,11 +26,11 @@ from mindcv.models.registry import get_pretrained_cfg
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mindcv_models import backend, create_model, reparameterize
-from mindcv_models.cli import run
-from mindcv_models.commandline import option, parse
 from mindcv_models.errors import InputError
 from mindcv_models.export import check_format, to_onnx
 from mindcv_models.export.files import write_onnx_file
+from mindcv_models.options import option, parse
+from mindcv_models.process import run
 
 PAUSE = 0.2  # seconds, until the threads of the one before sleep: for a while after a call they spin and take cores
 COLUMNS = ("model", "batch", "ours ms", "PyTorch's ms", "MindSpore ms", "to PyTorch's", "to MindSpore")

@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mindcv_models import backend, create_model, reparameterize
 from mindcv_models.benchmark import Job
-from mindcv_models.cli import run
-from mindcv_models.commandline import option, parse
 from mindcv_models.errors import InputError
+from mindcv_models.options import option, parse
+from mindcv_models.process import run
 
 
 @dataclass

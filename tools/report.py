@@ -9,8 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mindcv_models.cli import run
 from mindcv_models.errors import InputError
+from mindcv_models.process import run
 from mindcv_models.training.report import write_report
 
 

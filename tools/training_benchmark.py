@@ -21,10 +21,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from mindcv_models.cli import run, set_up
-from mindcv_models.commandline import option
-from mindcv_models.config import Options, parse_options
-from mindcv_models.data import create_train_loader, prepare
+from mindcv_models.classification.folders import prepare
+from mindcv_models.classification.loader import create_train_loader
+from mindcv_models.options import Options, option, parse_options
+from mindcv_models.process import run, set_up
 from mindcv_models.training import CheckpointKeeper, Schedule, Trainer, build_network, build_step
 from tools.data_benchmark import write_photographs
 

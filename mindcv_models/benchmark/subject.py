@@ -9,9 +9,9 @@ import numpy as np
 from mindcv.models.registry import get_pretrained_cfg
 
 from .. import backend
-from ..cli import set_up
-from ..config import Options
 from ..input_size import refused_sizes
+from ..options import Options
+from ..process import set_up
 from ..reparameterize import reparameterize
 from ..training import Schedule, build_network, build_step
 

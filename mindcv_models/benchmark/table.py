@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import backend
 from ..export.files import aside
-from ..factory import create_model
+from ..models.registry import create_model
 from ..profile import profile
 from ..reparameterize import reparameterize
 from .published import PUBLISHED

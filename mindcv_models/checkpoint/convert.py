@@ -17,7 +17,7 @@ from mindspore.nn.utils import no_init_parameters
 from tqdm import tqdm
 
 from ..errors import InputError, RunError
-from ..factory import create_model
+from ..models.registry import create_model
 from ..reparameterize import reparameterize
 from .files import choose_averages, load_weights
 from .mindspore_file import is_ckpt, read_ckpt

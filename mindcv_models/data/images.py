@@ -10,10 +10,10 @@ import numpy as np
 from mindcv.data import create_dataset
 from PIL import Image
 
-from ..config import Options
+from ..classification.split import read_split
 from ..errors import InputError
+from ..options import Options
 from .files import class_folders, image_names
-from .split import read_split
 
 __all__ = ["STANDARD_DATASETS", "ImageSet", "decode", "list_images", "split_root", "workers"]
 

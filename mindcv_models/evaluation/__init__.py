@@ -1,22 +1,6 @@
-"""Evaluation that counts every image exactly once."""
+"""What every task's evaluation shares: tables and figures."""
 
-from .options import ValidateOptions
-from .predict import VIEWS, Predictions, Predictor, probabilities
-from .study import Study, csv_table, markdown_table, write_text
-from .validate import Evaluator, Metrics, build_validation, cast_network
+from .figures import new_figure, save_figure
+from .tables import Row, csv_table, markdown_table
 
-__all__ = [
-    "VIEWS",
-    "Evaluator",
-    "Metrics",
-    "Predictions",
-    "Predictor",
-    "Study",
-    "ValidateOptions",
-    "build_validation",
-    "cast_network",
-    "csv_table",
-    "markdown_table",
-    "probabilities",
-    "write_text",
-]
+__all__ = ["Row", "csv_table", "markdown_table", "new_figure", "save_figure"]

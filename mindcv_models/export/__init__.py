@@ -13,10 +13,10 @@ from typing import Optional
 from mindspore import nn
 
 from ..errors import InputError
+from ..graph import METADATA_KEY, capture
 from ..reparameterize import reparameterize
 from .check import LogitsDifferError, agreement, example_images, run_network
 from .files import aside, write_mindir_file, write_onnx_file
-from .mindir import METADATA_KEY, capture
 from .operators import translate
 from .preparation import Preparation
 from .simplify import simplify

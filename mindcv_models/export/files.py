@@ -18,8 +18,8 @@ from mindspore import nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 
 from ..errors import InputError
+from ..graph import METADATA_KEY, write_mindir
 from .graph import OnnxGraph
-from .mindir import METADATA_KEY, write_mindir
 
 __all__ = ["OPSET", "aside", "model_of", "write_mindir_file", "write_onnx_file"]
 

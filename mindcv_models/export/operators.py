@@ -9,8 +9,8 @@ from typing import Any, Callable, Dict, NamedTuple, Tuple
 import numpy as np
 
 from ..errors import InputError
+from ..graph import Graph, Node
 from .graph import OnnxGraph
-from .mindir import Graph, Node
 
 __all__ = ["TRANSLATIONS", "translate"]
 

@@ -7,7 +7,7 @@ import numpy as np
 from mindcv.models.layers.drop_path import DropPath as MindCVDropPath
 from mindspore import Parameter, Tensor, nn, ops
 
-from ..parameters import set_value
+from ..cells import set_value
 
 __all__ = ["DropPath", "DropPathDraws"]
 

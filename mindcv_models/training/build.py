@@ -8,12 +8,12 @@ from mindcv.loss import create_loss
 from mindcv.models.registry import get_pretrained_cfg
 from mindspore import nn
 
+from ..cells import cast_network
 from ..checkpoint import EMA_PREFIX, load_weights
-from ..config import Options
 from ..distributed import World, broadcast_parameters, synchronize_batch_norm
 from ..errors import InputError
-from ..evaluation import cast_network
-from ..factory import create_model
+from ..models.registry import create_model
+from ..options import Options
 from .ema import EMA
 from .groups import freeze
 from .objective import Distillation, Mesa, Objective, Teacher
@@ -41,7 +41,11 @@ def build_network(options: Options, world: World) -> nn.Cell:
     if options.sync_bn:
         synchronize_batch_norm(network, world)
     broadcast_parameters(network.get_parameters(), world)
-    return cast_network(network, options)
+    return _cast(network, options)
+
+
+def _cast(network, options):
+    return cast_network(network, options.amp_level, options.amp_cast_list)
 
 
 def _create(options, pretrained=False):
@@ -78,12 +82,12 @@ def build_teacher(options: Options) -> Teacher:
         own, its = get_pretrained_cfg(options.model).get(key), get_pretrained_cfg(name).get(key)
         if own and its and tuple(own) != tuple(its):
             logger.warning("%s normalises images with %s %s, but sees the student's, %s", name, key, its, own)
-    return Teacher(cast_network(network, options))
+    return Teacher(_cast(network, options))
 
 
 def build_step(options: Options, network: nn.Cell, schedule: Schedule, world: World) -> TrainStep:
     """The compiled step with the loss, optimizer, loss scale, moving average and clipping that the options ask for."""
-    average = Teacher(cast_network(_create(options), options), EMA_PREFIX) if options.mesa else None
+    average = Teacher(_cast(_create(options), options), EMA_PREFIX) if options.mesa else None
     ema = EMA(network, options.ema_decay, options.ema_ramp, average) if options.ema else None
     return TrainStep(
         build_objective(options, network, average),

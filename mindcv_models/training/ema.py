@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from ..parameters import set_value
+from ..cells import set_value
 
 __all__ = ["EMA"]
 

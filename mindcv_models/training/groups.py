@@ -8,8 +8,8 @@ from typing import Dict, List, Optional, Sequence
 
 from mindspore import Parameter, nn
 
-from ..config import Options
 from ..errors import InputError, nearest
+from ..options import Options
 
 __all__ = ["Group", "freeze", "layer_of_parameters", "parameter_groups"]
 

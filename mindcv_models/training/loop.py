@@ -8,12 +8,12 @@ from typing import Callable, Dict, Optional
 
 from mindspore import nn
 
-from ..config import Options
+from ..classification.validator import Metrics
 from ..data.order import DROP_PATH, generator
 from ..distributed import ONE_DEVICE, World, average_parameters, on_every_rank
 from ..errors import InputError, NotFiniteError, RunError, Stopped
-from ..evaluation import Metrics
 from ..layers import DropPathDraws
+from ..options import Options
 from .keeper import CheckpointKeeper
 from .progress import EpochProgress, Place
 from .results import Results

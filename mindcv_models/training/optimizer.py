@@ -12,8 +12,8 @@ import numpy as np
 from mindcv.optim import create_optimizer
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from ..config import Options
 from ..errors import InputError
+from ..options import Options
 from .groups import Group, parameter_groups
 from .schedule import Rate, Schedule
 

@@ -12,10 +12,10 @@ from typing import Dict, List, Optional
 import mindspore as ms
 import numpy as np
 
-from ..config import Options, parse_options
 from ..errors import InputError
-from ..evaluation.plots import new_figure, save_figure
-from ..evaluation.study import write_text
+from ..evaluation import new_figure, save_figure
+from ..files import write_text
+from ..options import Options, parse_options
 
 __all__ = ["read_results", "write_report"]
 

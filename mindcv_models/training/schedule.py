@@ -9,8 +9,8 @@ from mindcv.scheduler import create_scheduler
 from mindspore import Parameter, Tensor, ops
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
-from ..config import Options
-from ..parameters import set_value
+from ..cells import set_value
+from ..options import Options
 
 __all__ = ["Rate", "Schedule", "learning_rates"]
 

@@ -8,11 +8,11 @@ from typing import List, Optional, Tuple
 
 import numpy as np
 
-from ..config import Options
+from ..cells import set_value
+from ..classification.validator import Metrics
 from ..distributed import World, on_every_rank, sum_over_ranks
 from ..errors import InputError, NotFiniteError, RunError
-from ..evaluation import Metrics
-from ..parameters import set_value
+from ..options import Options
 from .progress import Place
 from .state_files import StateFiles
 

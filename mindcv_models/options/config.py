@@ -7,8 +7,8 @@ from typing import Any, Dict, Optional, Sequence, Tuple, Type, TypeVar
 
 import yaml
 
-from .commandline import option, parse, show
-from .errors import InputError, nearest
+from ..errors import InputError, nearest
+from .parse import option, parse, show
 
 __all__ = ["Options", "check_preparation", "parse_options", "save_options"]
 

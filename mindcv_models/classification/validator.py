@@ -1,20 +1,18 @@
 """Top-1, top-5 and loss over a data set of any size, on any number of devices."""
 
-import re
 from dataclasses import dataclass
 from typing import Callable
 
 import mindspore as ms
 import numpy as np
-from mindcv.utils.amp import auto_mixed_precision
 from mindspore import Tensor, nn, ops
 
-from ..config import Options
-from ..data import batches, create_eval_loader
 from ..distributed import ONE_DEVICE, World, sum_over_ranks
 from ..errors import InputError
+from ..options import Options
+from .eval_loader import batches, create_eval_loader
 
-__all__ = ["Evaluator", "Metrics", "build_validation", "cast_network", "pad_rows"]
+__all__ = ["Evaluator", "Metrics", "build_validation", "pad_rows"]
 
 
 @dataclass(frozen=True)
@@ -52,22 +50,6 @@ class _BatchSums(nn.Cell):
         loss = ops.select(valid, loss, ops.zeros_like(loss))
         hits = hits * valid.astype(ms.float32).expand_dims(1)
         return ops.stack((loss.sum(), hits[:, 0].sum(), hits.sum()))
-
-
-def cast_network(network: nn.Cell, options: Options) -> nn.Cell:
-    """The network in the mixed precision that the options ask for, changed in place.
-
-    Raises:
-        InputError: ``amp_cast_list`` names something else than cells.
-    """
-    cells = options.amp_cast_list
-    if cells is not None:
-        names = re.findall(r"\bnn\.(\w+)", cells)  # MindCV evaluates the text, so it gets nothing but these
-        if re.sub(r"\bnn\.\w+|[\s,\[\]()]", "", cells) or not all(hasattr(nn, name) for name in names):
-            raise InputError(f"amp_cast_list is {cells!r}, but must be cells, such as '[nn.Dense, nn.Conv2d]'.")
-        cells = f"[{', '.join(f'nn.{name}' for name in names)}]"
-    auto_mixed_precision(network, options.amp_level, cells)
-    return network
 
 
 def build_validation(network: nn.Cell, options: Options, world: World) -> Callable[[], Metrics]:

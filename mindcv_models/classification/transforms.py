@@ -11,7 +11,8 @@ from mindcv.models.registry import get_pretrained_cfg
 from mindspore.dataset import vision
 from PIL import Image
 
-from ..config import IMAGENET_MEAN, IMAGENET_STD, Options
+from ..options import Options
+from ..options.config import IMAGENET_MEAN, IMAGENET_STD
 from .augment import FILTERS, ColorJitter, create_augment
 
 __all__ = ["EvalTransform", "SmallImageTransform", "TrainTransform"]

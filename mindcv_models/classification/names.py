@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import List, Optional
 
-from .. import data
-from ..config import Options
 from ..errors import InputError
+from ..files import write_text
+from ..options import Options
 from . import imagenet
-from .study import write_text
+from .folders import class_names
 
 __all__ = ["CLASS_FILE", "find_class_names", "read_class_names", "save_class_names"]
 
@@ -47,6 +47,6 @@ def find_class_names(given: Optional[str], checkpoint: Path, classes: Optional[i
 
 def save_class_names(options: Options, folder: Path) -> None:
     """Write the names of the training images' classes into a run's folder; a standard data set has none."""
-    names = data.class_names(options, options.train_split)
+    names = class_names(options, options.train_split)
     if names:
         write_text(folder / CLASS_FILE, "\n".join(names) + "\n")

@@ -7,10 +7,10 @@ from typing import Dict, List
 
 import numpy as np
 
-from ..config import Options
+from ..data.files import class_folders, image_names
 from ..distributed import World
 from ..errors import InputError
-from .files import class_folders, image_names
+from ..options import Options
 
 __all__ = ["check_split", "read_split", "settle_split", "split_images"]
 

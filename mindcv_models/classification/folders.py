@@ -13,11 +13,11 @@ from typing import List, Optional
 import numpy as np
 from tqdm import tqdm
 
-from ..config import Options
+from ..data.files import class_folders
+from ..data.images import STANDARD_DATASETS, decode, list_images, split_root, workers
 from ..distributed import World
 from ..errors import InputError
-from .files import class_folders
-from .images import STANDARD_DATASETS, decode, list_images, split_root, workers
+from ..options import Options
 from .split import check_split, settle_split
 
 __all__ = ["class_names", "find_bad_images", "prepare", "write_digits"]

@@ -9,9 +9,9 @@ from pathlib import Path
 import mindspore as ms
 from mindcv.utils import set_seed
 
-from .config import Options
 from .distributed import World, join_world, launched_rank
 from .errors import InputError, RunError, Stopped
+from .options import Options
 
 __all__ = ["output_folder", "run", "set_up"]
 

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Optional, Sequence, Type, TypeVar, get_a
 
 import yaml
 
-from .errors import InputError, nearest
+from ..errors import InputError, nearest
 
 __all__ = ["option", "parse", "show"]
 

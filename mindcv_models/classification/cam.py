@@ -8,11 +8,11 @@ import numpy as np
 from mindspore import nn
 from PIL import Image
 
-from ..data import EvalTransform
 from ..errors import InputError
-from .plots import new_figure, save_figure
+from ..evaluation import new_figure, save_figure
 from .predict import image_batches
-from .validate import pad_rows
+from .transforms import EvalTransform
+from .validator import pad_rows
 
 __all__ = ["ClassActivation", "draw_activation", "draw_activations"]
 

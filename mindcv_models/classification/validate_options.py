@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Tuple
 
-from ..commandline import option
-from ..config import Options
 from ..errors import InputError
+from ..options import Options, option
 from .imagenet import BENCHMARKS
 from .predict import VIEWS
 

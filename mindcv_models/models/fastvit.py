@@ -18,8 +18,8 @@ from mindcv.models.registry import register_model
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
-from .errors import InputError, refuse_pretrained
-from .layers import GELU, BatchNorm2d, Conv2d, GlobalAvgPool, Kernel
+from ..errors import InputError, refuse_pretrained
+from ..layers import GELU, BatchNorm2d, Conv2d, GlobalAvgPool, Kernel
 
 __all__ = ["FastViT", "FastViTFeatures"]
 

@@ -19,9 +19,9 @@ from mindcv.models.registry import register_model
 from mindspore import nn, ops
 from mindspore.common.initializer import Normal
 
-from . import backend
-from .errors import InputError, refuse_pretrained
-from .layers import GELU, BatchNorm2d, ChannelNorm, Conv2d, DeformableConv2d, GlobalAvgPool
+from .. import backend
+from ..errors import InputError, refuse_pretrained
+from ..layers import GELU, BatchNorm2d, ChannelNorm, Conv2d, DeformableConv2d, GlobalAvgPool
 
 __all__ = ["HiLo", "LITv2", "LITv2Features"]
 

@@ -8,11 +8,11 @@ from typing import Optional
 import numpy as np
 from mindspore import Tensor
 
-from ..config import Options
+from ..data.images import STANDARD_DATASETS, ImageSet, list_images, workers
+from ..data.order import BATCH, SAMPLE, EpochOrder, generator
 from ..errors import InputError, RunError
-from .images import STANDARD_DATASETS, ImageSet, list_images, workers
+from ..options import Options
 from .mixing import Mixing, one_hot
-from .order import BATCH, SAMPLE, EpochOrder, generator
 from .transforms import SmallImageTransform, TrainTransform
 
 __all__ = ["TrainLoader", "create_train_loader"]

@@ -30,8 +30,8 @@ from mindcv.models.registry import register_model
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
-from .errors import InputError, refuse_pretrained
-from .layers import GELU, BatchNorm2d, ChannelNorm, Conv2d, GlobalAvgPool, LayerNorm
+from ..errors import InputError, refuse_pretrained
+from ..layers import GELU, BatchNorm2d, ChannelNorm, Conv2d, GlobalAvgPool, LayerNorm
 
 __all__ = ["FasterViT", "FasterViTFeatures"]
 

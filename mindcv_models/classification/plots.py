@@ -1,41 +1,17 @@
-"""Pictures of a checkpoint's :class:`~mindcv_models.evaluation.details.Details`, by matplotlib, as PNG."""
+"""Pictures of a checkpoint's :class:`~mindcv_models.classification.details.Details`, by matplotlib, as PNG."""
 
-import os
 from pathlib import Path
 from typing import Dict, List, Tuple
 
 import numpy as np
 
-from ..errors import InputError
+from ..evaluation import new_figure, save_figure
 from .details import BINS, GRID, Details
 
-__all__ = ["new_figure", "plot_corruptions", "plot_details", "save_figure"]
+__all__ = ["plot_corruptions", "plot_details"]
 
 # Up to so many classes, each has its name, its number or its curve in a picture.
 FEW = 20
-
-
-def new_figure(width: float = 6.4, height: float = 4.8):
-    """An empty matplotlib figure; sizes in inches, at 100 dots each.
-
-    Raises:
-        InputError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError("pictures need matplotlib: pip install matplotlib.") from error
-    return Figure(figsize=(width, height), dpi=100, layout="constrained")
-
-
-def save_figure(figure, path: Path) -> None:
-    """Write a figure as PNG; a file that is there stays whole until the new one is."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        figure.savefig(aside, format="png")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def plot_details(details: Details, folder: Path) -> List[Path]:

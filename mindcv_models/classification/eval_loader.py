@@ -7,10 +7,10 @@ from mindcv.data import create_dataset, create_loader, create_transforms
 from mindspore.dataset import vision
 from mindspore.dataset.core.config import ErrorSamplesMode
 
-from ..config import Options
+from ..data.files import class_folders, image_names
+from ..data.images import STANDARD_DATASETS, split_root, workers
 from ..errors import InputError, RunError
-from .files import class_folders, image_names
-from .images import STANDARD_DATASETS, split_root, workers
+from ..options import Options
 from .split import read_split
 from .transforms import EvalTransform
 

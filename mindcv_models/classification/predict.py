@@ -12,10 +12,10 @@ from mindspore.dataset import vision
 from PIL import Image, ImageOps
 from scipy.special import log_softmax, logsumexp, softmax
 
-from ..data import EvalTransform
 from ..distributed import ONE_DEVICE, World
 from ..errors import NotFiniteError
-from .validate import Metrics, pad_rows
+from .transforms import EvalTransform
+from .validator import Metrics, pad_rows
 
 __all__ = ["VIEWS", "Predictions", "Predictor", "View", "decode_image", "image_batches",
            "probabilities"]  # fmt: skip

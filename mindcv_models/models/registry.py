@@ -1,20 +1,16 @@
 """Models by name: this project's and MindCV's, from one registry."""
 
 import fnmatch
-import logging
-from typing import List, Optional
+from typing import List
 
 import mindcv.models
-from mindcv.models.registry import get_pretrained_cfg, is_model
+from mindcv.models.registry import is_model
 from mindspore import nn
 
+from ..errors import InputError, nearest
 from . import fastervit, fastvit, litv2
-from .checkpoint import load_torch_checkpoint
-from .errors import InputError, nearest
 
 __all__ = ["create_model", "list_models"]
-
-logger = logging.getLogger(__name__)
 
 FAMILIES = (fastvit, fastervit, litv2)
 
@@ -29,8 +25,6 @@ def create_model(
     model_name: str,
     num_classes: int = 1000,
     in_channels: int = 3,
-    pretrained_torch: Optional[str] = None,
-    use_ema: bool = False,
     **kwargs,
 ) -> nn.Cell:
     """Build a model of this project or of MindCV by name.
@@ -38,26 +32,18 @@ def create_model(
     Args:
         num_classes: width of the classifier; 0 leaves it out.
         in_channels: channels of the input images.
-        pretrained_torch: official or timm checkpoint to start from, a file of ``torch.save`` or safetensors. Where it
-            has another number of classes, the classifier begins afresh, and the log says so.
-        use_ema: take the moving averages that ``pretrained_torch`` holds.
         **kwargs: the model's own options, such as ``drop_path_rate`` or ``features_only`` with ``out_indices``;
             None leaves an option at its default.
 
     Raises:
-        InputError: no model has that name, or it does not know an option, or the checkpoint does not fit.
+        InputError: no model has that name, or it does not know an option.
     """
     if not is_model(model_name):
         hint = nearest(model_name, mindcv.list_models(), "mindcv.list_models() lists the names.")
         raise InputError(f"unknown model {model_name!r}: {hint}")
     try:
-        network = mindcv.create_model(model_name, num_classes=num_classes, in_channels=in_channels, **kwargs)
+        return mindcv.create_model(model_name, num_classes=num_classes, in_channels=in_channels, **kwargs)
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
         raise InputError(f"{model_name}: {error}. Leave that option out, or choose a model that has it.") from error
-    if pretrained_torch:
-        head = get_pretrained_cfg(model_name).get("classifier")
-        report = load_torch_checkpoint(network, pretrained_torch, head, use_ema, keep_if_equal=True)
-        logger.info("loaded the PyTorch checkpoint %s: %s", pretrained_torch, report)
-    return network

@@ -1,32 +1,31 @@
 """Validation of several checkpoints under the same options, into one table."""
 
-import csv
-import io
 import json
 import logging
-import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Callable, Dict, List, Tuple
 
 import numpy as np
 from mindspore import nn
 
-from ..data import STANDARD_DATASETS, EvalTransform, class_names, list_images, prepare
+from ..data.images import STANDARD_DATASETS, list_images
 from ..distributed import World
 from ..errors import InputError
+from ..evaluation import Row, csv_table, new_figure
+from ..files import write_text
 from .details import Details
+from .folders import class_names, prepare
 from .imagenet import corruption_errors, read_real_labels, real_accuracy, resolve_targets
-from .options import ValidateOptions
-from .plots import new_figure, plot_corruptions, plot_details
+from .plots import plot_corruptions, plot_details
 from .predict import VIEWS, Predictions, Predictor
-from .validate import build_validation
+from .transforms import EvalTransform
+from .validate_options import ValidateOptions
+from .validator import build_validation
 
-__all__ = ["Study", "csv_table", "markdown_table", "write_text"]
+__all__ = ["Study"]
 
 logger = logging.getLogger(__name__)
-
-Row = Dict[str, Any]
 
 
 class Study:
@@ -137,38 +136,6 @@ def write_corruptions(errors: Dict[Tuple[str, int], float], mean_top1: float, fo
     rows = [{"corruption": name, "severity": severity, "error": error} for (name, severity), error in errors.items()]
     write_text(folder / "corruptions.csv", csv_table(rows))
     plot_corruptions(errors, f"ImageNet-C, mean top-1 {100 * mean_top1:.2f} %", folder / "corruptions.png")
-
-
-def csv_table(rows: List[Row]) -> str:
-    """Rows as CSV with a header; floats with six digits."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    return text.getvalue()
-
-
-def markdown_table(rows: List[Row]) -> str:
-    """Rows as a Markdown table; shares in per cent, the loss with four digits."""
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-    lines += ["| " + " | ".join(_cell(name, value) for name, value in row.items()) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file; one that is there stays whole until the new one is."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def _cell(name, value):
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.4f}" if name == "loss" else f"{100 * value:.2f}"
 
 
 def _log(name, metrics) -> Row:

@@ -1,0 +1,1 @@
+"""Image classification: its options, data, objective, validation, prediction and reports."""
