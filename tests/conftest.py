@@ -5,7 +5,7 @@ import shutil
 import mindspore as ms
 import pytest
 
-from tests.test_data import noise_folder
+from tests.helpers.images import noise_folder
 
 
 @pytest.fixture(autouse=True)

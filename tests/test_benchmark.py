@@ -21,7 +21,7 @@ from mindcv_models.benchmark.plot import write_names
 from mindcv_models.benchmark.published import PUBLISHED
 from mindcv_models.benchmark.subject import OutOfMemoryError, Subject
 from mindcv_models.errors import InputError
-from tests.test_scripts import call
+from tests.helpers.scripts import call
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,7 +10,7 @@ import mindcv_models
 from mindcv_models.checkpoint import load_average, load_torch_checkpoint, load_weights, save_checkpoint
 from mindcv_models.checkpoint.names import official_names, torch_names
 from mindcv_models.errors import InputError
-from tests import parity
+from tests.helpers import parity
 
 SHAPES = parity.manifest("fastvit")
 

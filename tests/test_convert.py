@@ -20,8 +20,8 @@ from mindcv_models.checkpoint.names import is_counter, is_derived, torch_names
 from mindcv_models.checkpoint.state_dict import open_state_dict
 from mindcv_models.checkpoint.torch_weights import fit_state_dict
 from mindcv_models.errors import InputError, RunError
-from tests import hostile, parity
-from tests.test_scripts import call
+from tests.helpers import hostile, parity
+from tests.helpers.scripts import call
 
 ROOT = Path(__file__).parents[1]
 FASTVIT, FASTERVIT, LITV2 = (parity.manifest(family) for family in ("fastvit", "fastervit", "litv2"))

@@ -16,33 +16,7 @@ from mindcv_models.data.order import EpochOrder, generator
 from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError, RunError
 from mindcv_models.options import Options, parse_options
-
-
-def image_folder(root, train=(("a", 6), ("b", 7)), val=(("a", 3), ("b", 4))):
-    """An image folder whose images are flat; their grey level tells them apart."""
-    level = 0
-    for split, classes in (("train", train), ("val", val)):
-        for name, count in classes:
-            (root / split / name).mkdir(parents=True)
-            for i in range(count):
-                level += 7
-                Image.fromarray(np.full((40, 40, 3), level, np.uint8)).save(root / split / name / f"{i}.png")
-    return root
-
-
-def noise_folder(root, images=24):
-    """An image folder of two classes; no two images, and no two views of one, look the same."""
-    rng = np.random.default_rng(0)
-    for i in range(images):
-        path = root / "train" / "ab"[i % 2] / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(256, size=(48, 56, 3), dtype=np.uint8)).save(path)
-    return root
-
-
-def options(root, **changes):
-    given = {"image_resize": 32, "crop_pct": 1.0, "mean": (0.0,) * 3, "std": (1.0,) * 3, "num_parallel_workers": 1}
-    return Options(**{"data_dir": str(root), "batch_size": 4, **given, **changes})
+from tests.helpers.images import image_folder, noise_folder, options
 
 
 def levels(loader):

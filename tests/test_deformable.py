@@ -6,7 +6,7 @@ import pytest
 from mindspore import nn, ops
 
 from mindcv_models.layers import DeformableConv2d, deformable_conv2d
-from tests import parity
+from tests.helpers import parity
 
 CASES = [case for case in parity.cases("litv2") if case["kind"] == "deform_conv2d"]
 TOLERANCE = 1e-5  # absolute; the specification's, where the reference's own two precisions differ by up to 6e-6

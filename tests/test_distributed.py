@@ -19,8 +19,8 @@ from mindcv_models import backend, create_model, distributed
 from mindcv_models.checkpoint import save_checkpoint
 from mindcv_models.distributed import join_world
 from mindcv_models.errors import InputError
-from tests import test_resume as resume
-from tests.test_data import image_folder
+from tests.helpers import runs
+from tests.helpers.images import image_folder
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -38,7 +38,7 @@ def run(command, **kwargs):
 
 def ten_steps(launch, tmp_path, mode=0):
     output = tmp_path / "result.json"
-    done = run([*launch, "-m", "tests.ranks", str(output), str(mode)])
+    done = run([*launch, "-m", "tests.helpers.ranks", str(output), str(mode)])
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(output.read_text())
 
@@ -67,7 +67,7 @@ def test_msrun_does_the_same(tmp_path):
     launch = [str(BIN / "msrun"), "--worker_num=2", "--local_worker_num=2", "--master_port=18118", "--join=True",
               f"--log_dir={tmp_path / 'log'}"]  # fmt: skip
     script = tmp_path / "ranks.py"
-    script.write_text("import sys\nfrom tests.ranks import main\nmain(*sys.argv[1:])\n")
+    script.write_text("import sys\nfrom tests.helpers.ranks import main\nmain(*sys.argv[1:])\n")
     done = run([*launch, str(script), str(output), "0"])
     assert done.returncode == 0, done.stdout[-2000:]
     two = json.loads(output.read_text())
@@ -139,7 +139,7 @@ def test_a_dead_rank_ends_the_job_and_leaves_a_whole_checkpoint(tmp_path):
 
 
 def tiny(launch, images, output, *more):
-    return [*launch, "-m", "tests.tiny", *resume.arguments(images, output, "--distribute", "True", *more)]
+    return [*launch, "-m", "tests.helpers.tiny", *runs.arguments(images, output, "--distribute", "True", *more)]
 
 
 @contextmanager
@@ -152,7 +152,7 @@ def job_that_printed(line, command, log):
         while line not in log.read_text():
             assert time.time() < deadline and job.poll() is None, log.read_text()[-2000:]
             time.sleep(0.05)
-        ranks = [p for p in psutil.Process(job.pid).children(recursive=True) if "tests.tiny" in p.cmdline()]
+        ranks = [p for p in psutil.Process(job.pid).children(recursive=True) if "tests.helpers.tiny" in p.cmdline()]
         assert len(ranks) == 2
         yield job, ranks
     finally:
@@ -169,7 +169,7 @@ def test_a_signal_to_one_rank_stops_both_at_the_same_step(images, tmp_path):
     said = re.findall(r"stopped by SIGTERM after step (\d) of 3 of epoch (\d+)", (tmp_path / "log").read_text())
     assert len(said) == 1
     for rank in (0, 1):
-        assert resume.states(tmp_path / "out", rank)[-1] == (int(said[0][1]), int(said[0][0]))
+        assert runs.states(tmp_path / "out", rank)[-1] == (int(said[0][1]), int(said[0][0]))
 
 
 @pytest.mark.slow
@@ -182,29 +182,29 @@ def test_two_ranks_killed_and_resumed_end_as_two_that_were_not(images, tmp_path)
         for process in (*ranks, job):
             process.kill()
         job.wait()
-    epoch, step = max(set(resume.states(output, 0)) & set(resume.states(output, 1)))  # the newest that both have
+    epoch, step = max(set(runs.states(output, 0)) & set(runs.states(output, 1)))  # the newest that both have
     done = run(tiny(MPIRUN, images, output, "--resume", "auto"))
     assert done.returncode == 0, done.stderr[-2000:]
     reached = f"{epoch - 1} epochs" + (f" and {step} steps" if step else "")
     assert re.findall("^resuming after (.*)$", done.stdout, re.MULTILINE) == [reached]
     for rank in (0, 1):
-        resume.assert_same_run(output, whole, rank)
+        runs.assert_same_run(output, whole, rank)
 
 
 def test_msrun_trains_and_tells_its_ranks_apart(images, tmp_path):
     script = tmp_path / "script.py"
-    code = "import train\nfrom mindcv_models import process\nfrom tests import tiny\nprocess.run(train.main)\n"
+    code = "import train\nfrom mindcv_models import process\nfrom tests.helpers import tiny\nprocess.run(train.main)\n"
     script.write_text(code)
     launch = [str(BIN / "msrun"), "--worker_num=2", "--local_worker_num=2", "--master_port=18119", "--join=True",
               f"--log_dir={tmp_path / 'log'}", str(script)]  # fmt: skip
     more = ["--distribute", "True", "--epoch_size", "1"]
-    done = run([*launch, *resume.arguments(images, tmp_path / "out", *more)])
+    done = run([*launch, *runs.arguments(images, tmp_path / "out", *more)])
     assert done.returncode == 0, done.stdout[-2000:]
     logs = "".join(p.read_text() for p in (tmp_path / "log").glob("worker_*.log"))
     assert logs.count("best checkpoint") == 1
     assert "on 24 images" in logs
-    assert len(resume.rows(tmp_path / "out")) == 1
-    assert resume.states(tmp_path / "out", 1) == resume.states(tmp_path / "out", 0)
+    assert len(runs.rows(tmp_path / "out")) == 1
+    assert runs.states(tmp_path / "out", 1) == runs.states(tmp_path / "out", 0)
 
 
 @pytest.mark.parametrize("target", ["CPU", "Ascend"])

@@ -20,7 +20,7 @@ from mkdocs.config import load_config
 
 from mindcv_models.errors import InputError
 from mindcv_models.options import parse_options
-from tests.test_scripts import MINDCV_RECIPE
+from tests.helpers.scripts import MINDCV_RECIPE
 from tools import docs_pages
 
 ROOT = Path(__file__).parents[1]

@@ -20,9 +20,9 @@ from mindcv_models.checkpoint.torch_weights import load_torch_state_dict
 from mindcv_models.errors import InputError
 from mindcv_models.export import check, files
 from mindcv_models.models import fastervit, litv2
-from tests import parity
-from tests.test_resume import small_disk
-from tests.test_scripts import call
+from tests.helpers import parity
+from tests.helpers.runs import small_disk
+from tests.helpers.scripts import call
 
 SIZE = (64, 64)
 

@@ -15,7 +15,7 @@ from mindcv_models.checkpoint.names import is_counter, is_derived, torch_names
 from mindcv_models.checkpoint.torch_weights import load_torch_state_dict
 from mindcv_models.errors import InputError
 from mindcv_models.models.fastervit import VARIANTS
-from tests import parity
+from tests.helpers import parity
 
 FAMILY = "fastervit"
 EXTRA_CASES = json.loads((parity.DATA / FAMILY / "extra_cases.json").read_text())

@@ -8,7 +8,7 @@ from mindspore import nn, ops
 import mindcv_models
 from mindcv_models.checkpoint.names import torch_names
 from mindcv_models.checkpoint.torch_weights import load_torch_state_dict
-from tests import parity
+from tests.helpers import parity
 
 FAMILY = "fastvit"
 CASES = [case for case in parity.cases(FAMILY) if case["conditioning"] == "well"]

@@ -16,10 +16,8 @@ from mindcv_models.classification.predict import Predictor
 from mindcv_models.classification.transforms import EvalTransform
 from mindcv_models.data.images import list_images
 from mindcv_models.errors import InputError
-from tests.test_data import options
-from tests.test_predict import PHOTO
-from tests.test_scripts import call
-from tests.test_validate import checkpoint, rows
+from tests.helpers.images import PHOTO, options
+from tests.helpers.scripts import call, checkpoint, rows
 
 
 @pytest.fixture

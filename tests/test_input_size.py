@@ -7,7 +7,7 @@ from mindspore import nn
 from mindcv_models import create_model
 from mindcv_models.checkpoint import save_checkpoint
 from mindcv_models.input_size import refused_sizes
-from tests.test_scripts import call, common, train_arguments
+from tests.helpers.scripts import call, common, train_arguments
 
 default_cfgs = {"fixed": {"input_size": (3, 32, 32)}}
 

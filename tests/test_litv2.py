@@ -14,7 +14,7 @@ from mindcv_models.checkpoint.torch_weights import load_torch_state_dict
 from mindcv_models.errors import InputError
 from mindcv_models.models.litv2 import VARIANTS, HiLo
 from mindcv_models.options import parse_options
-from tests import parity
+from tests.helpers import parity
 
 FAMILY = "litv2"
 CASES = parity.cases(FAMILY)

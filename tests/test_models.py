@@ -9,7 +9,7 @@ from mindcv.utils.amp import auto_mixed_precision
 
 import mindcv_models
 from mindcv_models.errors import InputError
-from tests import parity
+from tests.helpers import parity
 
 QUICK = ("fastvit_t8", "fastvit_sa12", "faster_vit_0_224", "litv2_s")
 MODELS = [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in mindcv_models.list_models()]

@@ -22,7 +22,7 @@ from mindcv_models.training import (
     build_teacher,
 )
 from mindcv_models.training.build import build_objective
-from tests.test_step import RATE, Linear, data
+from tests.helpers.networks import RATE, Linear, data
 
 LABELS = np.array([0, 1, 1, 0], np.int32)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import nn
 
-from tests.test_scripts import call
+from tests.helpers.scripts import call
 from tools import operator_times
 
 

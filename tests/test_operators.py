@@ -20,7 +20,7 @@ from mindcv_models import backend
 from mindcv_models.checkpoint.torch_weights import load_torch_state_dict
 from mindcv_models.graph import capture
 from mindcv_models.models import fastervit, fastvit, litv2
-from tests import parity
+from tests.helpers import parity
 
 PLATFORMS = {"Ascend", "GPU", "CPU"}
 FORMS = ("CPU", "Ascend")  # GPU compiles what Ascend does, as the first test shows

@@ -12,7 +12,7 @@ from mindcv_models.errors import InputError
 from mindcv_models.options import Options, parse_options
 from mindcv_models.training import LossScale, Objective, Schedule, TrainStep, build_optimizer
 from mindcv_models.training.groups import freeze, layer_of_parameters, parameter_groups
-from tests.test_step import Linear, data
+from tests.helpers.networks import Linear, data
 
 RATE, DECAY = 0.1, 0.5
 

@@ -6,7 +6,6 @@ from mindspore import nn, ops
 from mindspore.dataset import vision
 from PIL import Image
 from scipy.special import softmax
-from sklearn.datasets import load_sample_image
 
 from mindcv_models.classification.predict import VIEWS, Predictions, Predictor, decode_image
 from mindcv_models.classification.transforms import EvalTransform
@@ -14,9 +13,7 @@ from mindcv_models.classification.validator import build_validation
 from mindcv_models.data.images import list_images
 from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import NotFiniteError
-from tests.test_data import options
-
-PHOTO = load_sample_image("china.jpg")[:120:2, :200:2]  # (60, 100, 3)
+from tests.helpers.images import PHOTO, options
 
 
 class Means(nn.Cell):

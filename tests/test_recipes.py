@@ -17,7 +17,7 @@ from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError
 from mindcv_models.options import parse_options
 from mindcv_models.training import Schedule, build_network, build_step, learning_rates
-from tests.test_data import noise_folder
+from tests.helpers.images import noise_folder
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(CONFIGS.glob("*/*.yaml"))

@@ -10,29 +10,12 @@ from mindcv_models.training import EMA, LossScale, Objective, TrainStep
 from mindcv_models.training.groups import Group
 from mindcv_models.training.optimizer import AdamW
 from mindcv_models.training.schedule import Rate
-
-RATE = 0.1
-
-
-class Linear(nn.Cell):
-    """Logits ``x @ w``; its gradients are easy to write down."""
-
-    def __init__(self, scale=1.0):
-        super().__init__()
-        self.w = Parameter(Tensor(scale * np.arange(6).reshape(3, 2) / 10, ms.float32))
-
-    def construct(self, x):
-        return ops.matmul(x, self.w)
+from tests.helpers.networks import RATE, Linear, data
 
 
 class MeanSquare(nn.Cell):
     def construct(self, logits, labels):
         return ((logits - labels) ** 2).mean()
-
-
-def data(seed=0, count=4):
-    rng = np.random.RandomState(seed)
-    return rng.randn(count, 3).astype(np.float32), rng.randn(count, 2).astype(np.float32)
 
 
 def gradient(w, x, y):

@@ -14,7 +14,7 @@ import torch
 from mindcv_models.checkpoint.state_dict import open_state_dict
 from mindcv_models.checkpoint.torch_file import read_torch_file
 from mindcv_models.errors import InputError
-from tests import hostile
+from tests.helpers import hostile
 
 FORMATS = {"zip": True, "legacy": False}
 
@@ -175,7 +175,7 @@ def outcomes(tmp_path_factory):
         with open(files[name], "wb") as file:
             file.write(build(str(folder / "executed")))
     before = sorted(os.listdir(folder))
-    command = [sys.executable, "-m", "tests.hostile", json.dumps(files)]
+    command = [sys.executable, "-m", "tests.helpers.hostile", json.dumps(files)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert sorted(os.listdir(folder)) == before, "something was written"

@@ -1,6 +1,5 @@
 """validate.py's tables, reports and benchmarks, and what it says to wrong input."""
 
-import csv
 import json
 import sys
 
@@ -10,23 +9,11 @@ import pytest
 from PIL import Image
 
 from mindcv_models import create_model
-from mindcv_models.checkpoint import load_average, save_checkpoint
+from mindcv_models.checkpoint import load_average
 from mindcv_models.errors import InputError
 from mindcv_models.evaluation import markdown_table
-from tests.test_data import image_folder
-from tests.test_scripts import call, common
-
-
-def checkpoint(path, classes=2, seed=0):
-    ms.set_seed(seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(create_model("squeezenet1_1", num_classes=classes).get_parameters(), path)
-    return str(path)
-
-
-def rows(path):
-    with open(path) as file:
-        return list(csv.DictReader(file))
+from tests.helpers.images import image_folder
+from tests.helpers.scripts import call, checkpoint, common, rows
 
 
 @pytest.fixture

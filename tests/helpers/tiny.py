@@ -1,4 +1,4 @@
-"""A network that compiles in a second, known to train.py as ``tiny``: ``python -m tests.tiny OPTIONS`` is train.py.
+"""A network that compiles in a second, known to train.py as ``tiny``; run as a module, this is train.py.
 
 ``DIE_IN_SAVE=3`` in the environment kills the process, as kill -9 does, while it saves its third state.
 """

@@ -1,6 +1,6 @@
 """Run by tests/test_distributed.py: ten data-parallel steps of a network without batch normalisation.
 
-mpirun -n 2 python -m tests.ranks OUTPUT.json MODE        (or msrun, or no launcher at all)
+mpirun -n 2 python -m tests.helpers.ranks OUTPUT.json MODE        (or msrun, or no launcher at all)
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Hostile and broken checkpoints, built by hand; ``python -m tests.hostile FILES`` reads them under limits.
+"""Hostile and broken checkpoints, built by hand; ``python -m tests.helpers.hostile FILES`` reads them under limits.
 
 Each builder takes the path of a file that must never come to be, and returns the bytes of a checkpoint.
 """
