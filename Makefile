@@ -1,4 +1,5 @@
 # make demo   train FastViT-T8 on real handwritten digits and validate it
+# make check  lint and run the quick tests, for the inner loop
 # make test   lint and run the tests; make test-all adds the slow, exhaustive ones
 # make docs   the documentation, as pages in site/
 # make lint   style only
@@ -8,8 +9,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIG := configs/fastvit/fastvit_t8_digits.yaml
 OUTPUT := outputs/fastvit_t8_digits
+# Two processes share the tests. They compile graphs in one thread most of the time, so each has one OpenMP thread.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=25
 
-.PHONY: demo test test-all docs lint clean
+.PHONY: demo check test test-all docs lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/python train.py --config $(CONFIG) --distribute False
@@ -20,11 +24,14 @@ demo: $(VENV)/installed
 	@echo "  train on two processes     $(BIN)/mpirun -n 2 $(BIN)/python train.py --config $(CONFIG)"
 	@echo "  run the tests              make test"
 
+check: lint
+	$(PYTEST) -m "not slow and not process"
+
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

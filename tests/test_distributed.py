@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,6 +29,19 @@ MPIRUN = [str(BIN / "mpirun"), "--allow-run-as-root", "--oversubscribe", "-n", "
 # msrun starts whatever "python" is on the path.
 PATH = f"{BIN}{os.pathsep}{os.environ['PATH']}"
 ENVIRONMENT = {**os.environ, "PATH": PATH, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def free_port():
+    """A port of this machine for msrun, which takes 8118 otherwise, whoever has it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def msrun(log_dir):
+    """What starts two ranks of a script; its name and options follow."""
+    return [str(BIN / "msrun"), "--worker_num=2", "--local_worker_num=2", f"--master_port={free_port()}",
+            "--join=True", f"--log_dir={log_dir}"]  # fmt: skip
 
 
 def run(command, **kwargs):
@@ -64,8 +78,7 @@ def test_two_ranks_follow_one_rank_on_the_whole_batch(tmp_path, mode):
 def test_msrun_does_the_same(tmp_path):
     one = ten_steps([sys.executable], tmp_path)
     output = tmp_path / "result.json"
-    launch = [str(BIN / "msrun"), "--worker_num=2", "--local_worker_num=2", "--master_port=18118", "--join=True",
-              f"--log_dir={tmp_path / 'log'}"]  # fmt: skip
+    launch = msrun(tmp_path / "log")
     script = tmp_path / "ranks.py"
     script.write_text("import sys\nfrom tests.helpers.ranks import main\nmain(*sys.argv[1:])\n")
     done = run([*launch, str(script), str(output), "0"])
@@ -195,10 +208,8 @@ def test_msrun_trains_and_tells_its_ranks_apart(images, tmp_path):
     script = tmp_path / "script.py"
     code = "import train\nfrom mindcv_models import process\nfrom tests.helpers import tiny\nprocess.run(train.main)\n"
     script.write_text(code)
-    launch = [str(BIN / "msrun"), "--worker_num=2", "--local_worker_num=2", "--master_port=18119", "--join=True",
-              f"--log_dir={tmp_path / 'log'}", str(script)]  # fmt: skip
     more = ["--distribute", "True", "--epoch_size", "1"]
-    done = run([*launch, *runs.arguments(images, tmp_path / "out", *more)])
+    done = run([*msrun(tmp_path / "log"), str(script), *runs.arguments(images, tmp_path / "out", *more)])
     assert done.returncode == 0, done.stdout[-2000:]
     logs = "".join(p.read_text() for p in (tmp_path / "log").glob("worker_*.log"))
     assert logs.count("best checkpoint") == 1

@@ -27,8 +27,10 @@ class CheckpointKeeper:
         self.keep_max = keep_max
         self.numbered: List[Tuple[float, Path]] = []
         self.best_score = float("-inf")
-        for left in folder.glob(".*.partial*"):  # by a run that was killed
-            left.unlink(missing_ok=True)
+        # Left by a run that was killed. Other files stay: rank 0 may be writing them right now.
+        for pattern in (".*.partial.ckpt", ".results.*.partial*"):
+            for left in folder.glob(pattern):
+                left.unlink(missing_ok=True)
 
     @property
     def best(self) -> Path:
