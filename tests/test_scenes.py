@@ -1,0 +1,75 @@
+"""The embedded detection and segmentation data set."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mindcv_models.detection import scenes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return scenes.write_scenes(tmp_path_factory.mktemp("data") / "scenes", (12, 6))
+
+
+def read(folder, split):
+    return json.loads((folder / "annotations" / f"instances_{split}.json").read_text())
+
+
+def mask_of(annotation):
+    """A mask from run lengths, column by column."""
+    height, width = annotation["segmentation"]["size"]
+    counts = annotation["segmentation"]["counts"]
+    flat = np.repeat(np.arange(len(counts)) % 2, counts)
+    return flat.reshape(width, height).T.astype(bool)
+
+
+@pytest.mark.parametrize(("split", "other", "count"), [("train2017", "training", 12), ("val2017", "validation", 6)])
+def test_pictures_boxes_masks_and_label_maps_agree(folder, split, other, count):
+    annotations = read(folder, split)
+    assert [c["name"] for c in annotations["categories"]] == list("0123456789")
+    assert len(annotations["images"]) == count
+    for image in annotations["images"]:
+        picture = folder / split / image["file_name"]
+        assert Image.open(picture).size == (image["width"], image["height"])
+        assert (folder / "images" / other / image["file_name"]).read_bytes() == picture.read_bytes()
+        values = np.asarray(Image.open(folder / "annotations" / other / f"{picture.stem}.png"))
+        assert values.shape == (image["height"], image["width"])
+        expected = np.full_like(values, 11)
+        of_image = [a for a in annotations["annotations"] if a["image_id"] == image["id"]]
+        assert 1 <= len(of_image) <= 6
+        for annotation in of_image:
+            mask = mask_of(annotation)
+            assert mask.sum() == annotation["area"] > 0
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            x, y, w, h = annotation["bbox"]
+            assert (x, y, w, h) == (columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1)
+            assert max(w, h) <= 56
+            expected[mask] = annotation["category_id"]
+        np.testing.assert_array_equal(values, expected)
+
+
+def test_the_same_files_every_time_and_none_written_twice(folder, tmp_path):
+    again = scenes.write_scenes(tmp_path / "again", (12, 6))
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            assert (again / path.relative_to(folder)).read_bytes() == path.read_bytes(), path
+    before = (again / "annotations" / "instances_val2017.json").stat().st_mtime_ns
+    assert scenes.write_scenes(again, (2, 2)) == again
+    assert (again / "annotations" / "instances_val2017.json").stat().st_mtime_ns == before
+    assert not list(tmp_path.glob(".*partial"))
+
+
+def test_no_digit_is_in_both_parts():
+    (train, _), (val, _) = scenes.load_digits()
+    assert (len(train), len(val)) == (1400, 397)
+    assert not {image.tobytes() for image in train} & {image.tobytes() for image in val}
+
+
+def test_run_lengths():
+    mask = np.array([[1, 0, 1], [1, 0, 1]], bool)
+    assert scenes.run_lengths(mask) == [0, 2, 2, 2]
+    assert scenes.run_lengths(~mask) == [2, 2, 2]
+    assert scenes.run_lengths(np.zeros((2, 2), bool)) == [4]
