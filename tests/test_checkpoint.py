@@ -148,7 +148,7 @@ def test_a_truncated_own_checkpoint_is_refused(tmp_path):
     net = network(num_classes=3)
     save_checkpoint(net.get_parameters(), tmp_path / "whole.ckpt")
     (tmp_path / "cut.ckpt").write_bytes((tmp_path / "whole.ckpt").read_bytes()[:100_000])
-    with pytest.raises(InputError, match=r"not a whole MindSpore checkpoint|does not fit"):
+    with pytest.raises(InputError, match=r"not a complete MindSpore checkpoint|does not fit"):
         load_weights(net, str(tmp_path / "cut.ckpt"))
 
 

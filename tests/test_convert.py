@@ -260,7 +260,7 @@ def test_a_wrong_result_is_not_written(folder, t8, monkeypatch):
         return read(path)
 
     monkeypatch.setattr(convert, "read_ckpt", misread)
-    with pytest.raises(RunError, match="reads back differently"):
+    with pytest.raises(RunError, match="read back differs from what was written"):
         convert_checkpoint(t8, folder / "out" / "x.ckpt", Conversion("fastvit_t8"))
     assert list((folder / "out").iterdir()) == []
 
@@ -342,8 +342,8 @@ WRONG = {
     "no source": ([*GOOD[:2], *GOOD[4:]], "give either --torch_path"),
     "two sources": ([*GOOD, "--to_torch", "x.ckpt"], "give either --torch_path"),
     "absent": ([*GOOD[:3], "absent.pth", *GOOD[4:]], "no checkpoint at absent.pth"),
-    "hostile": ([*GOOD[:3], "hostile.pth", *GOOD[4:]], "it asks to call 'os.system'"),
-    "damaged": ([*GOOD[:3], "damaged.pth", *GOOD[4:]], "damaged or cut off"),
+    "hostile": ([*GOOD[:3], "hostile.pth", *GOOD[4:]], "it calls 'os.system'"),
+    "damaged": ([*GOOD[:3], "damaged.pth", *GOOD[4:]], "damaged or truncated"),
     "own": ([*GOOD[:3], "own.ckpt", *GOOD[4:]], "own.ckpt is a .ckpt of MindSpore's already"),
     "classes": ([*GOOD, "--num_classes", "-3"], "num_classes is -3, but must not be negative."),
     "tolerance": ([*GOOD, "--tolerance", "-1"], "tolerance is -1.0, but must not be negative."),

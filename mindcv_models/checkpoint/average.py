@@ -1,4 +1,4 @@
-"""The average of several checkpoints' weights."""
+"""Averaging the weights of several checkpoints."""
 
 from pathlib import Path
 from typing import Dict, Optional, Sequence
@@ -12,18 +12,18 @@ __all__ = ["load_average"]
 
 
 def load_average(network: nn.Cell, paths: Sequence[Path], use_ema: Optional[bool] = False) -> str:
-    """Fill ``network`` with the mean of the weights of checkpoints, statistics of batch normalisation included.
+    """Load the mean of the weights of several checkpoints, running statistics of batch normalisation included.
 
-    Source: Wortsman et al., "Model soups", ICML 2022: a uniform soup of runs from one start, or of one run's epochs.
+    Source: Wortsman et al., "Model soups", ICML 2022: a uniform soup of fine-tuned runs, or of one run's epochs.
 
     Args:
-        use_ema: as :func:`load_weights` takes it, of each file.
+        use_ema: see :func:`load_weights`.
 
     Returns:
-        What was loaded, in words.
+        A description of the loaded weights, for the log.
 
     Raises:
-        InputError: a file that does not fit the network.
+        InputError: a file does not match the network.
     """
     sums: Dict[str, np.ndarray] = {}
     for path in paths:

@@ -1,8 +1,8 @@
-"""MindSpore's checkpoint files, written and read a parameter at a time.
+"""MindSpore's checkpoint files, written and read one parameter at a time.
 
-A ``.ckpt`` file is a row of protocol-buffer messages, one a parameter: its name, shape, type and bytes.
-``mindspore.load_checkpoint`` reads what is written here; it and ``mindspore.save_checkpoint`` hold the whole file in
-memory, twice over, which a network of several gigabytes does not leave room for.
+A ``.ckpt`` file is a sequence of protocol-buffer messages, one per parameter: its name, shape, type and bytes.
+``mindspore.load_checkpoint`` can read the files written here. It and ``mindspore.save_checkpoint`` hold the whole file
+in memory twice, which is too much for networks of several gigabytes.
 """
 
 import os
@@ -19,14 +19,14 @@ _TYPES = {
 }  # fmt: skip
 _KINDS = {name: kind for kind, name in _TYPES.items()}
 
-# Fields of the messages: a checkpoint's values; a value's name and tensor; a tensor's sides, type and bytes.
+# Fields of the messages: values of a checkpoint; name and tensor of a value; sides, type and bytes of a tensor.
 VALUE, TAG, TENSOR, SIDES, TYPE, CONTENT = 1, 1, 2, 1, 2, 3
-NUMBER, BYTES = 0, 2  # how a field is encoded
+NUMBER, BYTES = 0, 2  # encodings of a field
 CHECKSUM_TAG, CHECKSUM_BYTES = b"crc_num", 17
 
 
 def is_ckpt(path: str) -> bool:
-    """True for what begins as MindSpore's checkpoints do, whatever its name.
+    """True for files that begin like MindSpore's checkpoints, whatever their name.
 
     Raises:
         InputError: the file cannot be opened.
@@ -39,7 +39,7 @@ def is_ckpt(path: str) -> bool:
 
 
 def ckpt_header(name: str, shape: Tuple[int, ...], kind: str, size: int) -> bytes:
-    """What precedes the ``size`` bytes of a parameter in the file."""
+    """The header before the ``size`` bytes of a parameter."""
     tensor = b"".join(_number(SIDES << 3 | NUMBER) + _number(side) for side in shape)
     tensor += _field(TYPE, _TYPES[kind].encode()) + _number(CONTENT << 3 | BYTES) + _number(size)
     value = _field(TAG, name.encode()) + _number(TENSOR << 3 | BYTES) + _number(len(tensor) + size) + tensor
@@ -47,7 +47,7 @@ def ckpt_header(name: str, shape: Tuple[int, ...], kind: str, size: int) -> byte
 
 
 def _number(value: int) -> bytes:
-    """Seven bits a byte, the lowest first; the eighth says that more follow."""
+    """Seven bits per byte, the lowest first; the eighth bit is set if more bytes follow."""
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)
@@ -60,10 +60,10 @@ def _field(field: int, content: bytes) -> bytes:
 
 
 def read_ckpt(path: str) -> Dict[str, FileTensor]:
-    """The parameters of a ``.ckpt`` file by name, still in the file.
+    """The parameters of a ``.ckpt`` file by name; their values are read on demand.
 
     Raises:
-        InputError: it is damaged, or has something else than whole tensors in it.
+        InputError: the file is damaged, or has parameters that are not complete tensors.
     """
     tensors = {}
     try:
@@ -72,15 +72,15 @@ def read_ckpt(path: str) -> Dict[str, FileTensor]:
             while file.tell() < size:
                 name, tensor = _read_value(file, path, size)
                 if name in tensors:
-                    raise ValueError("two parameters of one name")
+                    raise ValueError("two parameters with the same name")
                 tensors[name] = tensor
     except (ValueError, IndexError) as error:
-        raise InputError(f"{path} is not a whole MindSpore checkpoint ({error}): use another one.") from error
+        raise InputError(f"{path} is not a complete MindSpore checkpoint ({error}): use another one.") from error
     return tensors
 
 
 def _end(file: BinaryIO) -> int:
-    """Where the parameters end: a file saved with ``crc_check`` has a checksum after them."""
+    """The offset at which the parameters end: files saved with ``crc_check`` have a checksum after them."""
     size = os.fstat(file.fileno()).st_size
     file.seek(max(size - CHECKSUM_BYTES, 0))
     has_checksum = file.read(len(CHECKSUM_TAG)) == CHECKSUM_TAG
@@ -112,7 +112,7 @@ def _read_value(file: BinaryIO, path, size):
 
 
 def _fields(file: BinaryIO, position: int, end: int) -> Iterator[Tuple[int, int, int]]:
-    """Number, start and end of each field between two places; of a number its value stands for the start."""
+    """Number, start and end of each field between two offsets; for an integer field, the value takes their place."""
     while position < end:
         file.seek(position)
         field, coding = divmod(_read_number(file), 8)
@@ -125,12 +125,12 @@ def _fields(file: BinaryIO, position: int, end: int) -> Iterator[Tuple[int, int,
             position = start + value
             yield field, start, position
         else:
-            raise ValueError(f"field {field} is cut off")
+            raise ValueError(f"field {field} is truncated")
 
 
 def _bytes(file, start, end) -> bytes:
     if end - start > 4096:
-        raise ValueError("a name of many pages")
+        raise ValueError("a name of more than 4096 bytes")
     file.seek(start)
     return file.read(end - start)
 
@@ -144,4 +144,4 @@ def _read_number(file) -> int:
         if byte < 128:
             return value
         if shift > 63:
-            raise ValueError("a number of many bytes")
+            raise ValueError("a number of more than ten bytes")

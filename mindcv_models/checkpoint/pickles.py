@@ -1,11 +1,11 @@
-"""Pickles read as data: nothing that they name is imported or called.
+"""Pickles read as data: no function or class in them is imported or called.
 
-A pickle is a program for a small stack machine. This one runs it over plain values alone: numbers, strings, tuples,
-lists and dicts. A name of Python's becomes a :class:`Global`, which is that name and no more, and what would have been
-made by calling it becomes an :class:`Inert` object, unless the caller knows a builder for that very name.
+A pickle is a program for a small stack machine. This machine handles only plain values: numbers, strings, tuples,
+lists and dicts. The name of a Python function or class becomes a :class:`Global`, which only stores the name, and the
+result of a call becomes an :class:`Inert` object, unless the caller provides a builder for that name.
 
-Memory and time stay in proportion to the size of the pickle: lengths are checked against what is there, work is
-counted, and dicts keep only keys whose hashes an attacker cannot choose.
+Memory and time are bounded by the size of the pickle: lengths are checked against the data, steps are counted, and
+dicts keep only keys whose hashes an attacker cannot choose.
 """
 
 import io
@@ -22,7 +22,7 @@ MAX_BYTES = 32 << 20
 
 
 class Global(NamedTuple):
-    """The name of a function or class that a pickle asks for. It is never looked up."""
+    """The name of a function or class in a pickle. It is never imported."""
 
     module: str
     name: str
@@ -32,9 +32,9 @@ class Global(NamedTuple):
 
 
 class Inert(dict):
-    """What stands for an object of an unknown class: it takes whatever the pickle does to it, and does nothing.
+    """A placeholder for an object of an unknown class: all operations of the pickle on it are accepted and ignored.
 
-    Items that are set on it stay readable, since dicts of a foreign class are still dicts.
+    Items that are set on it remain readable, since dicts of unknown classes are still dicts.
     """
 
     __slots__ = ("origin",)
@@ -57,7 +57,7 @@ _DICTS = {
     ]
 }  # fmt: skip
 
-# Calls that belong in no checkpoint. They would do nothing here either, but a file that makes one is an attack.
+# Modules whose functions no checkpoint calls. The calls would have no effect here, but such a file is an attack.
 _ATTACKS = {
     "os", "posix", "nt", "subprocess", "sys", "shutil", "socket", "runpy", "importlib", "ctypes", "pty", "code",
     "webbrowser", "pickle", "marshal", "multiprocessing", "threading", "signal",
@@ -73,17 +73,17 @@ _LITERALS = {
 
 
 def read_pickle(data: bytes, builders: Builders, persistent: Callable[[Any], Any]) -> Tuple[Any, int]:
-    """Read the pickle that ``data`` begins with.
+    """Read the pickle at the beginning of ``data``.
 
     Args:
-        builders: what to call, by module and name, instead of the function or class of that name.
-        persistent: what to call with a persistent id, for the object that it stands for.
+        builders: functions, by module and name, that replace the functions and classes of these names.
+        persistent: returns the object of a persistent id.
 
     Returns:
-        The value, and the number of bytes that the pickle takes.
+        The value, and the length of the pickle in bytes.
 
     Raises:
-        InputError: the pickle is damaged, too large, or not for this machine.
+        InputError: the pickle is damaged, too large or malicious.
     """
     stream = io.BytesIO(data[:MAX_BYTES])
     machine = _Machine(builders, persistent)
@@ -94,8 +94,8 @@ def read_pickle(data: bytes, builders: Builders, persistent: Callable[[Any], Any
     except InputError:
         raise
     except (ValueError, TypeError, KeyError, IndexError, OverflowError, AttributeError) as error:
-        where = "too large" if len(data) > MAX_BYTES and stream.tell() >= MAX_BYTES else "damaged or cut off"
-        raise InputError(f"its pickle is {where}: get the file again") from error
+        problem = "too large" if len(data) > MAX_BYTES and stream.tell() >= MAX_BYTES else "damaged or truncated"
+        raise InputError(f"its pickle is {problem}: download the file again") from error
 
 
 class _Machine:
@@ -118,10 +118,12 @@ class _Machine:
     def spend(self, count):
         self.steps += count
         if self.steps > MAX_STEPS:
-            raise InputError(f"its pickle takes over {MAX_STEPS:,} steps, more than any checkpoint's: do not trust it")
+            raise InputError(
+                f"its pickle takes more than {MAX_STEPS:,} steps, more than any checkpoint: do not trust it"
+            )
 
     def pop_mark(self) -> list:
-        """What lies above the last mark."""
+        """The items above the last mark."""
         start = self.marks.pop()
         if start > len(self.stack):
             raise IndexError("a mark above the stack")
@@ -130,7 +132,7 @@ class _Machine:
         self.spend(len(items))
         return items
 
-    # Structure of the stack.
+    # Stack operations.
 
     def do_proto(self, argument):
         pass
@@ -248,7 +250,7 @@ class _Machine:
         self.pop_mark()
         self.stack.append(Inert("frozenset"))
 
-    # Names, and what is made from them.
+    # Names and objects.
 
     def do_global(self, argument):
         module, _, name = argument.partition(" ")
@@ -257,7 +259,7 @@ class _Machine:
     def do_stack_global(self, argument):
         name, module = self.stack.pop(), self.stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise TypeError("a name that is no string")
+            raise TypeError("a name that is not a string")
         self.stack.append(Global(module, name))
 
     def do_ext1(self, argument):
@@ -286,10 +288,10 @@ class _Machine:
 
     def make(self, function, arguments):
         if not isinstance(arguments, tuple):
-            raise TypeError("arguments that are no tuple")
+            raise TypeError("arguments that are not a tuple")
         known = function if isinstance(function, Global) else None
         if known and _is_attack(known):
-            raise InputError(f"it asks to call {str(known)[:80]!r}, which it must not: do not use this file")
+            raise InputError(f"it calls {str(known)[:80]!r}, which no checkpoint does: do not use this file")
         if known in self.builders:
             self.stack.append(self.builders[known](*arguments))
         elif known in _DICTS:
@@ -299,13 +301,13 @@ class _Machine:
             self.stack.append(Inert(known or "object"))
 
     def fill(self, arguments):
-        """Items that were given to a dict's constructor as a list of pairs, as Python 2 wrote ordered dicts."""
+        """Set the items of a dict whose constructor got a list of pairs, as Python 2 pickled ordered dicts."""
         pairs = arguments[-1] if arguments and isinstance(arguments[-1], list) else []
         self.spend(len(pairs))
         self.set_items([item for key, value in pairs for item in (key, value)])
 
     def do_build(self, argument):
-        self.stack.pop()  # an object's attributes: no value here has any
+        self.stack.pop()  # attributes, which no value here has
         self.stack[-1]
 
     def do_binpersid(self, argument):
@@ -318,7 +320,7 @@ def _is_attack(function: Global) -> bool:
 
 
 def _key(key):
-    """``key``, or for one that could be made to collide or take long to hash an object that equals nothing else."""
+    """``key``, or a unique object in place of a key that could collide or take long to hash."""
     if isinstance(key, (str, bytes)) or key is None or (isinstance(key, int) and -1 < key < 1 << 31):
         return key
     return object()

@@ -1,4 +1,4 @@
-"""Tensors that stay in their file until they are asked for."""
+"""Tensors that are read from their file on demand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ITEM_SIZES = {
     "uint16": 2, "uint32": 4, "uint64": 8, "bool": 1, "complex64": 8, "complex128": 16,
 }  # fmt: skip
 
-# A view can repeat its elements (stride 0). Beyond its storage it may take this much memory.
+# A view can repeat elements (stride 0). It may exceed the size of its storage by this number of bytes.
 REPEATED_BYTES = 64 << 20
 CHUNK = 1 << 20
 
@@ -28,8 +28,8 @@ class Storage:
     """``size`` bytes at ``offset`` of the file ``path``.
 
     Attributes:
-        checksum: CRC-32 that the file gives for them; compared when they are first read.
-        little_endian: byte order of the numbers in it.
+        checksum: CRC-32 according to the file; verified when the bytes are first read.
+        little_endian: byte order of the numbers.
     """
 
     path: str
@@ -39,10 +39,10 @@ class Storage:
     little_endian: bool = True
 
     def read(self, start: int, size: int) -> np.ndarray:
-        """``size`` bytes from ``start`` on, ``(size,)`` uint8; part of a storage is mapped rather than copied.
+        """``size`` bytes from ``start`` on, ``(size,)`` uint8; a part of a storage is memory-mapped, not copied.
 
         Raises:
-            InputError: the storage is not what its checksum says.
+            InputError: the checksum does not match.
         """
         if size == 0:
             return np.empty(0, np.uint8)
@@ -55,32 +55,32 @@ class Storage:
         return np.memmap(self.path, np.uint8, "r", self.offset + start, (size,))
 
     def crc32(self) -> int:
-        """The checksum of the bytes in the file, read a little at a time."""
-        found, left = 0, self.size
+        """The checksum of the bytes in the file, read in chunks."""
+        checksum, remaining = 0, self.size
         with open(self.path, "rb") as file:
             file.seek(self.offset)
-            while left and (chunk := file.read(min(left, CHUNK))):
-                found, left = zlib.crc32(chunk, found), left - len(chunk)
-        return found
+            while remaining and (chunk := file.read(min(remaining, CHUNK))):
+                checksum, remaining = zlib.crc32(chunk, checksum), remaining - len(chunk)
+        return checksum
 
-    def _compare(self, found):
-        if self.checksum not in (None, found):
+    def _compare(self, checksum):
+        if self.checksum not in (None, checksum):
             raise InputError(
-                f"cannot read {self.path}: its data do not have the checksum that it gives: get the file again."
+                f"cannot read {self.path}: the checksum of its data does not match: download the file again."
             )
         self.checksum = None
 
 
 @dataclass(frozen=True)
 class FileTensor:
-    """A tensor in a file: ``np.asarray`` reads it, bfloat16 as float32 with the same values.
+    """A tensor in a file: ``np.asarray`` reads it; bfloat16 becomes float32 with the same values.
 
     Attributes:
-        shape, strides: as PyTorch has them; strides and ``offset`` count elements of ``storage``.
-        kind: PyTorch's name of the type.
+        shape, strides: as in PyTorch; strides and ``offset`` count elements of ``storage``.
+        kind: PyTorch's name of the data type.
 
     Raises:
-        InputError: on construction, the tensor does not lie within its storage.
+        InputError: on construction, if the tensor exceeds its storage.
     """
 
     storage: Storage
@@ -92,24 +92,26 @@ class FileTensor:
     def __post_init__(self):
         numbers = (*self.shape, *self.strides, self.offset)
         if len(self.shape) != len(self.strides) or len(self.shape) > 32:
-            raise InputError("a tensor of it has not as many strides as dimensions: get the file again")
+            raise InputError(
+                "the file contains a tensor whose strides do not match its dimensions: download the file again"
+            )
         if not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers):
-            raise InputError("a tensor of it has a size that is no size: get the file again")
+            raise InputError("the file contains a tensor with an invalid size: download the file again")
         span, item = self._span(), ITEM_SIZES[self.kind]
         if span and (self.offset + span) * item > self.storage.size:
-            raise InputError("a tensor of it reaches beyond its storage: get the file again")
+            raise InputError("the file contains a tensor that exceeds its storage: download the file again")
         if self.size * item > self.storage.size + REPEATED_BYTES:
-            raise InputError("a tensor of it is far larger than its storage: save it contiguously")
+            raise InputError("the file contains a tensor that is far larger than its storage: save it contiguously")
 
     @classmethod
     def contiguous(cls, storage: Storage, kind: str, shape: Tuple[int, ...]) -> FileTensor:
-        """The tensor that fills ``storage``, row by row."""
+        """The tensor that fills ``storage`` in row-major order."""
         strides = [1] * len(shape)
         for axis in range(len(shape) - 1, 0, -1):
             strides[axis - 1] = strides[axis] * shape[axis]
         tensor = cls(storage, kind, shape, tuple(strides))
         if tensor.size * ITEM_SIZES[kind] != storage.size:
-            raise InputError("a tensor of it has another size than its data: get the file again")
+            raise InputError("the file contains a tensor whose size differs from its data: download the file again")
         return tensor
 
     @property
@@ -122,11 +124,11 @@ class FileTensor:
 
     @property
     def dtype(self) -> np.dtype:
-        """NumPy's type of what ``np.asarray`` gives."""
+        """The data type of ``np.asarray``'s result."""
         return np.dtype(np.float32 if self.kind == "bfloat16" else self.kind)
 
     def _span(self) -> int:
-        """Elements of the storage from the tensor's first to its last."""
+        """Number of storage elements from the tensor's first to its last."""
         if self.size == 0:
             return 0
         return 1 + sum((side - 1) * stride for side, stride in zip(self.shape, self.strides))

@@ -1,6 +1,6 @@
-"""Files of ``torch.save`` without PyTorch, and without running what they contain.
+"""Files of ``torch.save``, read without PyTorch and without executing code in them.
 
-Both formats are read: zip archives, and the one before PyTorch 1.6, a row of pickles followed by the data. In a zip
+Both formats are supported: zip archives, and the format before PyTorch 1.6, pickles followed by the data. In a zip
 archive ``<name>/data.pkl`` holds the objects and ``<name>/data/<key>`` the bytes of each storage, uncompressed.
 """
 
@@ -16,7 +16,7 @@ from .tensors import ITEM_SIZES, FileTensor, Storage
 
 __all__ = ["read_torch_file"]
 
-MAX_DIRECTORY = 8 << 20  # bytes of a zip's list of contents: about 80 thousand entries
+MAX_DIRECTORY = 8 << 20  # bytes of a zip archive's directory: about 80 thousand entries
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 
@@ -27,19 +27,19 @@ _STORAGES = {
     "ByteStorage": "uint8", "BoolStorage": "bool", "ComplexFloatStorage": "complex64",
     "ComplexDoubleStorage": "complex128", "UntypedStorage": "uint8",
 }  # fmt: skip
-_QUANTISED = {"QInt8Storage": 1, "QUInt8Storage": 1, "QInt32Storage": 4}  # their tensors are passed over
+_QUANTISED = {"QInt8Storage": 1, "QUInt8Storage": 1, "QInt32Storage": 4}  # their tensors are skipped
 
-# What zipfile raises on archives that are not whole.
+# Exceptions of zipfile for damaged archives.
 _DAMAGE = (zipfile.BadZipFile, NotImplementedError, ValueError, IndexError, EOFError, RuntimeError, struct.error)
 
 
 def read_torch_file(path: str) -> Any:
-    """What ``torch.load(path)`` would give, with a :class:`FileTensor` for every dense tensor.
+    """The result of ``torch.load(path)``, with a :class:`FileTensor` for every dense tensor.
 
-    Objects of classes that have nothing to do with tensors come as :class:`~.pickles.Inert` ones.
+    Objects of other classes are :class:`~.pickles.Inert`.
 
     Raises:
-        InputError: not a file of ``torch.save``, or a damaged one.
+        InputError: the file was not written by ``torch.save``, or is damaged.
     """
     with open(path, "rb") as file:
         start = file.read(512)
@@ -47,7 +47,7 @@ def read_torch_file(path: str) -> Any:
         if start.startswith(b"PK\x03\x04"):
             return _Archive(path, file).load()
         if start[257:262] == b"ustar":
-            raise InputError("it is of PyTorch 0.1, in a tar archive: load and save it with PyTorch 1.0 to 1.5 first")
+            raise InputError("it is a tar archive of PyTorch 0.1: load and save it with PyTorch 1.0 to 1.5 first")
         if start.startswith(b"\x80"):
             return _Legacy(path, file).load()
     raise InputError(
@@ -56,7 +56,7 @@ def read_torch_file(path: str) -> Any:
 
 
 class _Contents:
-    """What both formats share: tensors are rebuilt on storages that a persistent id names."""
+    """The common part of both formats: tensors are views of storages, which persistent ids refer to."""
 
     def __init__(self, path, file):
         self.path, self.file = path, file
@@ -94,12 +94,12 @@ class _Contents:
         raise NotImplementedError
 
 
-# What stands for PyTorch's functions. Each takes as many arguments as that and no more, so none takes long.
+# Replacements of PyTorch's functions, with the same bounded number of arguments.
 
 
 def _size(sizes=()):
     if not isinstance(sizes, tuple):
-        raise TypeError("a size that is no tuple")
+        raise TypeError("a size that is not a tuple")
     return sizes
 
 
@@ -131,7 +131,7 @@ class _Archive(_Contents):
 
     def load(self):
         try:
-            self.zip = zipfile.ZipFile(_Sparing(self.file))
+            self.zip = zipfile.ZipFile(_LimitedFile(self.file))
             self.entries = {info.filename: info for info in self.zip.infolist()}
             self.check()
             self.prefix = self._prefix()
@@ -141,26 +141,30 @@ class _Archive(_Contents):
             raise
         except (*_DAMAGE, OSError) as error:
             reason = repr(str(error)[:120])
-            raise InputError(f"its zip archive is damaged or cut off ({reason}): get the file again") from error
+            raise InputError(f"its zip archive is damaged or truncated ({reason}): download the file again") from error
 
     def check(self):
-        """Refuse what no archive of PyTorch's has, before anything of it is read."""
+        """Raise InputError for anything that PyTorch's archives do not have, before reading entries."""
         infos = self.zip.infolist()
         if len(self.entries) != len(infos):
-            raise InputError("its zip archive has two entries of one name: do not trust it")
+            raise InputError("its zip archive has two entries with the same name: do not trust it")
         for info in infos:
             parts = info.filename.split("/")
             if ".." in parts or parts[0] == "" or "\\" in info.filename or info.orig_filename != info.filename:
                 raise InputError(f"its zip archive has an entry {info.filename[:80]!r}: do not trust it")
             if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
-                raise InputError("its zip archive is compressed, as PyTorch never does: save it with torch.save again")
+                raise InputError(
+                    "its zip archive is compressed, which PyTorch never does: save it with torch.save again"
+                )
         if sum(info.file_size for info in infos) > self.size:
-            raise InputError("its zip archive claims more than the file holds: do not trust it")
+            raise InputError("its zip archive claims more data than the file contains: do not trust it")
 
     def _prefix(self) -> str:
         found = [name[: -len("data.pkl")] for name in self.entries if name == "data.pkl" or name.endswith("/data.pkl")]
         if len(found) != 1:
-            raise InputError("it is a zip archive, but not one of torch.save: it has no data.pkl")
+            raise InputError(
+                "it is a zip archive without data.pkl, not a file of torch.save: save the state dict with torch.save"
+            )
         if f"{found[0]}constants.pkl" in self.entries:
             raise InputError("it is a TorchScript program: save the model's state_dict() instead")
         return found[0]
@@ -169,39 +173,41 @@ class _Archive(_Contents):
         name = f"{self.prefix}byteorder"
         order = self._small(name) if name in self.entries else b"little"
         if order not in (b"little", b"big"):
-            raise InputError(f"its byte order is {order[:16]!r}: get the file again")
+            raise InputError(f"its byte order is {order[:16]!r}: download the file again")
         return order == b"little"
 
     def _small(self, name) -> bytes:
         if self.entries[name].file_size > MAX_BYTES:
-            raise InputError(f"its {name[:80]!r} has over {MAX_BYTES >> 20} MB, more than any checkpoint's")
-        with self.zip.open(name) as file:  # compares the checksum
+            raise InputError(
+                f"its {name[:80]!r} is larger than {MAX_BYTES >> 20} MB, more than in any checkpoint: do not trust it"
+            )
+        with self.zip.open(name) as file:  # verifies the checksum
             return b"".join(iter(lambda: file.read(1 << 20), b""))
 
     def storage(self, key, count, item_size):
         if key not in self.storages:
             info = self.entries.get(f"{self.prefix}data/{key}")
             if info is None:
-                raise InputError(f"its zip archive lacks the data {key[:80]!r}: get the file again")
+                raise InputError(f"its zip archive lacks the data {key[:80]!r}: download the file again")
             start = self._start(info)
             self.storages[key] = Storage(self.path, start, info.file_size, info.CRC, self.little_endian)
         if self.storages[key].size != count * item_size:
-            raise InputError("a storage of it has another size than its pickle says: get the file again")
+            raise InputError("the size of a storage differs from its pickle: download the file again")
         return self.storages[key]
 
     def _start(self, info) -> int:
-        """Where an entry's bytes begin: after its local header, whose lengths may differ from the directory's."""
+        """The offset of an entry's bytes, after its local header, whose lengths may differ from the directory's."""
         self.file.seek(info.header_offset)
         header = self.file.read(30)
         signature, name, extra = header[:4], *struct.unpack("<HH", header[26:])
         start = info.header_offset + 30 + name + extra
         if signature != b"PK\x03\x04" or start + info.file_size > self.size:
-            raise InputError("its zip archive is damaged: get the file again")
+            raise InputError("its zip archive is damaged: download the file again")
         return start
 
 
-class _Sparing(io.RawIOBase):
-    """A file for ``zipfile``, which reads a list of contents of whatever size the archive claims."""
+class _LimitedFile(io.RawIOBase):
+    """A file for ``zipfile`` that limits the size of the directory, which an archive could claim to be huge."""
 
     def __init__(self, file):
         super().__init__()
@@ -209,7 +215,7 @@ class _Sparing(io.RawIOBase):
 
     def read(self, size=-1):
         if size > MAX_DIRECTORY:
-            raise InputError("its zip archive has a list of contents larger than any checkpoint's: do not trust it")
+            raise InputError("its zip archive has a directory larger than that of any checkpoint: do not trust it")
         return self.file.read(size)
 
     def seek(self, offset, whence=0):
@@ -233,11 +239,11 @@ class _Legacy(_Contents):
         if self._next(256) != LEGACY_MAGIC:
             raise InputError("it is a pickle, but not one of torch.save: save the state dict with torch.save")
         if self._next(256) != LEGACY_PROTOCOL:
-            raise InputError("it has a protocol that no PyTorch wrote: get the file again")
-        self._next(4096)  # the machine's sizes; what it wrote is little-endian on every one
+            raise InputError("it has a protocol version that PyTorch never wrote: download the file again")
+        self._next(4096)  # sizes of types on the machine; the data are always little-endian
         content, keys = self._next(), self._next()
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-            raise InputError("its list of data is damaged: get the file again")
+            raise InputError("its list of storages is damaged: download the file again")
         self._locate(keys)
         return content
 
@@ -248,20 +254,20 @@ class _Legacy(_Contents):
         return value
 
     def storage(self, key, count, item_size):
-        """A storage whose place is not known before the list of keys has been read."""
+        """A storage; its offset is unknown until the list of keys has been read."""
         storage = self.storages.setdefault(key, Storage(self.path, 0, count * item_size))
         if self.counts.setdefault(key, count) != count or storage.size != count * item_size:
-            raise InputError("a storage of it has two sizes: get the file again")
+            raise InputError("one of its storages has two sizes: download the file again")
         return storage
 
     def _locate(self, keys):
-        """Find each storage's data: its number of elements in eight bytes, then the elements."""
+        """Find the data of each storage: eight bytes for the number of elements, then the elements."""
         if len(set(keys)) != len(keys) or set(keys) != set(self.storages):
-            raise InputError("its list of data is not that of its tensors: get the file again")
+            raise InputError("its list of storages does not match its tensors: download the file again")
         for key in keys:
             count = self.file.read(8)
             storage = self.storages[key]
             storage.offset = self.file.tell()
             if count != struct.pack("<q", self.counts[key]) or storage.offset + storage.size > self.size:
-                raise InputError("it is cut off, or its data are not where it says: get the file again")
+                raise InputError("it is truncated, or its data are misplaced: download the file again")
             self.file.seek(storage.size, os.SEEK_CUR)

@@ -1,4 +1,4 @@
-"""Checkpoints written a tensor at a time, aside, and compared with what was meant."""
+"""Checkpoints written atomically, one tensor at a time, and verified by reading them back."""
 
 import json
 import os
@@ -21,7 +21,7 @@ _SAFETENSORS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64":
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor to write: its name, shape and PyTorch's name of its type, and how to get it when its turn comes."""
+    """A tensor to write: its name, shape, PyTorch's name of its data type, and a function that reads it."""
 
     name: str
     shape: Tuple[int, ...]
@@ -30,7 +30,7 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
         return int(np.prod(self.shape, dtype=np.int64)) * ITEM_SIZES[self.kind]
 
     def content(self) -> np.ndarray:
@@ -46,7 +46,7 @@ class Entry:
 
 
 def _to_bfloat16(values) -> np.ndarray:
-    """The upper halves of float32 numbers, rounded to the nearest and to even between two, as uint16."""
+    """The upper halves of float32 numbers as uint16, rounded to nearest, ties to even."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
     return np.where(np.isnan(values), bits >> 16 | 64, rounded).astype(np.uint16)
@@ -68,7 +68,7 @@ def write_aside(path: Path) -> Iterator[Path]:
 
 
 def write_ckpt(path: Path, entries: List[Entry], progress: Callable[[int], None]) -> Dict[str, int]:
-    """Write MindSpore's format; the checksums of what was written, by name."""
+    """Write MindSpore's format; returns the checksums of the tensors by name."""
     with open(path, "wb") as file:
         return dict(
             _write(file, entry, ckpt_header(entry.name, entry.shape or (0,), entry.kind, entry.size), progress)
@@ -79,7 +79,7 @@ def write_ckpt(path: Path, entries: List[Entry], progress: Callable[[int], None]
 def write_safetensors(
     path: Path, entries: List[Entry], progress: Callable[[int], None], metadata: Mapping[str, str]
 ) -> Dict[str, int]:
-    """Write safetensors; the checksums of what was written, by name."""
+    """Write safetensors; returns the checksums of the tensors by name."""
     header, position = {"__metadata__": dict(metadata)}, 0
     for entry in entries:
         place = [position, position + entry.size]
@@ -101,15 +101,15 @@ def _write(file, entry, header, progress) -> Tuple[str, int]:
 
 
 def check_file(found: Mapping[str, FileTensor], entries: List[Entry], checksums: Mapping[str, int]) -> None:
-    """Compare a written file, as it reads back, with what it was to hold: names, shapes, types and bytes.
+    """Compare the names, shapes, types and checksums of a written file with ``entries``.
 
     Raises:
         RunError: they differ.
     """
     if set(found) != {entry.name for entry in entries}:
-        raise RunError("the written file has other names than it was to have: is the disk sound?")
+        raise RunError("the tensor names read back differ from those written: check the disk for errors.")
     for entry in entries:
         tensor = found[entry.name]
         same_type = (tensor.shape, tensor.kind) == (entry.shape, entry.kind)
         if not same_type or tensor.storage.crc32() != checksums[entry.name]:
-            raise RunError(f"{entry.name} reads back differently from what was written: is the disk sound?")
+            raise RunError(f"{entry.name} read back differs from what was written: check the disk for errors.")
