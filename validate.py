@@ -16,7 +16,7 @@ from mindspore import Tensor
 from mindcv_models import create_model, reparameterize
 from mindcv_models.cells import cast_network
 from mindcv_models.checkpoint import load_average, load_weights, save_checkpoint
-from mindcv_models.classification.study import Study
+from mindcv_models.classification.study import ValidationRun
 from mindcv_models.classification.validate_options import ValidateOptions
 from mindcv_models.evaluation import csv_table, markdown_table
 from mindcv_models.files import write_text
@@ -32,12 +32,12 @@ def main():
     options.check()
     folder = output_folder(options.report_dir, "report_dir") if options.report_dir else None
     world = set_up(options)
-    study = Study(options, world)
+    validation = ValidationRun(options, world)
     network = create_model(
-        options.model, num_classes=study.options.num_classes, in_channels=options.in_channels,
+        options.model, num_classes=validation.options.num_classes, in_channels=options.in_channels,
         **(options.model_kwargs or {}),
     )  # fmt: skip
-    own = study.transform
+    own = validation.transform
     logger.info("%s at %s, crop %g, %s%s", options.model, own.image_resize, own.crop_pct, own.interpolation,
                 ", reparameterized" if options.reparam else "")  # fmt: skip
     evaluated, rows = None, []
@@ -45,7 +45,7 @@ def main():
         form = reparameterize(network) if options.reparam else network
         if evaluated is None:
             evaluated = cast_network(form, options.amp_level, options.amp_cast_list)
-            validate = study.validator(evaluated)
+            validate = validation.validator(evaluated)
         elif form is not evaluated:  # new weights in the graph that is compiled already
             for parameter, value in zip(evaluated.get_parameters(), form.get_parameters()):
                 parameter.set_data(Tensor(value.asnumpy(), parameter.dtype))

@@ -8,7 +8,7 @@ from PIL import Image
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score
 
-from mindcv_models.classification.details import Details, calibrate
+from mindcv_models.classification.details import ClassificationReport, calibrate
 from mindcv_models.classification.imagenet import (
     ALEXNET_ERRORS,
     class_names,
@@ -17,7 +17,7 @@ from mindcv_models.classification.imagenet import (
     real_accuracy,
     resolve_targets,
 )
-from mindcv_models.classification.plots import plot_details
+from mindcv_models.classification.plots import plot_report
 from mindcv_models.classification.predict import Predictions
 from mindcv_models.errors import InputError
 
@@ -31,7 +31,7 @@ def predictions(images=200, classes=7, missing=()):
 
 def test_the_numbers_are_scikit_learns():
     data = predictions()
-    report = Details(data, list("abcdefg")).as_json()
+    report = ClassificationReport(data, list("abcdefg")).as_json()
     probabilities = softmax(data.logits, axis=1)
     one_hot = np.eye(7)[data.labels]
     assert report["top1"] == pytest.approx(accuracy_score(data.labels, data.logits.argmax(1)))
@@ -54,7 +54,7 @@ def test_the_numbers_are_scikit_learns():
 
 def test_a_class_without_images_leaves_no_number_and_spoils_no_average():
     data = predictions(missing=[3])
-    report = Details(data, list("abcdefg")).as_json()
+    report = ClassificationReport(data, list("abcdefg")).as_json()
     json.dumps(report, allow_nan=False)
     assert report["per_class"][3] == {"class": "d", "images": 0, "top1": None}
     present = [0, 1, 2, 4, 5, 6]
@@ -76,8 +76,8 @@ def test_calibration_by_hand():
 
 @pytest.mark.parametrize("classes", [7, 60])
 def test_every_picture_is_drawn(tmp_path, classes):
-    details = Details(predictions(500, classes), [f"class {i}" for i in range(classes)])
-    paths = plot_details(details, tmp_path)
+    report = ClassificationReport(predictions(500, classes), [f"class {i}" for i in range(classes)])
+    paths = plot_report(report, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in paths)
     assert len(paths) == 5
     for path in paths:
@@ -102,7 +102,7 @@ def test_subsets_of_200_classes_compete_among_themselves(benchmark, first, last,
     assert targets.outputs[:7].tolist() == first
     assert (targets.outputs[-1], targets.outputs.sum()) == (last, total)
     assert targets.outputs[targets.labels[0]] == 6  # stingray
-    with pytest.raises(InputError, match=f"'n01440764' is none of {benchmark}'s 200 classes"):
+    with pytest.raises(InputError, match=f"'n01440764' is not one of the 200 classes of {benchmark}"):
         resolve_targets(["n01440764"], benchmark)
 
 
@@ -110,7 +110,7 @@ def test_imagenet_v2_names_its_folders_by_label():
     targets = resolve_targets(["0", "1", "10", "100", "2"], "imagenet-v2")
     assert targets.labels.tolist() == [0, 1, 10, 100, 2]
     assert targets.outputs is None
-    with pytest.raises(InputError, match="'1000' is none"):
+    with pytest.raises(InputError, match="'1000' is not one of the 1000 classes"):
         resolve_targets(["1000"], "imagenet-v2")
 
 
@@ -130,7 +130,7 @@ def test_real_labels_count_images_that_have_any(tmp_path):
         np.eye(6, dtype=np.float32)[[0, 5, 3]], np.zeros(3, int), [f"x/ILSVRC2012_val_{i:08d}.JPEG" for i in (1, 2, 3)]
     )
     assert real_accuracy(data, labels) == (0.5, 2)
-    with pytest.raises(InputError, match=r"x/cat\.jpg is none of them"):
+    with pytest.raises(InputError, match=r"x/cat\.jpg is not one of them"):
         real_accuracy(Predictions(data.logits[:1], data.labels[:1], ["x/cat.jpg"]), labels)
     path.write_text("[1, 2]")
     with pytest.raises(InputError, match="is not a JSON list of label lists"):

@@ -49,7 +49,7 @@ def test_it_says_what_validation_says_of_the_same_images(photos, monkeypatch, ca
     status, _, error = call("validate", arguments(photos, *same), monkeypatch, capsys)
     assert status == 0, error
     for row in rows(photos / "report" / "net" / "predictions.csv")[:3]:
-        number = "abc".index(row["first_guess"])
+        number = "abc".index(row["predicted"])
         assert by_class[row["image"], f"class {number}"] == pytest.approx(float(row["probability"]), abs=1e-5)
 
 
@@ -188,7 +188,7 @@ def test_a_map_is_drawn_where_the_class_is(tmp_path):
     draw_activation(pixels, np.float32([[3, 3], [3, 3.1]]), "", tmp_path / "even.png")
     picture = np.asarray(Image.open(tmp_path / "even.png").convert("RGB")).astype(int)[100:-100, 450:700]
     assert (picture[:, :, 0] > picture[:, :, 2] + 60).all()  # colours begin at zero, not at the smallest
-    with pytest.raises(InputError, match="logits are not the mean over places"):
+    with pytest.raises(InputError, match="logits are not the mean over positions"):
         draw_activations(Quadrants(2), paths, shares, ["bright", "dark"], transform, 1, tmp_path)
 
 

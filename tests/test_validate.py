@@ -40,7 +40,7 @@ def test_several_checkpoints_give_one_table_and_a_report_each(data, tmp_path, mo
         assert numbers["top1"] == pytest.approx(float(row["top1"]), abs=1e-6)
         assert [c["images"] for c in numbers["per_class"]] == [3, 4]
         each = rows(report / row["checkpoint"] / "predictions.csv")
-        hits = [line["class"] == line["first_guess"] for line in each]
+        hits = [line["class"] == line["predicted"] for line in each]
         assert (len(hits), np.mean(hits)) == (7, pytest.approx(numbers["top1"]))
         assert len(list((report / row["checkpoint"]).glob("*.png"))) == 5
     # Flat grey images look the same mirrored, so without the report and the views the numbers are the same.
@@ -84,7 +84,7 @@ def test_a_subset_of_imagenet_guesses_among_its_own_classes(tmp_path, monkeypatc
     assert rows(tmp_path / "out" / "results.csv")[0]["images"] == "5"
     each = rows(tmp_path / "out" / "net" / "predictions.csv")
     assert [line["class"] for line in each] == ["stingray"] * 2 + ["acorn"] * 3
-    assert {line["first_guess"] for line in each} <= set(resolve_targets([], "imagenet-a").names)
+    assert {line["predicted"] for line in each} <= set(resolve_targets([], "imagenet-a").names)
 
 
 def test_imagenet_c_gives_an_error_for_each_corruption(tmp_path, monkeypatch, capsys):
@@ -132,7 +132,7 @@ WRONG = {
     "views": (["--tta", "six_crop"], "did you mean five_crop?"),
     "benchmark": (["--benchmark", "imagenet-x"], "benchmark is 'imagenet-x', which is not known: did you mean"),
     "classes": (["--benchmark", "imagenet-a", "--num_classes", "200"], "imagenet-a needs 1000"),
-    "folders": (["--benchmark", "imagenet-r"], "class folder 'a' is none of imagenet-r's 200 classes"),
+    "folders": (["--benchmark", "imagenet-r"], "class folder 'a' is not one of the 200 classes of imagenet-r"),
     "corruptions": (["--benchmark", "imagenet-c", "--data_dir", "."], "no folders <corruption>/<1 to 5>/<class>"),
     "real labels": (["--real_labels", "absent.json"], "cannot read absent.json"),
     "real labels of others": (["--real_labels", "x", "--benchmark", "imagenet-a"], "real_labels are ImageNet's own"),

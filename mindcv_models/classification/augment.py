@@ -1,11 +1,12 @@
 """RandAugment, AutoAugment, TrivialAugment, AugMix and ThreeAugment on ``(H, W, 3)`` uint8 images.
 
-The strings and the policies are MindCV's. Its operations (0.3.0) are not: they draw from generators that all threads
-share, so that no run could be repeated; its shears leave the image as it is, its posterize drops as many bits as it
-should keep, and ``mstd`` is not read.
+The strings and the policies are MindCV's. Its operations (0.3.0) are not used: their random generators are shared by
+all threads, so runs would not be repeatable; its shears have no effect, its posterize drops the number of bits that it
+should keep, and ``mstd`` is ignored.
 
 Sources: Cubuk et al., arXiv:1805.09501 and arXiv:1909.13719; Müller and Hutter, arXiv:2103.10158; Hendrycks et al.,
-arXiv:1912.02781; Touvron et al., arXiv:2204.07118, section 3.2. "Increasing" operations grow with the magnitude.
+arXiv:1912.02781; Touvron et al., arXiv:2204.07118, section 3.2. The effect of "Increasing" operations grows
+with the magnitude.
 """
 
 import re
@@ -28,7 +29,7 @@ FILTERS = {
 }
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
-# The numbers that each policy's string may hold: randaug-m9-mstd0.5-inc1.
+# Parameters allowed in each policy's string, such as randaug-m9-mstd0.5-inc1.
 _SECTIONS = {
     "randaug": ("m", "n", "w", "mstd", "mmax", "inc"),
     "autoaug": ("mstd",),
@@ -43,11 +44,11 @@ def create_augment(text: str, fill: Sequence[float], interpolation: str) -> Augm
     """The augmentation that a string such as ``randaug-m9-mstd0.5-inc1`` names.
 
     Args:
-        fill: colour of what is moved in from outside the image, on the scale 0 to 255.
+        fill: colour outside the image, on the scale 0 to 255.
         interpolation: filter of rotations, shears and translations.
 
     Raises:
-        InputError: an unknown policy, or a section that the policy does not have.
+        InputError: an unknown policy, or a parameter that the policy does not have.
     """
     policy, numbers = _parse(text)
     surface = _Surface(tuple(min(255, round(level)) for level in fill), FILTERS[interpolation])
@@ -74,7 +75,7 @@ def _parse(text: str):
     found = [re.fullmatch(r"([a-z]+)(\d+\.?\d*)", section) for section in sections]
     if allowed is None or not all(match and match[1] in allowed for match in found):
         raise InputError(
-            f"auto_augment is {text!r}, but must be one of {', '.join(_SECTIONS)}, with sections such as "
+            f"auto_augment is {text!r}, but must be one of {', '.join(_SECTIONS)}, with parameters such as "
             "randaug-m9-mstd0.5-inc1, trivialaugwide-m31 or augmix-m3-w3."
         )
     return policy, {match[1]: float(match[2]) for match in found}
@@ -103,8 +104,8 @@ class _Surface:
 class _Operation:
     """One operation, applied with a probability.
 
-    The magnitude is drawn from a normal distribution of deviation ``spread``, or uniformly from 0 to ``magnitude`` if
-    that is infinite, and clipped to ``largest``.
+    The magnitude is drawn from a normal distribution with standard deviation ``spread``, or uniformly from 0 to
+    ``magnitude`` if ``spread`` is infinite, and clipped to ``largest``.
     """
 
     name: str
@@ -135,7 +136,7 @@ class _RandAugment:
     weights: Optional[np.ndarray]
 
     def __call__(self, image, rng):
-        # Without weights an operation may come twice.
+        # Without weights an operation may be drawn twice.
         chosen = rng.choice(len(self.operations), self.layers, replace=self.weights is None, p=self.weights)
         for index in chosen:
             image = self.operations[index](image, rng)
@@ -144,7 +145,7 @@ class _RandAugment:
 
 @dataclass(frozen=True)
 class _Choice:
-    """One of several chains of operations, each as likely as the others."""
+    """One of several chains of operations, drawn uniformly."""
 
     chains: List[List[_Operation]]
 
@@ -156,7 +157,7 @@ class _Choice:
 
 @dataclass(frozen=True)
 class _AugMix:
-    """The image mixed with several augmented copies of itself; a depth below 1 means 1 to 3, drawn."""
+    """The image mixed with several augmented copies of itself; a depth below 1 means a random depth of 1 to 3."""
 
     operations: List[_Operation]
     width: int
@@ -170,15 +171,15 @@ class _AugMix:
             for index in rng.integers(len(self.operations), size=self.depth if self.depth > 0 else rng.integers(1, 4)):
                 copy = self.operations[index](copy, rng)
             mixed += np.float32(weight) * copy
-        share = np.float32(rng.beta(self.alpha, self.alpha))
-        return np.clip(np.rint(image * (1 - share) + mixed * share), 0, 255).astype(np.uint8)
+        fraction = np.float32(rng.beta(self.alpha, self.alpha))
+        return np.clip(np.rint(image * (1 - fraction) + mixed * fraction), 0, 255).astype(np.uint8)
 
 
 class ColorJitter:
-    """Brightness, contrast and saturation, in drawn order, by factors from ``1 - strength`` to ``1 + strength``.
+    """Brightness, contrast and saturation, in random order, by factors from ``1 - strength`` to ``1 + strength``.
 
     Args:
-        strengths: one number for all three, or one each.
+        strengths: one number for all three, or three numbers.
     """
 
     def __init__(self, strengths: Sequence[float]):
@@ -232,7 +233,7 @@ def posterize(image, bits, *_):
 
 
 def solarize(image, threshold, *_):
-    """Invert what is at least ``threshold``."""
+    """Invert values of at least ``threshold``."""
     return _table(image, np.where(threshold > _LEVELS, _LEVELS, 255 - _LEVELS))
 
 
@@ -256,7 +257,7 @@ _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 
 
 def sharpness(image, factor, *_):
-    """Blend with the smoothed image, but for the outermost pixels."""
+    """Blend with the smoothed image, except for the outermost pixels."""
     smooth = cv2.filter2D(image, -1, _SMOOTH)
     blended = cv2.addWeighted(image, factor, smooth, 1 - factor, 0)
     result = image.copy()
@@ -269,7 +270,7 @@ def gaussian_blur(image, sigma, *_):
 
 
 def _warp(image, matrix, surface):
-    """``matrix`` takes a pixel's place in the result, centres at whole numbers, to its place in ``image``."""
+    """``matrix`` maps a pixel's position in the result, with centres at integers, to its position in ``image``."""
     flags = surface.filter if surface.filter != cv2.INTER_AREA else cv2.INTER_LINEAR
     return cv2.warpAffine(image, np.float64(matrix), image.shape[1::-1], flags=flags | cv2.WARP_INVERSE_MAP,
                           borderMode=cv2.BORDER_CONSTANT, borderValue=surface.fill)  # fmt: skip
@@ -289,12 +290,12 @@ def shear_y(image, factor, surface):
     return _warp(image, [[1, 0, 0], [factor, 1, factor / 2]], surface)
 
 
-def translate_x(image, share, surface):
-    return _warp(image, [[1, 0, share * image.shape[1]], [0, 1, 0]], surface)
+def translate_x(image, fraction, surface):
+    return _warp(image, [[1, 0, fraction * image.shape[1]], [0, 1, 0]], surface)
 
 
-def translate_y(image, share, surface):
-    return _warp(image, [[1, 0, 0], [0, 1, share * image.shape[0]]], surface)
+def translate_y(image, fraction, surface):
+    return _warp(image, [[1, 0, 0], [0, 1, fraction * image.shape[0]]], surface)
 
 
 _FUNCTIONS = {
@@ -324,7 +325,7 @@ def _rising(name):
     return f"{name}Increasing" if f"{name}Increasing" in _ARGUMENTS else name
 
 
-# From a level, usually 0 to 1, and a drawn sign to what the operation takes.
+# From a level, usually 0 to 1, and a random sign to the operation's argument.
 _ARGUMENTS = {
     "AutoContrast": lambda level, sign: None,
     "Equalize": lambda level, sign: None,

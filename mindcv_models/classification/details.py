@@ -1,4 +1,4 @@
-"""What is behind one accuracy: by class, by threshold, and by confidence. Numbers by scikit-learn."""
+"""Per-class, per-threshold and calibration metrics, computed with scikit-learn."""
 
 from dataclasses import dataclass
 from typing import Any, Dict, List
@@ -15,7 +15,7 @@ from sklearn.metrics import (
 
 from .predict import Predictions, probabilities
 
-__all__ = ["Calibration", "Curve", "Details", "calibrate"]
+__all__ = ["Calibration", "ClassificationReport", "Curve", "calibrate"]
 
 GRID = np.linspace(0, 1, 101)
 BINS = 15
@@ -23,7 +23,7 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Curve:
-    """A curve ``y`` over :data:`GRID` and the area under the exact one."""
+    """A curve ``y``, interpolated at :data:`GRID`, and the area under the exact curve."""
 
     y: np.ndarray
     area: float
@@ -31,7 +31,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Images, mean confidence and accuracy in bins of equal width of the confidence; both are NaN in an empty bin.
+    """Number of images, mean confidence and accuracy per bin of confidence, of equal widths; NaN in empty bins.
 
     Attributes:
         ece: expected calibration error (Guo et al., ICML 2017, equation 3).
@@ -44,7 +44,7 @@ class Calibration:
 
 
 def calibrate(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> Calibration:
-    """How well the first guesses' probabilities ``(N,)`` tell whether they are ``correct`` ``(N,)``."""
+    """Compare the probabilities ``(N,)`` of the predicted classes with whether they are ``correct`` ``(N,)``."""
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # bins (0, 1/b], (1/b, 2/b], ...
     images = np.bincount(index, minlength=bins)
     sums = [np.bincount(index, weights, bins) for weights in (confidence, correct)]
@@ -53,11 +53,11 @@ def calibrate(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> 
         return Calibration(images, sums[0] / images, sums[1] / images, ece)
 
 
-class Details:
-    """Everything the report of one checkpoint shows.
+class ClassificationReport:
+    """The metrics in the report of one checkpoint.
 
-    Curves are one class against the rest, for the classes that have images: micro over all decisions, macro over
-    classes.
+    Curves are one-vs-rest, for the classes that have images. The micro average is over all decisions, the macro average
+    over classes.
 
     Args:
         names: the classes' names, K of them.
@@ -67,11 +67,11 @@ class Details:
         self.predictions = predictions
         self.names = names
         self.labels = predictions.labels
-        self.guesses = predictions.logits.argmax(1)
+        self.predicted = predictions.logits.argmax(1)
         self.probabilities = probabilities(predictions.logits).astype(np.float32)
         self.present = np.unique(self.labels)
-        self.confusion = confusion_matrix(self.labels, self.guesses, labels=np.arange(len(names)))
-        self.calibration = calibrate(self.probabilities.max(1).astype(np.float64), self.guesses == self.labels)
+        self.confusion = confusion_matrix(self.labels, self.predicted, labels=np.arange(len(names)))
+        self.calibration = calibrate(self.probabilities.max(1).astype(np.float64), self.predicted == self.labels)
         one_hot = self.labels[:, None] == self.present  # (N, present classes)
         scores = self.probabilities[:, self.present]
         self.roc = {n: _roc(one_hot[:, i], scores[:, i]) for i, n in enumerate(self.present)}
@@ -84,12 +84,12 @@ class Details:
 
     @property
     def per_class(self) -> np.ndarray:
-        """Top-1 of each class ``(K,)``, NaN for one without images."""
+        """Top-1 of each class ``(K,)``, NaN for classes without images."""
         with np.errstate(invalid="ignore"):
             return np.diag(self.confusion) / self.confusion.sum(1)
 
     def confusions(self, count: int = 20) -> List[Dict[str, Any]]:
-        """The most frequent mistakes."""
+        """The most frequent confusions of one class with another."""
         wrong = self.confusion * ~np.eye(len(self.names), dtype=bool)
         order = np.argsort(-wrong, axis=None, kind="stable")[:count]
         pairs = [np.unravel_index(i, wrong.shape) for i in order]
@@ -100,7 +100,7 @@ class Details:
         ]
 
     def as_json(self) -> Dict[str, Any]:
-        """All numbers, in plain Python types; shares between 0 and 1, None where there is no image."""
+        """All metrics, in plain Python types; fractions from 0 to 1, None without images."""
         metrics = self.predictions.metrics()
         everyone = np.arange(len(self.names))
         return {
@@ -109,12 +109,17 @@ class Details:
             f"top{metrics.k}": metrics.topk,
             "loss": metrics.loss,
             "per_class": [
-                {"class": name, "images": int(total), "top1": _plain(share)}
-                for name, total, share in zip(self.names, self.confusion.sum(1), self.per_class)
+                {"class": name, "images": int(total), "top1": _plain(top1)}
+                for name, total, top1 in zip(self.names, self.confusion.sum(1), self.per_class)
             ],
             "most_frequent_confusions": self.confusions(),
             "classification_report": classification_report(
-                self.labels, self.guesses, labels=everyone, target_names=self.names, output_dict=True, zero_division=0.0
+                self.labels,
+                self.predicted,
+                labels=everyone,
+                target_names=self.names,
+                output_dict=True,
+                zero_division=0.0,
             ),
             "roc": _curves_json(self.roc_averages, "false_positive_rate", "true_positive_rate"),
             "roc_auc_per_class": {self.names[n]: curve.area for n, curve in self.roc.items()},
@@ -131,7 +136,7 @@ class Details:
 
 
 def _roc(truth, score) -> Curve:
-    if truth.all():  # one class alone: there is nothing to tell it from
+    if truth.all():  # a single class has no ROC curve
         return Curve(np.full_like(GRID, np.nan), float("nan"))
     false, true, _ = roc_curve(truth, score)
     return Curve(np.interp(GRID, false, true), float(auc(false, true)))
@@ -139,7 +144,7 @@ def _roc(truth, score) -> Curve:
 
 def _precision_recall(truth, score) -> Curve:
     precision, recall, _ = precision_recall_curve(truth, score)
-    recall, first = np.unique(recall[::-1], return_index=True)  # of equal recalls the one of the highest threshold
+    recall, first = np.unique(recall[::-1], return_index=True)  # for equal recalls, the highest threshold
     return Curve(np.interp(GRID, recall, precision[::-1][first]), float(average_precision_score(truth, score)))
 
 

@@ -1,4 +1,4 @@
-"""ImageNet-1K's classes, and the test sets whose folders or labels are not its own: -A, -R, -V2, -C and ReaL."""
+"""ImageNet-1K's classes, and test sets with other folders or labels: -A, -R, -V2, -C and ReaL."""
 
 import functools
 import json
@@ -16,8 +16,8 @@ __all__ = ["ALEXNET_ERRORS", "BENCHMARKS", "Targets", "class_names", "corruption
 
 BENCHMARKS = ("imagenet", "imagenet-a", "imagenet-r", "imagenet-v2", "imagenet-c")
 
-# AlexNet's mean error over the five severities of each corruption of ImageNet-C, by which the paper divides a
-# model's (Hendrycks and Dietterich, ICLR 2019; figures of the authors' release).
+# AlexNet's mean error over the five severities of each corruption of ImageNet-C. The mean corruption error is relative
+# to it (Hendrycks and Dietterich, ICLR 2019; figures from the authors' release).
 ALEXNET_ERRORS = {
     "gaussian_noise": 0.886428, "shot_noise": 0.894468, "impulse_noise": 0.922640, "defocus_blur": 0.819880,
     "glass_blur": 0.826268, "motion_blur": 0.785948, "zoom_blur": 0.798360, "snow": 0.866816, "frost": 0.826572,
@@ -34,19 +34,19 @@ def _classes() -> List[Tuple[str, str, str]]:
 
 
 def class_names() -> List[str]:
-    """A different short name for each of ImageNet-1K's classes, in label order."""
+    """A unique short name for each of ImageNet-1K's classes, in label order."""
     first = [words.split(",")[0] for _, _, words in _classes()]
     return [name if first.count(name) == 1 else f"{name} ({row[0]})" for name, row in zip(first, _classes())]
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What class folders mean to a network.
+    """The network's outputs and labels for a list of class folders.
 
     Attributes:
-        outputs: the network's outputs that compete, by number; None for all.
-        labels: for each class folder, its position among those outputs.
-        names: a name for each of those outputs.
+        outputs: indices of the network's outputs that are compared; None for all.
+        labels: for each class folder, its index among those outputs.
+        names: the class name of each of those outputs.
     """
 
     outputs: Optional[np.ndarray]
@@ -57,11 +57,11 @@ class Targets:
 def resolve_targets(folders: Sequence[str], benchmark: Optional[str]) -> Targets:
     """The targets of the sorted class ``folders`` of a plain image folder (None) or of a benchmark.
 
-    ImageNet-A and -R have 200 of the 1,000 classes, and only those compete. ImageNet-V2 names its folders by label,
-    the others by WordNet identifier.
+    ImageNet-A and -R have 200 of the 1,000 classes, and only their outputs are compared. ImageNet-V2's folders are
+    named by label, the others by WordNet identifier.
 
     Raises:
-        InputError: a folder that the benchmark does not have.
+        InputError: a folder that does not belong to the benchmark.
     """
     if benchmark is None:
         return Targets(None, np.arange(len(folders)), list(folders))
@@ -72,8 +72,8 @@ def resolve_targets(folders: Sequence[str], benchmark: Optional[str]) -> Targets
     for name in folders:
         if name not in position:
             raise InputError(
-                f"class folder {name!r} is none of {benchmark}'s {len(known)} classes, named like {known[0]!r}: "
-                "choose another benchmark, or the folder that holds its classes."
+                f"class folder {name!r} is not one of the {len(known)} classes of {benchmark}, named like "
+                f"{known[0]!r}: choose another benchmark, or the folder that contains its classes."
             )
     names = class_names()
     return Targets(
@@ -82,12 +82,12 @@ def resolve_targets(folders: Sequence[str], benchmark: Optional[str]) -> Targets
 
 
 def read_real_labels(path: str) -> List[List[int]]:
-    """The reassessed labels of ImageNet's 50,000 validation images: for each its labels, or none.
+    """The ReaL labels of ImageNet's 50,000 validation images: a list of labels, possibly empty, per image.
 
     Source: Beyer et al., "Are we done with ImageNet?", 2020; the file ``real.json`` of its release.
 
     Raises:
-        InputError: no such file, or not such a file.
+        InputError: the file cannot be read or has another format.
     """
     try:
         labels = json.loads(Path(path).read_text())
@@ -101,31 +101,31 @@ def read_real_labels(path: str) -> List[List[int]]:
 
 
 def real_accuracy(predictions: Predictions, labels: List[List[int]]) -> Tuple[float, int]:
-    """The share of images whose first guess is one of its reassessed labels, and of how many that have any.
+    """Top-1 against the ReaL labels, and the number of images that have any.
 
     Raises:
-        InputError: an image that is not named like ``ILSVRC2012_val_00000001.JPEG``.
+        InputError: an image is not named like ``ILSVRC2012_val_00000001.JPEG``.
     """
-    guesses = predictions.logits.argmax(1)
+    predicted = predictions.logits.argmax(1)
     hits = []
-    for path, guess in zip(predictions.paths, guesses):
+    for path, label in zip(predictions.paths, predicted):
         number = Path(path).stem.rpartition("_")[2]
         if not number.isdigit() or not 1 <= int(number) <= len(labels):
             raise InputError(
-                f"real_labels has {len(labels)} images, but {path} is none of them: "
+                f"real_labels has {len(labels)} images, but {path} is not one of them: "
                 "it needs ImageNet's validation images, named like ILSVRC2012_val_00000001.JPEG."
             )
         if labels[int(number) - 1]:
-            hits.append(guess in labels[int(number) - 1])
+            hits.append(label in labels[int(number) - 1])
     if not hits:
-        raise InputError("real_labels has no label for any of these images: use ImageNet's validation images.")
+        raise InputError("real_labels has no labels for these images: use ImageNet's validation images.")
     return float(np.mean(hits)), len(hits)
 
 
 def corruption_errors(errors: Dict[Tuple[str, int], float]) -> Dict[str, float]:
-    """Mean errors by corruption from those by (corruption, severity), with ``mean_error`` over all.
+    """Mean errors by corruption from errors by (corruption, severity), and ``mean_error`` over all corruptions.
 
-    ``mce``, the mean corruption error, is there if every one of the paper's 15 corruptions has all five severities.
+    ``mce``, the mean corruption error, is included if all of the paper's 15 corruptions have all five severities.
     """
     of = {name: [error for (corruption, _), error in errors.items() if corruption == name] for name, _ in errors}
     means = {name: float(np.mean(values)) for name, values in of.items()}

@@ -1,7 +1,7 @@
-"""Mixup and CutMix of a whole batch, which make soft labels.
+"""Mixup and CutMix of a batch, with soft labels.
 
-Sources: Zhang et al., arXiv:1710.09412; Yun et al., arXiv:1905.04899. MindCV's draw from a generator that all threads
-share, so that no run could be repeated.
+Sources: Zhang et al., arXiv:1710.09412; Yun et al., arXiv:1905.04899. MindCV's are not used: their random generator is
+shared by all threads, so runs would not be repeatable.
 """
 
 import numpy as np
@@ -10,21 +10,21 @@ __all__ = ["Mixing", "one_hot"]
 
 
 def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
-    """``(B,)`` class numbers to ``(B, classes)`` float32 ones and zeros."""
+    """From labels ``(B,)`` to ``(B, classes)`` float32 ones and zeros."""
     return np.eye(classes, dtype=np.float32)[labels]
 
 
 class Mixing:
-    """Mixes each image with the one at its mirrored place in the batch, and their labels by the same shares.
+    """Mixes image ``i`` of a batch with image ``B - 1 - i``, and their labels with the same weights.
 
-    Of an odd number of images the one in the middle stays as it is.
+    With an odd batch size the image in the middle is unchanged.
 
-    Smoothing the mixed labels, which is left to the loss, is the same as mixing smoothed ones.
+    Label smoothing is applied by the loss: smoothing mixed labels equals mixing smoothed labels.
 
     Args:
-        mixup: alpha of the beta distribution of the shares; 0 is off.
-        cutmix: the same; where both are on, each batch takes one of them, as likely as the other.
-        probability: of a batch being mixed; the labels are soft either way.
+        mixup: alpha of the beta distribution of the weights; 0 disables it.
+        cutmix: the same; if both are enabled, each batch uses one of them with equal probability.
+        probability: probability that a batch is mixed; the labels are soft in any case.
     """
 
     def __init__(self, mixup: float, cutmix: float, probability: float, classes: int):
@@ -34,23 +34,23 @@ class Mixing:
         self.classes = classes
 
     def __call__(self, images: np.ndarray, labels: np.ndarray, rng: np.random.Generator):
-        """Images ``(B, C, H, W)``, changed in place, and labels ``(B,)``, to images and labels ``(B, classes)``."""
+        """From images ``(B, C, H, W)``, changed in place, and labels ``(B,)`` to images and labels ``(B, classes)``."""
         labels = one_hot(labels, self.classes)
         if rng.random() >= self.probability:
             return images, labels
         if self.cutmix > 0 and (self.mixup == 0 or rng.random() < 0.5):
-            share = self._cut(images, rng)
+            weight = self._cut(images, rng)
         else:
-            share = rng.beta(self.mixup, self.mixup)
+            weight = rng.beta(self.mixup, self.mixup)
             # numpy reads the reversed images before it writes: the product is an array of its own.
-            other = images[::-1] * np.float32(1 - share)
-            images *= np.float32(share)
+            other = images[::-1] * np.float32(1 - weight)
+            images *= np.float32(weight)
             images += other
-        share = np.float32(share)
-        return images, labels * share + labels[::-1] * (1 - share)
+        weight = np.float32(weight)
+        return images, labels * weight + labels[::-1] * (1 - weight)
 
     def _cut(self, images, rng):
-        """Put a box of the other image into each; returns the share of the image that stays."""
+        """Paste a box of the other image into each image; returns the fraction of the image that remains."""
         height, width = images.shape[-2:]
         side = np.sqrt(1 - rng.beta(self.cutmix, self.cutmix))
         top, bottom = _span(height, side, rng)
@@ -61,7 +61,7 @@ class Mixing:
 
 
 def _span(length, side, rng):
-    """A piece of ``side`` times ``length`` around a drawn centre, clipped at the ends."""
+    """An interval of ``side`` times ``length`` around a random centre, clipped at the ends."""
     half = int(length * side) // 2
     centre = rng.integers(length)
     return max(centre - half, 0), min(centre + half, length)

@@ -1,4 +1,4 @@
-"""Pictures of a checkpoint's :class:`~mindcv_models.classification.details.Details`, by matplotlib, as PNG."""
+"""Plots of a checkpoint's :class:`~mindcv_models.classification.details.ClassificationReport`, as PNG."""
 
 from pathlib import Path
 from typing import Dict, List, Tuple
@@ -6,24 +6,24 @@ from typing import Dict, List, Tuple
 import numpy as np
 
 from ..evaluation import new_figure, save_figure
-from .details import BINS, GRID, Details
+from .details import BINS, GRID, ClassificationReport
 
-__all__ = ["plot_corruptions", "plot_details"]
+__all__ = ["plot_corruptions", "plot_report"]
 
-# Up to so many classes, each has its name, its number or its curve in a picture.
+# Up to this number of classes, plots show the name and the curve of each class.
 FEW = 20
 
 
-def plot_details(details: Details, folder: Path) -> List[Path]:
-    """Write every picture of ``details`` to ``folder``."""
+def plot_report(report: ClassificationReport, folder: Path) -> List[Path]:
+    """Write all plots of ``report`` to ``folder``; returns their paths."""
     figures = {
-        "confusion_matrix.png": _confusion(details),
-        "per_class.png": _per_class(details),
-        "roc.png": _curves(details, details.roc, details.roc_averages, "false positive rate", "true positive rate"),
+        "confusion_matrix.png": _confusion(report),
+        "per_class.png": _per_class(report),
+        "roc.png": _curves(report, report.roc, report.roc_averages, "false positive rate", "true positive rate"),
         "precision_recall.png": _curves(
-            details, details.precision_recall, details.precision_recall_averages, "recall", "precision"
+            report, report.precision_recall, report.precision_recall_averages, "recall", "precision"
         ),
-        "calibration.png": _calibration(details),
+        "calibration.png": _calibration(report),
     }
     for name, figure in figures.items():
         save_figure(figure, folder / name)
@@ -31,7 +31,7 @@ def plot_details(details: Details, folder: Path) -> List[Path]:
 
 
 def plot_corruptions(errors: Dict[Tuple[str, int], float], title: str, path: Path) -> None:
-    """Write the errors by (corruption, severity), 0 to 1, as a table of accuracies in colour, with means by row."""
+    """Plot a table of top-1 by corruption and severity, with means, from errors (0 to 1) by (corruption, severity)."""
     corruptions = sorted({corruption for corruption, _ in errors})
     severities = sorted({severity for _, severity in errors})
     top1 = np.full((len(corruptions), len(severities) + 1), np.nan)
@@ -45,51 +45,51 @@ def plot_corruptions(errors: Dict[Tuple[str, int], float], title: str, path: Pat
     axes.set_xticks(range(len(severities) + 1), [*severities, "mean"])
     axes.set_yticks(range(len(corruptions)), [name.replace("_", " ") for name in corruptions], parse_math=False)
     axes.set(xlabel="severity", title=title)
-    for (i, j), share in np.ndenumerate(top1):
-        if not np.isnan(share):
-            colour = "black" if share > 60 else "white"
-            axes.text(j, i, f"{share:.1f}", ha="center", va="center", color=colour, fontsize=8)
+    for (i, j), percent in np.ndenumerate(top1):
+        if not np.isnan(percent):
+            colour = "black" if percent > 60 else "white"
+            axes.text(j, i, f"{percent:.1f}", ha="center", va="center", color=colour, fontsize=8)
     save_figure(figure, path)
 
 
-def _confusion(details):
-    count = len(details.names)
+def _confusion(report):
+    count = len(report.names)
     size = 6.4 if count > FEW else max(4.8, 2.5 + 0.4 * count)
     figure = new_figure(size + 0.8, size)
     axes = figure.subplots()
-    totals = details.confusion.sum(1, keepdims=True)
-    shares = details.confusion / np.maximum(totals, 1)
-    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    figure.colorbar(picture, ax=axes, label="share of the class's images", shrink=0.8)
-    axes.set(xlabel="first guess", ylabel="class", title=f"Confusion matrix, {totals.sum()} images")
+    totals = report.confusion.sum(1, keepdims=True)
+    fractions = report.confusion / np.maximum(totals, 1)
+    picture = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    figure.colorbar(picture, ax=axes, label="fraction of the class's images", shrink=0.8)
+    axes.set(xlabel="predicted class", ylabel="class", title=f"Confusion matrix, {totals.sum()} images")
     if count <= FEW:
-        axes.set_xticks(range(count), details.names, rotation=90, parse_math=False)
-        axes.set_yticks(range(count), details.names, parse_math=False)
-        for (i, j), images in np.ndenumerate(details.confusion):
+        axes.set_xticks(range(count), report.names, rotation=90, parse_math=False)
+        axes.set_yticks(range(count), report.names, parse_math=False)
+        for (i, j), images in np.ndenumerate(report.confusion):
             if images:
-                axes.text(j, i, images, ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black",
+                axes.text(j, i, images, ha="center", va="center", color="white" if fractions[i, j] > 0.5 else "black",
                           fontsize=8)  # fmt: skip
     return figure
 
 
-def _per_class(details):
-    order = details.present[np.argsort(details.per_class[details.present], kind="stable")]
-    shares = 100 * details.per_class[order]
+def _per_class(report):
+    order = report.present[np.argsort(report.per_class[report.present], kind="stable")]
+    top1 = 100 * report.per_class[order]
     few = len(order) <= 2 * FEW
     figure = new_figure(6.4, max(3, 1 + 0.22 * len(order)) if few else 4.8)
     axes = figure.subplots()
     if few:
-        axes.barh(range(len(order)), shares)
-        axes.set_yticks(range(len(order)), [details.names[i] for i in order], parse_math=False)
+        axes.barh(range(len(order)), top1)
+        axes.set_yticks(range(len(order)), [report.names[i] for i in order], parse_math=False)
         axes.set(xlabel="top-1 (%)", xlim=(0, 100))
     else:
-        axes.plot(np.arange(1, len(order) + 1), shares)
+        axes.plot(np.arange(1, len(order) + 1), top1)
         axes.set(xlabel="classes, worst first", ylabel="top-1 (%)", ylim=(0, 102))
-    axes.set_title(f"Accuracy by class, mean {shares.mean():.2f} %")
+    axes.set_title(f"Accuracy by class, mean {top1.mean():.2f} %")
     return figure
 
 
-def _curves(details, curves, averages, x, y):
+def _curves(report, curves, averages, x, y):
     figure = new_figure(6.4, 5.2)
     axes = figure.subplots()
     if len(curves) <= FEW:
@@ -104,8 +104,8 @@ def _curves(details, curves, averages, x, y):
     return figure
 
 
-def _calibration(details):
-    calibration = details.calibration
+def _calibration(report):
+    calibration = report.calibration
     figure = new_figure(6.4, 6.4)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     middles = (np.arange(BINS) + 0.5) / BINS
@@ -116,5 +116,5 @@ def _calibration(details):
     upper.set_title(f"Reliability, expected calibration error {calibration.ece:.4f}")
     upper.legend(loc="upper left")
     lower.bar(middles, calibration.images, width=0.9 / BINS, color="0.6")
-    lower.set(xlabel="probability of the first guess", ylabel="images")
+    lower.set(xlabel="probability of the predicted class", ylabel="images")
     return figure

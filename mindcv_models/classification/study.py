@@ -1,4 +1,4 @@
-"""Validation of several checkpoints under the same options, into one table."""
+"""Validation of several checkpoints with the same options, for one table."""
 
 import json
 import logging
@@ -14,29 +14,28 @@ from ..distributed import World
 from ..errors import InputError
 from ..evaluation import Row, csv_table, new_figure
 from ..files import write_text
-from .details import Details
+from .details import ClassificationReport
 from .folders import class_names, prepare
 from .imagenet import corruption_errors, read_real_labels, real_accuracy, resolve_targets
-from .plots import plot_corruptions, plot_details
+from .plots import plot_corruptions, plot_report
 from .predict import VIEWS, Predictions, Predictor
 from .transforms import EvalTransform
 from .validate_options import ValidateOptions
 from .validator import build_validation
 
-__all__ = ["Study"]
+__all__ = ["ValidationRun"]
 
 logger = logging.getLogger(__name__)
 
 
-class Study:
-    """Validates networks as the options say.
+class ValidationRun:
+    """Validates networks with the options of ``validate.py``.
 
     Args:
-        options: those of ``validate.py``.
-        world: this process among those that validate together; rank 0 writes.
+        world: the processes that validate together; rank 0 writes.
 
     Raises:
-        InputError: the data or the labels cannot be used, or a library is missing.
+        InputError: the data or the labels are invalid, or a library is missing.
     """
 
     def __init__(self, options: ValidateOptions, world: World):
@@ -47,19 +46,19 @@ class Study:
                 "leave them out, or give data_dir one."
             )
         if options.report_dir:
-            new_figure()  # says before the work what is missing for the pictures
+            new_figure()  # a missing matplotlib is an error before the work starts
         self.real_labels = read_real_labels(options.real_labels) if options.real_labels else None
         self.world = world
         self.options = (
             replace(options, num_classes=1000) if options.benchmark else prepare(options, world, training=False)
         )
         if options.benchmark == "imagenet-c":
-            # Its images were cropped to the network's size before they were corrupted.
+            # Its images are already cropped to the network's input size.
             self.options = replace(self.options, crop_pct=options.crop_pct or 1.0)
         self.transform = EvalTransform.resolve(self.options)
 
     def validator(self, network: nn.Cell) -> Callable[[str], Row]:
-        """A function from a checkpoint's name to its row, for ``network`` as it stands when it is called."""
+        """A function from a checkpoint's name to its row; it validates the current weights of ``network``."""
         options = self.options
         if not options.looks_at_each_image:
             validate = build_validation(network, options, self.world)
@@ -105,7 +104,7 @@ class Study:
         if bad and not options.skip_bad_images:
             raise InputError(
                 f"cannot decode image {images.items[min(bad)]}: replace or remove it, or use --skip_bad_images True to "
-                "go on without it."
+                "continue without it."
             )
         good = np.setdiff1d(np.arange(len(images)), list(bad))
         if not len(good):
@@ -117,21 +116,21 @@ class Study:
 
 
 def write_report(predictions: Predictions, names: List[str], folder: Path) -> None:
-    """``report.json``, ``predictions.csv`` and the pictures of one checkpoint."""
+    """Write ``report.json``, ``predictions.csv`` and the plots of one checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
-    details = Details(predictions, names)
-    write_text(folder / "report.json", json.dumps(details.as_json(), ensure_ascii=False) + "\n")
-    top = details.probabilities.max(1)
+    report = ClassificationReport(predictions, names)
+    write_text(folder / "report.json", json.dumps(report.as_json(), ensure_ascii=False) + "\n")
+    top = report.probabilities.max(1)
     rows = [
-        {"image": path, "class": names[label], "first_guess": names[guess], "probability": float(p)}
-        for path, label, guess, p in zip(predictions.paths, details.labels, details.guesses, top)
+        {"image": path, "class": names[label], "predicted": names[predicted], "probability": float(p)}
+        for path, label, predicted, p in zip(predictions.paths, report.labels, report.predicted, top)
     ]
     write_text(folder / "predictions.csv", csv_table(rows))
-    plot_details(details, folder)
+    plot_report(report, folder)
 
 
 def write_corruptions(errors: Dict[Tuple[str, int], float], mean_top1: float, folder: Path) -> None:
-    """``corruptions.csv`` and its picture, of one checkpoint."""
+    """Write ``corruptions.csv`` and its plot for one checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{"corruption": name, "severity": severity, "error": error} for (name, severity), error in errors.items()]
     write_text(folder / "corruptions.csv", csv_table(rows))
