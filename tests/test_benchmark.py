@@ -19,7 +19,7 @@ from mindcv_models import backend
 from mindcv_models.benchmark import Job, Timing, header, line, plot, row_of, subject, titles, worker
 from mindcv_models.benchmark.plot import write_names
 from mindcv_models.benchmark.published import PUBLISHED
-from mindcv_models.benchmark.subject import OutOfMemoryError, Subject
+from mindcv_models.benchmark.subject import OutOfMemoryError, TimedModel
 from mindcv_models.errors import InputError
 from tests.helpers.scripts import call
 
@@ -72,7 +72,7 @@ def test_a_subject_is_timed(monkeypatch, train, mode):
     before = network.head.weight.asnumpy().copy()
     building(monkeypatch, network)
     try:
-        measured = Subject(Job("tiny", train, batch_size=2, image_size=(4, 6), mode=mode, warmup=1, queued=3))
+        measured = TimedModel(Job("tiny", train, batch_size=2, image_size=(4, 6), mode=mode, warmup=1, queued=3))
         times = [measured.first, *measured.turn()]
     finally:
         ms.set_context(mode=ms.GRAPH_MODE)
@@ -87,20 +87,20 @@ def test_a_subject_is_timed(monkeypatch, train, mode):
 def test_memory_errors_are_told_from_others(monkeypatch, message):
     building(monkeypatch, Hungry(message))
     with pytest.raises(OutOfMemoryError):
-        Subject(Job("hungry", batch_size=4, image_size=(2, 2), reparam=False))
+        TimedModel(Job("hungry", batch_size=4, image_size=(2, 2), reparam=False))
     assert backend.is_out_of_memory(MemoryError())
 
 
 def test_another_error_stays_what_it_is(monkeypatch):
     building(monkeypatch, Hungry("For 'MatMul', the shapes do not fit."))
     with pytest.raises(RuntimeError, match="shapes do not fit") as caught:
-        Subject(Job("hungry", batch_size=4, image_size=(2, 2), reparam=False))
+        TimedModel(Job("hungry", batch_size=4, image_size=(2, 2), reparam=False))
     assert not isinstance(caught.value, OutOfMemoryError)
 
 
 def test_the_batch_is_halved_until_it_fits(monkeypatch, caplog):
     building(monkeypatch, Hungry(OUT_OF_MEMORY["kernel"]))
-    monkeypatch.setattr(worker, "Worker", Subject)
+    monkeypatch.setattr(worker, "Worker", TimedModel)
     fitted = worker.fitting(Job("hungry", batch_size=9, image_size=(2, 2), reparam=False))
     assert fitted.job.batch_size == 2
     assert [re.search(r"with (\d+) images", r.message)[1] for r in caplog.records] == ["9", "4"]
@@ -111,7 +111,7 @@ def test_what_does_not_fit_at_all_is_said(monkeypatch):
         raise OutOfMemoryError("no")
 
     monkeypatch.setattr(worker, "Worker", full)
-    with pytest.raises(InputError, match="hungry: one image is too much for the memory"):
+    with pytest.raises(InputError, match="hungry: even one image does not fit"):
         worker.fitting(Job("hungry"))
 
 
@@ -129,7 +129,7 @@ def test_a_worker_is_a_process_and_its_death_is_a_lack_of_memory():
     ("model", "batch_size", "error", "words"),
     [
         ("squeezenet1_9", 1, InputError, "squeezenet1_9"),
-        ("inception_v3", 1, InputError, "inception_v3 does not take images of 32 x 32"),
+        ("inception_v3", 1, InputError, "inception_v3 does not support images of 32 x 32"),
         ("squeezenet1_1", -1, RuntimeError, "squeezenet1_1:\nTraceback"),
     ],
 )
@@ -281,7 +281,7 @@ WRONG = {
     "csv": (["--csv", "absent/speed.csv"], "csv is absent/speed.csv, but must be a file in a folder that is there."),
     "csv folder": (["--csv", "."], "csv is ., but must be a file"),
     "plot": (["--plot", "speed.txt"], "plot is speed.txt, but must end in .png"),
-    "plot of nothing": (["--models", "squeezenet1_1", "--plot", "speed.png"], "plot has nothing to draw"),
+    "plot of nothing": (["--models", "squeezenet1_1", "--plot", "speed.png"], "plot has no data"),
     "option": (["--modles", "resnet50"], "unknown option --modles: did you mean --models?"),
 }
 

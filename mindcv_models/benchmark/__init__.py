@@ -1,7 +1,7 @@
-"""Speed, memory and compile time of models, beside their published accuracy.
+"""Throughput, latency, memory and compile time of models, with their published accuracy.
 
-Each model runs in a process of its own (``worker``): it then has the memory, kernels and settings that it has where it
-runs alone. Rounds give it and the first model, the yardstick, a turn each, so that a disturbance hits both.
+Each model runs in its own process (``worker``), with its own memory, kernels and settings. In each round it takes turns
+with the first model, the baseline, so that a disturbance affects both.
 """
 
 from .plot import check_plot, plot

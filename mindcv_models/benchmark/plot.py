@@ -1,4 +1,4 @@
-"""Accuracy against speed, as a picture."""
+"""Plot of accuracy over throughput."""
 
 import importlib.util
 from collections import defaultdict
@@ -11,42 +11,42 @@ from .published import PUBLISHED
 
 __all__ = ["check_plot", "plot"]
 
-# Where a point's name may stand, in points from it, and the side of the name that is there; if none is free, the last.
+# Candidate positions of a point's name: offset in points, and alignment; if all overlap something, the last is used.
 _PLACES = ((5, 4, "left"), (5, -10, "left"), (-5, 4, "right"), (-5, -10, "right"), (5, 4, "left"))
 
 
 def check_plot(path: str, models: Iterable[str]) -> None:
-    """Raise InputError unless a picture of ``models`` can be drawn and written to ``path``."""
+    """Raise InputError unless ``models`` can be plotted and ``path`` has a supported format."""
     if Path(path).suffix not in (".png", ".svg", ".pdf"):
-        raise InputError(f"plot is {path}, but must end in .png, .svg or .pdf, which says what to write.")
+        raise InputError(f"plot is {path}, but must end in .png, .svg or .pdf, which selects the format.")
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError("plot needs matplotlib: run `pip install matplotlib`, or leave --plot out.")
     if not set(models) & set(PUBLISHED):
         raise InputError(
-            "plot has nothing to draw: no published accuracy is known of the models; add it to "
+            "plot has no data: none of the models has a published accuracy; add one to "
             "mindcv_models/benchmark/published.py, or leave --plot out."
         )
 
 
-def plot(speeds: Mapping[str, float], path: str, title: str) -> None:
-    """Draw the published accuracy of models over their measured ``speeds``, images a second by model's name.
+def plot(throughputs: Mapping[str, float], path: str, title: str) -> None:
+    """Plot the published accuracy of models over their measured ``throughputs`` (images/s), by model name.
 
-    Models of a family are joined by a line; one whose accuracy is not in ``PUBLISHED`` is left out.
+    Models of a family are joined by a line. Models that are not in ``PUBLISHED`` are left out.
     """
     from matplotlib.figure import Figure  # no window system, no global state
     from matplotlib.ticker import LogLocator
 
     series = defaultdict(list)
-    for model, speed in speeds.items():
+    for model, throughput in throughputs.items():
         if model in PUBLISHED:
-            series[PUBLISHED[model].series].append((speed, PUBLISHED[model].top1, model))
+            series[PUBLISHED[model].series].append((throughput, PUBLISHED[model].top1, model))
     figure = Figure(figsize=(8, 5), dpi=100, layout="constrained")
     axes = figure.subplots()
     for name, points in series.items():
         x, y, _ = zip(*sorted(points))
         line = "none" if name.startswith("MindCV") else "-"
         axes.plot(x, y, marker="o", linestyle=line, label=name)
-    axes.set(xscale="log", xlabel="images a second, measured", ylabel="top-1, %, published")
+    axes.set(xscale="log", xlabel="measured throughput (images/s)", ylabel="published top-1 (%)")
     axes.set_title(title, fontsize=9)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
@@ -60,10 +60,10 @@ def plot(speeds: Mapping[str, float], path: str, title: str) -> None:
 
 
 def write_names(axes, points):
-    """The name of each point ``(x, y, name)`` beside it, where it covers neither another name nor a point if it can."""
+    """Write the name of each point ``(x, y, name)`` beside it, if possible without covering names or points."""
     from matplotlib.transforms import Bbox
 
-    axes.figure.draw_without_rendering()  # which settles where the points are
+    axes.figure.draw_without_rendering()  # computes the positions of the points
     corners = axes.transData.transform([point[:2] for point in points])
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in corners]
     for x, y, name in points:

@@ -1,4 +1,4 @@
-"""Published accuracy, to set speed against: top-1 in percent on ImageNet-1K's validation images, and by whom."""
+"""Published top-1 accuracy in percent on ImageNet-1K's validation images, with its source."""
 
 from dataclasses import dataclass
 from typing import Dict

@@ -1,4 +1,4 @@
-"""What is timed: a model in this process, compiled and warm."""
+"""A model to be timed in this process, compiled and warmed up."""
 
 import time
 from dataclasses import dataclass
@@ -15,24 +15,24 @@ from ..process import set_up
 from ..reparameterize import reparameterize
 from ..training import Schedule, build_network, build_step
 
-__all__ = ["Job", "OutOfMemoryError", "Subject"]
+__all__ = ["Job", "OutOfMemoryError", "TimedModel"]
 
 CLASSES = 1000
 
 
 class OutOfMemoryError(RuntimeError):
-    """A batch did not fit into the memory of the device."""
+    """A batch does not fit into the device's memory."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One thing to time.
+    """A model and the settings to time it with.
 
     Attributes:
-        train: a training step (forward, backward and AdamW's update) rather than inference.
-        reparam: inference in the reparameterized form, where the model has one.
-        image_size: height and width, or None for the model's own.
-        queued: calls that a turn puts in a row before it waits, for the throughput.
+        train: time a training step (forward, backward and AdamW's update) instead of inference.
+        reparam: time inference in the reparameterized form, if the model has one.
+        image_size: height and width, or None for the model's default.
+        queued: number of consecutive calls without waiting in a turn, for the throughput.
     """
 
     model: str
@@ -52,16 +52,16 @@ class Job:
         return self.image_size or tuple(get_pretrained_cfg(self.model).get("input_size", (3, 224, 224))[1:])
 
 
-class Subject:
-    """The model of a job, with a batch of noise that stays in memory; making it compiles and warms up.
+class TimedModel:
+    """The model of a job, with a batch of noise in memory. Construction compiles the model and warms it up.
 
     Attributes:
-        first: seconds of the first call, compilation included.
-        device: the back end that it runs on.
+        first: seconds of the first call, including compilation.
+        device: the back end that the model runs on.
 
     Raises:
-        OutOfMemoryError: while it is made, or in a turn.
-        InputError: no such model, or no such device, or the model does not take the images' size.
+        OutOfMemoryError: during construction, or in a turn.
+        InputError: an unknown model or device, or an image size that the model does not support.
     """
 
     def __init__(self, job: Job):
@@ -76,14 +76,14 @@ class Subject:
             raise _translated(error) from error
 
     def turn(self) -> Tuple[float, float]:
-        """Seconds of one call that is waited for, and seconds a call of several in a row."""
+        """Seconds of one synchronous call, and seconds per call of several consecutive ones."""
         try:
             return self._time(1), self._time(self.job.queued) / self.job.queued
         except (RuntimeError, MemoryError) as error:
             raise _translated(error) from error
 
     def memory(self) -> Optional[int]:
-        """Bytes that the model took at the most, compilation included; None where the system does not tell."""
+        """Peak memory of the model in bytes, including compilation; None if the system does not report it."""
         peak = backend.peak_memory()
         return None if peak is None else peak - self.before
 
@@ -104,7 +104,7 @@ class Subject:
 
         def update():
             step(images, labels)
-            return step.weights[-1]  # the loss is there before the update is done
+            return step.weights[-1]  # the loss is ready before the update
 
         return update, network
 
@@ -112,7 +112,7 @@ class Subject:
         start = time.perf_counter()
         for _ in range(calls):
             result = self.call()
-        result.asnumpy()  # which waits for it
+        result.asnumpy()  # waits for the result
         backend.synchronize()
         return time.perf_counter() - start
 

@@ -1,4 +1,4 @@
-"""Timings as rows: every value for a CSV file, the main ones for the eye."""
+"""Timings as table rows: all values for a CSV file, the main ones for printing."""
 
 import csv
 import functools
@@ -25,7 +25,7 @@ Row = Dict[str, Any]
 
 
 def row_of(timing: Timing) -> Row:
-    """Every figure of a timing by the name of its column; None for what is not known."""
+    """All values of a timing by column name; None for unknown values."""
     job = timing.job
     reparam = job.reparam and not job.train
     parameters, fused_parameters, fusable, flops = _costs(job.model, job.size, reparam)
@@ -45,9 +45,9 @@ def row_of(timing: Timing) -> Row:
 
 @functools.cache
 def _costs(model: str, size: Tuple[int, int], reparam: bool) -> Tuple[int, int, bool, int]:
-    """Parameters in both forms, whether these differ, and multiply-accumulates of one of them.
+    """Parameters of the training and the fused form, whether the model can be fused, and MACs of the chosen form.
 
-    Counted in this process, on forms of plain operators, where nothing is timed.
+    They are counted in this process, which times nothing, on networks in the portable form.
     """
     with backend.portable_form():
         network = create_model(model)
@@ -62,7 +62,7 @@ def _mode(job):
 
 
 def header(timing: Timing) -> str:
-    """What holds for the whole table, in a line."""
+    """One line on hardware, versions and settings of the whole table."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return (
         f"{timing.device}, {cores} {platform.machine()} cores, Python {platform.python_version()}, MindSpore "
@@ -70,7 +70,7 @@ def header(timing: Timing) -> str:
     )
 
 
-# Title, width, and how a row is shown under it. The model's name comes first, as wide as the longest.
+# Title, width and format of each column. The model's name comes first and is as wide as the longest name.
 _COLUMNS = (
     ("what", 9, lambda r: r["what"]),
     ("fused", 5, lambda r: r["fused"]),
@@ -90,20 +90,20 @@ _COLUMNS = (
 
 
 def titles(width: int) -> str:
-    """The table's first line, for names of models of up to ``width`` characters."""
+    """The header line of the table, for model names of up to ``width`` characters."""
     return " ".join(["model".ljust(width), *(title.rjust(w) for title, w, _ in _COLUMNS)])
 
 
 def line(row: Row, width: int) -> str:
-    """A row under :func:`titles`."""
+    """A row as a line under :func:`titles`."""
     return " ".join([row["model"].ljust(width), *(show(row).rjust(w) for _, w, show in _COLUMNS)])
 
 
 def write_csv(rows: Sequence[Row], path: str) -> None:
-    """Write rows whole, over what is there.
+    """Write rows as CSV, atomically.
 
     Raises:
-        InputError: the folder cannot be written to.
+        InputError: the folder is not writable.
     """
     with aside(Path(path)) as partial, open(partial, "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))

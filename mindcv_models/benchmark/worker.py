@@ -1,4 +1,4 @@
-"""Subjects in processes of their own, and rounds between them."""
+"""Timed models in separate processes, and rounds between them."""
 
 import contextlib
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Iterator, List, Optional, Sequence
 import numpy as np
 
 from ..errors import InputError
-from .subject import Job, OutOfMemoryError, Subject
+from .subject import Job, OutOfMemoryError, TimedModel
 
 __all__ = ["Timing", "Worker", "fitting", "measure"]
 
@@ -21,15 +21,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Timing:
-    """What was measured of a job.
+    """The measurements of a job.
 
     Attributes:
-        job: with the batch size that fitted.
+        job: the job, with the batch size that fitted into memory.
         first: seconds of the first call.
-        latencies: seconds of single calls, one a round.
-        queued: seconds a call of several in a row, one a round.
-        memory: bytes at the most, or None.
-        ratio: throughput, in images a second, over that of the yardstick in the same rounds.
+        latencies: seconds of single calls, one per round.
+        queued: seconds per call of several consecutive ones, one per round.
+        memory: peak memory in bytes, or None.
+        ratio: throughput relative to the baseline's in the same rounds.
     """
 
     job: Job
@@ -42,7 +42,7 @@ class Timing:
 
     @property
     def compile_time(self) -> float:
-        """Seconds by which the first call was longer than a later one."""
+        """Seconds that the first call took longer than the median of the later ones."""
         return max(0.0, self.first - float(np.median(self.latencies)))
 
     @property
@@ -51,22 +51,22 @@ class Timing:
 
 
 def measure(jobs: Sequence[Job], rounds: int) -> Iterator[Timing]:
-    """Time each job against the first, the yardstick; each is given as soon as it is done.
+    """Time each job against the first, the baseline; a timing is yielded as soon as its job is done.
 
     Raises:
-        InputError: a job does not run on this device, or not even one image of it fits into memory.
+        InputError: a job does not run on this device, or even one image does not fit into memory.
     """
-    with fitting(jobs[0]) as yardstick:
-        yield _race([yardstick], rounds)[0]
+    with fitting(jobs[0]) as baseline:
+        yield _take_turns([baseline], rounds)[0]
         for job in jobs[1:]:
             with fitting(job) as worker:
-                own, reference = _race([worker, yardstick], rounds)
-            own.ratio = own.images_per_second / reference.images_per_second
-            yield own
+                timing, reference = _take_turns([worker, baseline], rounds)
+            timing.ratio = timing.images_per_second / reference.images_per_second
+            yield timing
 
 
-def _race(workers, rounds):
-    """Give each worker a turn a round: their timings."""
+def _take_turns(workers, rounds):
+    """The timings of workers that take one turn each per round."""
     timings = [Timing(worker.job, *worker.start) for worker in workers]
     for _ in range(rounds):
         for worker, timing in zip(workers, timings):
@@ -79,39 +79,39 @@ def _race(workers, rounds):
 
 
 def fitting(job: Job) -> "Worker":
-    """Start a worker on the job, with half as many images a batch as often as memory does not suffice."""
+    """Start a worker on the job; the batch size is halved until the job fits into memory."""
     while True:
         try:
             return Worker(job)
         except OutOfMemoryError as error:
             if job.batch_size == 1:
                 raise InputError(
-                    f"{job.model}: one image is too much for the memory of the device: choose a smaller image_size, or "
-                    "leave the model out."
+                    f"{job.model}: even one image does not fit into the device's memory: choose a smaller "
+                    "image_size, or leave the model out."
                 ) from error
-            logger.warning("%s: out of memory with %d images a batch; trying half", job.model, job.batch_size)
+            logger.warning("%s: out of memory with batch size %d; trying half of it", job.model, job.batch_size)
             job = dataclasses.replace(job, batch_size=job.batch_size // 2)
 
 
 class Worker:
-    """A process with a :class:`Subject`; leave it as a context.
+    """A process with a :class:`TimedModel`; a context manager that ends the process.
 
     Attributes:
         start: the device and the seconds of the first call.
 
     Raises:
-        OutOfMemoryError: the batch does not fit, or the system killed the process, which on the CPU means the same.
-        InputError: the job's own error.
-        RuntimeError: any other, with its traceback.
+        OutOfMemoryError: the batch does not fit, or the system killed the process for lack of memory.
+        InputError: raised by the job.
+        RuntimeError: any other error of the job, with its traceback.
     """
 
     def __init__(self, job: Job):
         self.job = job
         context = multiprocessing.get_context("spawn")  # a forked MindSpore hangs
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, job), daemon=True)
+        self.connection, child = context.Pipe()
+        self.process = context.Process(target=serve, args=(child, job), daemon=True)
         self.process.start()
-        theirs.close()
+        child.close()
         try:
             self.start = self._answer()
         except BaseException:
@@ -119,8 +119,8 @@ class Worker:
             raise
 
     def ask(self, question: str):
-        """What the subject's method of that name returns."""
-        with contextlib.suppress(BrokenPipeError):  # of a process that has ended: receiving finds out how
+        """Call the timed model's method of that name and return its result."""
+        with contextlib.suppress(BrokenPipeError):  # the process has ended: receiving reports how
             self.connection.send(question)
         return self._answer()
 
@@ -149,12 +149,12 @@ class Worker:
 
 
 def serve(connection, job: Job) -> None:
-    """The process of a worker: build the subject, then answer questions until nobody asks any more."""
+    """The process of a worker: build the model, then answer requests until the connection is closed."""
     try:
-        subject = Subject(job)
-        connection.send((subject.device, subject.first))
+        model = TimedModel(job)
+        connection.send((model.device, model.first))
         while True:
-            connection.send(getattr(subject, connection.recv())())
+            connection.send(getattr(model, connection.recv())())
     except EOFError:
         return
     except (InputError, OutOfMemoryError) as error:
