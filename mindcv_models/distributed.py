@@ -1,7 +1,7 @@
 """One device or many: mpirun and msrun, on Ascend, GPU and CPU.
 
-MindSpore runs under mpirun on Ascend and GPU. On the CPU it knows only its own launcher, so there the ranks that
-mpirun started meet through that one's scheduler: rank 0 starts it as a child process and tells the others its port.
+MindSpore supports mpirun on Ascend and GPU. On the CPU it supports only its own launcher, so there the ranks that
+mpirun started connect through that launcher's scheduler: rank 0 starts it as a child process and broadcasts its port.
 """
 
 import os
@@ -33,7 +33,7 @@ __all__ = [
 
 _LAUNCH = "mpirun -n 8 python train.py ... or msrun --worker_num=8 --local_worker_num=8 train.py ..."
 
-# What the scheduler child runs. It ends with its parent, however that ends.
+# The program of the scheduler child. It exits when its parent does, even if that was killed.
 _SCHEDULER = """
 import os, threading, time
 def watch(parent):
@@ -49,7 +49,7 @@ mindspore.communication.init()
 
 @dataclass(frozen=True)
 class World:
-    """This process among those that train together."""
+    """Rank of this process, and the number of processes that train together."""
 
     rank: int = 0
     size: int = 1
@@ -75,7 +75,7 @@ def launcher() -> str:
 
 
 def launched_rank() -> int:
-    """This process's rank by the launcher's variables, before communication is set up."""
+    """This process's rank according to the launcher's environment, before communication is set up."""
     return int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("MS_NODE_ID", "0")))
 
 
@@ -128,7 +128,7 @@ def _meet_on_cpu():
 
 
 def _own_address(world) -> str:
-    """The address at which the other ranks reach this one: loopback if all are on one host."""
+    """The address at which other ranks reach this one: loopback if all are on one host."""
     hosts = set(world.allgather(socket.gethostname()))
     return "127.0.0.1" if len(hosts) == 1 else socket.gethostbyname(socket.gethostname())
 
@@ -156,7 +156,7 @@ def sum_over_ranks(values, world: World) -> np.ndarray:
     values = np.asarray(values, np.float64)
     if world.size == 1:
         return values
-    # float32 is what every back end reduces; two halves keep counts and sums exact enough.
+    # Every back end can reduce float32; the two halves keep counts and sums exact enough.
     high = values.astype(np.float32)
     low = (values - high).astype(np.float32)
     total = ops.AllReduce(ops.ReduceOp.SUM)(Tensor(np.concatenate([high, low])))
@@ -178,8 +178,8 @@ def on_every_rank(write: Callable[[], None], world: World) -> None:
     if failure is not None:
         place = f" to {failure.filename}" if failure.filename else ""
         raise RunError(
-            f"cannot write{place} ({failure.strerror or failure}): make room, and go on with --resume auto; the files "
-            "written before are whole."
+            f"cannot write{place} ({failure.strerror or failure}): free disk space and continue with "
+            "--resume auto; files written earlier are complete."
         ) from failure
     if failures:
         raise RunError("another process could not write its files.")
@@ -206,10 +206,10 @@ def _reduce_parameters(parameters, world, weight):
 
 
 def synchronize_batch_norm(network: nn.Cell, world: World) -> None:
-    """Let batch normalisation see the images of all ranks, in place; parameters stay the same.
+    """Normalise batches over the images of all ranks, in place; the parameters are unchanged.
 
     Raises:
-        InputError: the back end cannot.
+        InputError: the back end does not support it.
     """
     if not has_sync_batch_norm():
         raise InputError(
@@ -230,7 +230,7 @@ def synchronize_batch_norm(network: nn.Cell, world: World) -> None:
 
 
 def _synchronized(norm):
-    result = nn.SyncBatchNorm(norm.num_features, norm.eps, 1 - norm.momentum)  # it stores one minus what it is given
+    result = nn.SyncBatchNorm(norm.num_features, norm.eps, 1 - norm.momentum)  # it stores 1 - momentum
     for name in ("gamma", "beta", "moving_mean", "moving_variance"):
         setattr(result, name, getattr(norm, name))
     return result.set_train(norm.training)

@@ -1,4 +1,4 @@
-"""How a script ends other than well: wrong input, a run that cannot go on, a request to stop."""
+"""Errors that end a script with a one-line message and an exit status."""
 
 import difflib
 import signal
@@ -6,31 +6,31 @@ from typing import Iterable
 
 
 class InputError(ValueError):
-    """Wrong input: one line with what was given, what was expected and what to do. Scripts exit with status 2 on it.
+    """Invalid input: one line with what was given, what was expected and how to fix it. Scripts exit with status 2.
 
     Attributes:
-        of_one_rank: only this rank met it, so only this rank can say it.
+        of_one_rank: the error occurred on this rank only, so this rank has to report it.
     """
 
     of_one_rank = False
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on: one line with what happened, and to what. Scripts exit with status 1 on it.
+    """A run that cannot continue: one line with the event and its cause. Scripts exit with status 1.
 
     Attributes:
-        of_one_rank: only this rank met it, so only this rank can say it.
+        of_one_rank: the error occurred on this rank only, so this rank has to report it.
     """
 
     of_one_rank = False
 
 
 class NotFiniteError(RunError):
-    """A loss or a weight is infinite or not a number."""
+    """A loss or weight became infinite or NaN."""
 
 
-class Stopped(Exception):  # noqa: N818, it is no error
-    """A run that was asked to stop, by SIGTERM or Ctrl-C, and saved its state. Scripts exit with 128 + the signal.
+class Stopped(Exception):  # noqa: N818, not an error
+    """A run that was stopped by SIGTERM or Ctrl-C after saving its state. Scripts exit with 128 + the signal.
 
     Attributes:
         signal: the signal's number.
@@ -42,13 +42,13 @@ class Stopped(Exception):  # noqa: N818, it is no error
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
-    """A hint for a mistyped ``name``: the nearest known one, or ``otherwise``."""
+    """A hint for a misspelt ``name``: the nearest known one, or ``otherwise``."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {near[0]}?" if near else otherwise
 
 
 def refuse_pretrained(name: str, pretrained: bool) -> None:
-    """MindCV's ``pretrained`` downloads weights, and none of ``name`` are published for MindSpore."""
+    """Raise InputError for MindCV's ``pretrained=True``: no MindSpore weights of ``name`` can be downloaded."""
     if pretrained:
         raise InputError(
             f"pretrained=True: no MindSpore weights of {name} are published. Give an official PyTorch checkpoint as "

@@ -1,7 +1,7 @@
-"""A compiled network as MindSpore writes it: MINDIR files, and the graph in them as plain data.
+"""A compiled network as MindSpore writes it: MINDIR files, and their graph as plain data.
 
-A MINDIR holds one list of primitives, with every call inlined, every shape inferred and the batch's as -1 where it is
-left open. That makes it what other formats are translated from.
+A MINDIR file has one list of primitives, with every call inlined and every shape inferred; a dynamic batch dimension is
+-1. Other formats are translated from it.
 """
 
 import json
@@ -17,7 +17,7 @@ __all__ = ["METADATA_KEY", "Graph", "Node", "capture", "write_mindir"]
 
 Shape = Tuple[int, ...]
 
-METADATA_KEY = "mindcv_models"  # under which files keep how images are prepared
+METADATA_KEY = "mindcv_models"  # the key of the preprocessing in exported files
 
 _TYPES = {
     TensorProto.FLOAT: np.float32,
@@ -31,7 +31,7 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Node:
-    """A call of a primitive; ``shape`` is that of its result, or a tuple of shapes where it has several results."""
+    """A call of a primitive; ``shape`` is the shape of its result, or a tuple of shapes if it has several results."""
 
     primitive: str
     attributes: Dict[str, Any]
@@ -42,13 +42,13 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """What a network compiles to, in the order of execution.
+    """A compiled network, its nodes in the order of execution.
 
     Attributes:
         input, output: the names of the one input and the one result.
-        input_shape: ``(B, C, H, W)``, -1 for an open batch.
-        parameters: the network's own name of each parameter, by its name here.
-        constants: tensors as arrays; numbers, words and tuples as themselves.
+        input_shape: ``(B, C, H, W)``, B is -1 for a dynamic batch.
+        parameters: the network's name of each parameter, by its name in the graph.
+        constants: tensors as arrays; numbers, strings and tuples unchanged.
     """
 
     input: str
@@ -64,7 +64,7 @@ class _CapturedError(Exception):
 
 
 def capture(network: nn.Cell, shape: Tuple[Optional[int], ...]) -> Graph:
-    """Compile ``network`` for images of ``shape`` ``(B, C, H, W)``, None for an open batch; nothing is written."""
+    """Compile ``network`` for images of ``shape`` ``(B, C, H, W)``, None for a dynamic batch; writes no file."""
 
     def stop(model):
         raise _CapturedError(model)
@@ -77,13 +77,13 @@ def capture(network: nn.Cell, shape: Tuple[Optional[int], ...]) -> Graph:
 
 
 def write_mindir(network: nn.Cell, shape: Tuple[Optional[int], ...], path: str, metadata: Dict) -> None:
-    """Export ``network`` for images of ``shape``; the metadata are JSON in the file's ``user_info``.
+    """Export ``network`` for images of ``shape``, with ``metadata`` as JSON in the file's ``user_info``.
 
     Above 1 GB MindSpore writes ``<name>_graph.mindir`` and a folder ``<name>_variables`` instead of ``<name>.mindir``.
     """
 
     def annotate(model):
-        # MindSpore's definitions are so old that newer Protocol Buffers take this mapping for a list of its entries.
+        # MindSpore's message definitions are old: newer Protocol Buffers treat this mapping as a list of its entries.
         model.user_info.add(key=METADATA_KEY, value=json.dumps(metadata))
 
     _export(network, shape, path, annotate)
@@ -114,7 +114,7 @@ def _read(model) -> Graph:
 
 
 def _value(attribute) -> Any:
-    """The Python value of an attribute: a number, word, array or tuple; None for what carries no value."""
+    """The Python value of an attribute: a number, string, array or tuple; None if it has no value."""
     kind = AttributeProto.AttributeType
     if attribute.type in (kind.TUPLE, kind.LIST):
         return tuple(_value(item) for item in attribute.values)

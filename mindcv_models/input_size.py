@@ -1,4 +1,4 @@
-"""Image sizes that a network does not take, said in one line."""
+"""One-line errors for image sizes that a network does not support."""
 
 from contextlib import contextmanager
 from typing import Iterable, Tuple
@@ -16,11 +16,19 @@ __all__ = ["refused_sizes"]
 @contextmanager
 def refused_sizes(networks: Iterable[Tuple[str, nn.Cell]], size: Tuple[int, int], channels: int = 3,
                   option: str = "image_resize"):  # fmt: skip
-    """Within it, an error of a network that does not take images of ``size``, a height and a width, is an InputError.
+    """A context that turns the error of a network that does not support images of ``size`` into an InputError.
 
-    Many of MindCV's networks take one size only, and say so when their graph is compiled, each in its own words or in
-    an operator's. So after an error each of ``networks``, names of models and cells, is asked alone: one that fails
-    with ``size`` and works with its own is to blame. ``option`` is what the size is called where it was given.
+    Many of MindCV's networks support one size only and fail when their graph is compiled, with messages of their own or
+    of an operator. After an error each network is therefore tested alone: one that fails with ``size`` and works with
+    its default size is the cause.
+
+    Args:
+        networks: names of models, and the cells.
+        size: height and width.
+        option: the option that set the size.
+
+    Raises:
+        InputError: one of ``networks`` does not support ``size``.
     """
     try:
         yield
@@ -32,14 +40,14 @@ def refused_sizes(networks: Iterable[Tuple[str, nn.Cell]], size: Tuple[int, int]
             own = get_pretrained_cfg(name).get("input_size", (3, 224, 224))[1:]
             if refusal and not _refusal(network, own, channels):
                 raise InputError(
-                    f"{name} does not take images of {size[0]} x {size[1]} ({refusal}): use {option} "
+                    f"{name} does not support images of {size[0]} x {size[1]} ({refusal}): use {option} "
                     f"{' '.join(map(str, dict.fromkeys(own)))}, or another model."
                 ) from error
         raise
 
 
 def _refusal(network, size, channels):
-    """What the network says to images of a size that it does not take, in one line; else nothing."""
+    """The first line of the network's error for images of ``size``, or an empty string without one."""
     try:
         network.set_train(False)(Tensor(np.zeros((1, channels, *size)), ms.float32)).asnumpy()
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What every script does first and last."""
+"""Start-up and exit of every script."""
 
 import gc
 import logging
@@ -17,9 +17,9 @@ __all__ = ["output_folder", "run", "set_up"]
 
 
 def run(main) -> None:
-    """Call a script's ``main`` and exit with its status.
+    """Call a script's ``main`` and exit with the status that it returns, or 0.
 
-    What it returns, or 0; with one line each, 2 on wrong input, 1 on a failed run, 143 after SIGTERM, 130 after Ctrl-C.
+    Errors print one line: status 2 on invalid input, 1 on a failed run, 143 after SIGTERM, 130 after Ctrl-C.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     if launched_rank() > 0:
@@ -36,15 +36,15 @@ def run(main) -> None:
     except KeyboardInterrupt:
         status = _complain("interrupted", 130)
     sys.stdout.flush()
-    gc.collect()  # cells that are left to the interpreter's end complain then, one by one
+    gc.collect()  # cells freed at interpreter exit print warnings
     sys.exit(status)
 
 
 def set_up(options: Options) -> World:
-    """Choose the device and the mode, join the other processes and seed the random numbers.
+    """Select the device and the mode, join the other processes and seed the random generators.
 
     Raises:
-        InputError: the device is not there, or ``distribute`` does not fit how the process was started.
+        InputError: the device is not available, or ``distribute`` does not match how the process was started.
     """
     if options.device_target:
         try:
@@ -61,10 +61,10 @@ def set_up(options: Options) -> World:
 
 
 def output_folder(path: str, option: str = "ckpt_save_dir") -> Path:
-    """Make a folder for results, which ``option`` names.
+    """Create the folder for results; ``option`` is the option that names it.
 
     Raises:
-        InputError: it cannot be made or written to.
+        InputError: it cannot be created or is not writable.
     """
     folder = Path(path or "./ckpt")
     try:
@@ -76,7 +76,7 @@ def output_folder(path: str, option: str = "ckpt_save_dir") -> Path:
 
 
 def _complain(error, status):
-    # What is wrong for every rank is said once; an image that cannot be decoded is one rank's trouble.
+    # An error on all ranks is printed once, by rank 0; an error on one rank is printed by that rank.
     if launched_rank() == 0 or getattr(error, "of_one_rank", False):
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     return status

@@ -16,14 +16,14 @@ __all__ = ["Profile", "count_operators", "profile"]
 
 @dataclass(frozen=True)
 class Profile:
-    """What a network costs for one image: learnable parameters and multiply-accumulates ("FLOPs" in most papers)."""
+    """Learnable parameters and multiply-accumulates per image ("FLOPs" in most papers) of a network."""
 
     parameters: int
     flops: int
 
 
 def profile(network: nn.Cell, height: int, width: int, in_channels: int = 3) -> Profile:
-    """Count what ``network`` costs for one image of ``height`` x ``width``: see :func:`count_operators`."""
+    """Parameters and FLOPs of ``network`` for one image of ``height`` x ``width``: see :func:`count_operators`."""
     parameters = sum(parameter.size for parameter in network.trainable_params())
     return Profile(parameters, sum(count_operators(network, (1, in_channels, height, width)).values()))
 
@@ -31,13 +31,13 @@ def profile(network: nn.Cell, height: int, width: int, in_channels: int = 3) -> 
 def count_operators(network: nn.Cell, shape: Tuple[int, int, int, int]) -> Counter:
     """Multiply-accumulates of ``network`` in evaluation mode on images of ``shape`` ``(B, C, H, W)``, by primitive.
 
-    Counted are the convolutions and matrix products of the compiled graph, attention's included. Element-wise work,
-    biases, normalisation, softmax and pooling are not, nor is bilinear sampling. A network built within
-    ``backend.portable_form()`` counts as papers do; some cells take another form on the CPU, which has more
-    operations and needs less time.
+    Convolutions and matrix products of the compiled graph are counted, attention included. Element-wise operations,
+    biases, normalisation, softmax, pooling and bilinear sampling are not. For the figures that papers report, build the
+    network within ``backend.portable_form()``: some cells have another form on the CPU, which takes more operations but
+    less time.
 
     Raises:
-        NotImplementedError: the graph has a convolution or matrix product that this does not know.
+        NotImplementedError: the graph has a convolution or matrix product without a counting rule.
     """
     training = network.training
     try:
@@ -55,7 +55,7 @@ def count_operators(network: nn.Cell, shape: Tuple[int, int, int, int]) -> Count
 
 
 def _shapes(graph: Graph, network):
-    """The shape of every tensor of the graph, by its name there."""
+    """The shape of every tensor of the graph, by its name in the graph."""
     own = network.parameters_dict()
     shapes = {graph.input: graph.input_shape}
     shapes.update((name, own[parameter].shape) for name, parameter in graph.parameters.items())
@@ -65,7 +65,7 @@ def _shapes(graph: Graph, network):
     return shapes
 
 
-# What one element of the result takes.
+# Multiply-accumulates per element of the result.
 
 
 def _of_convolution(node: Node, graph, shapes):
@@ -74,7 +74,7 @@ def _of_convolution(node: Node, graph, shapes):
 
 
 def _of_loops(node: Node, graph, shapes):
-    return math.prod(shapes[node.inputs[1]][1:])  # of layers.DepthwiseConv2d, the one operator of our own
+    return math.prod(shapes[node.inputs[1]][1:])  # layers.DepthwiseConv2d, the only custom operator
 
 
 def _of_product(node: Node, graph, shapes):

@@ -264,7 +264,7 @@ def test_a_folder_is_no_output(tmp_path):
 
 def test_feature_maps_are_refused():
     maps = nn.SequentialCell(nn.Conv2d(3, 4, 3))
-    with pytest.raises(InputError, match="classifiers are exported: leave features_only out"):
+    with pytest.raises(InputError, match="only classifiers can be exported: leave features_only out"):
         check.run_network(maps, parity.images(2, 8, 8))
 
 

@@ -1,4 +1,4 @@
-"""Image sizes that a network does not take: one line and status 2, whoever meets them."""
+"""Image sizes that a network does not support: a one-line error and status 2 in every script."""
 
 import pytest
 from mindcv.models.registry import register_model
@@ -35,7 +35,7 @@ def weights(tmp_path):
     return str(tmp_path / "fixed.ckpt")
 
 
-REFUSAL = "error: fixed does not take images of 40 x 40 ("
+REFUSAL = "error: fixed does not support images of 40 x 40 ("
 
 
 @pytest.mark.parametrize("mode", ["0", "1"])

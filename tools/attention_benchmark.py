@@ -1,11 +1,11 @@
-"""HiLo against other attention layers, one layer at a time.
+"""Compare HiLo with other attention layers, one layer at a time.
 
     python tools/attention_benchmark.py
     python tools/attention_benchmark.py --batch_size 64 --dim 384 --num_heads 12 --sizes 14 28 56
     python tools/attention_benchmark.py --plot attention.png --csv attention.csv
 
-Prints images a second, multiply-accumulates and parameters of each layer on maps of each size, at inference. The plot
-needs matplotlib.
+Prints the throughput (images/s), multiply-accumulates and parameters of each layer for feature maps of each size, at
+inference. The plot needs matplotlib.
 """
 
 import argparse
@@ -24,21 +24,21 @@ from mindcv_models.models.litv2 import HiLo, attend, linear, pad_to_multiple
 
 
 class MultiHead(HiLo):
-    """Plain multi-head attention of every token to every token: HiLo with a window of 1."""
+    """Plain multi-head attention between all tokens: HiLo with a window of 1."""
 
     def __init__(self, dim, num_heads):
         super().__init__(dim, num_heads, window_size=1)
 
 
 class Window(HiLo):
-    """Attention within windows of 7x7 alone: HiLo without low-frequency heads."""
+    """Attention within windows of 7x7: HiLo without low-frequency heads."""
 
     def __init__(self, dim, num_heads):
         super().__init__(dim, num_heads, window_size=7, alpha=0)
 
 
 class SpatialReduction(nn.Cell):
-    """Attention of every token to a map that a strided convolution has reduced (Wang et al., PVT, ICCV 2021)."""
+    """Attention of all tokens to a map reduced by a strided convolution (Wang et al., PVT, ICCV 2021)."""
 
     def __init__(self, dim, num_heads, reduction=2):
         super().__init__()
@@ -74,7 +74,7 @@ LAYERS = {
 
 
 def seconds(layer, x, size, repeats):
-    """The median time of one call, after one that compiles and one that warms up."""
+    """The median time of a call, after a compiling call and a warm-up call."""
     times = []
     for _ in range(repeats + 2):
         start = time.perf_counter()
@@ -110,7 +110,9 @@ def plot(rows, path):
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for axis, key, label in zip(axes, ("images_per_second", "flops"), ("images a second", "multiply-accumulates")):
+    for axis, key, label in zip(
+        axes, ("images_per_second", "flops"), ("throughput (images/s)", "multiply-accumulates")
+    ):
         for name in LAYERS:
             points = [(row["size"], row[key]) for row in rows if row["layer"] == name]
             axis.plot(*zip(*points), marker="o", label=name)
@@ -121,15 +123,15 @@ def plot(rows, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch_size", type=int, default=8, help="images a call [8]")
+    parser.add_argument("--batch_size", type=int, default=8, help="batch size [8]")
     parser.add_argument("--dim", type=int, default=384, help="channels [384]")
     parser.add_argument("--num_heads", type=int, default=12, help="heads [12]")
     parser.add_argument(
         "--sizes", type=int, nargs="+", default=[14, 28, 42, 56], help="sides of the maps [14 28 42 56]"
     )
-    parser.add_argument("--repeats", type=int, default=5, help="timed calls of each layer [5]")
-    parser.add_argument("--csv", help="file for the numbers")
-    parser.add_argument("--plot", help="file for a plot")
+    parser.add_argument("--repeats", type=int, default=5, help="timed calls per layer [5]")
+    parser.add_argument("--csv", help="CSV file to write")
+    parser.add_argument("--plot", help="plot file to write")
     options = parser.parse_args()
     ms.set_context(mode=ms.GRAPH_MODE)
     rows = measure(options)

@@ -1,10 +1,10 @@
-"""Training images a second of the data pipeline and of a plain Pillow loop that does the same work, in one run.
+"""Compare the training throughput of the data pipeline with a plain Pillow loop that does the same work.
 
 python tools/data_benchmark.py
 python tools/data_benchmark.py --workers 8 --rounds 11 --auto_augment None
 
-The work: read a JPEG file of 500 x 375, decode, random crop to 224, flip, RandAugment, normalise, erase. The files are
-made on the way from the two photographs that scikit-learn brings.
+The work: read a JPEG file of 500 x 375, decode, random crop to 224, flip, RandAugment, normalise, erase. The files
+are made from the two photographs that come with scikit-learn.
 """
 
 import logging
@@ -96,7 +96,7 @@ def write_photographs(folder: Path, count: int):
 
 
 class PillowLoop:
-    """What a short script does with Pillow and NumPy, one image after the other, batches of 16."""
+    """A simple loop with Pillow and NumPy, one image at a time, in batches of 16."""
 
     MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
     FILL = (124, 116, 104)

@@ -1,6 +1,6 @@
-"""Pages that MkDocs does not find in docs/: those from the files beside README.md, and the options of every script.
+"""Generated pages of the website: README.md, CONTRIBUTING.md and CHANGELOG.md, and the options of all scripts.
 
-MkDocs calls the functions that begin with ``on_``; mkdocs.yml names this file under ``hooks``.
+MkDocs calls the functions that begin with ``on_``; mkdocs.yml lists this file under ``hooks``.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ options and take them from the command line alone.
 
 
 def on_files(files, config):
-    """Add the pages that are made."""
+    """Add the generated pages."""
     for source, page in PAGES.items():
         files.append(File.generated(config, page, content=relinked((ROOT / source).read_text())))
     files.append(File.generated(config, "options.md", content=options_page()))
@@ -47,7 +47,7 @@ def on_page_content(html, **_):
 
 
 def relinked(text):
-    """The text of a file beside README.md with its links as seen from docs/."""
+    """The text of a file in the root folder, with links relative to docs/."""
     text = text.replace("](docs/", "](")
     for source, page in PAGES.items():
         text = text.replace(f"]({source}", f"]({page}")

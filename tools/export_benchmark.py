@@ -1,12 +1,12 @@
-"""Time ONNX Runtime on the files of export.py, beside what PyTorch exports and beside MindSpore itself.
+"""Compare the files of export.py in ONNX Runtime with PyTorch's exports and with MindSpore.
 
     python tools/export_benchmark.py
     python tools/export_benchmark.py --models fastvit_t8 litv2_s --batch_sizes 8 --rounds 20
 
-Needs requirements-export.txt, and for the comparison with PyTorch torch, onnxscript, timm and fastervit. All run in
-one process, on the same images. A round gives each its turn: a pause, a call that wakes its threads, and one that is
-timed. The table has the median over the rounds and the quartiles. Weights are random, models are fused. The last
-columns say how many times as fast our file is. No package has LITv2 for PyTorch.
+Needs requirements-export.txt and, for the comparison with PyTorch, torch, onnxscript, timm and fastervit. All run in
+one process on the same images. In each round each of them pauses, makes a call that wakes its threads, and a timed
+call. The table has medians and quartiles over the rounds. Weights are random, models are reparameterized. The last
+columns are speed-ups of export.py's file. No package has LITv2 for PyTorch.
 """
 
 import os
@@ -32,7 +32,7 @@ from mindcv_models.export.files import write_onnx_file
 from mindcv_models.options import option, parse
 from mindcv_models.process import run
 
-PAUSE = 0.2  # seconds, until the threads of the one before sleep: for a while after a call they spin and take cores
+PAUSE = 0.2  # seconds until the threads of the previous runtime sleep; after a call they spin for a while
 COLUMNS = ("model", "batch", "ours ms", "PyTorch's ms", "MindSpore ms", "to PyTorch's", "to MindSpore")
 
 
@@ -41,11 +41,11 @@ class BenchmarkOptions:
     models: Tuple[str, ...] = option(
         ("fastvit_t8", "fastvit_sa24", "faster_vit_0_224", "litv2_s"), "names of models of this project"
     )
-    batch_sizes: Tuple[int, ...] = option((1, 8), "images a batch")
-    threads: int = option(2, "threads of ONNX Runtime; MindSpore takes the cores that the process may use")
-    rounds: int = option(15, "rounds that are counted")
-    peer: bool = option(True, "compare with the file that PyTorch exports, where a package has the model")
-    mindspore: bool = option(True, "compare with MindSpore's own graph")
+    batch_sizes: Tuple[int, ...] = option((1, 8), "batch sizes")
+    threads: int = option(2, "threads of ONNX Runtime; MindSpore uses all cores of the process")
+    rounds: int = option(15, "number of timed rounds")
+    peer: bool = option(True, "compare with PyTorch's export, if a package has the model")
+    mindspore: bool = option(True, "compare with the network in MindSpore")
 
 
 def write_ours(name: str, path: Path, shape) -> None:
@@ -55,7 +55,7 @@ def write_ours(name: str, path: Path, shape) -> None:
 
 
 def write_peer(name: str, path: Path, shape) -> None:
-    """Export the model of timm or of fastervit as ``torch.onnx.export`` does by default, with an open batch."""
+    """Export the model of timm or fastervit with ``torch.onnx.export``'s defaults and a dynamic batch size."""
     try:
         import timm
         import torch
@@ -69,7 +69,7 @@ def write_peer(name: str, path: Path, shape) -> None:
             network = fastervit.create_model(name).eval()
     except ImportError as error:
         raise InputError(
-            f"PyTorch's file needs {error.name}: pip install torch onnxscript timm fastervit, or use --peer False."
+            f"PyTorch's export needs {error.name}: pip install torch onnxscript timm fastervit, or use --peer False."
         ) from error
     batch = {0: torch.export.Dim("batch")}
     images = (torch.zeros(2, *shape[1:]),)
@@ -98,7 +98,7 @@ def candidates(name: str, options: BenchmarkOptions, folder: Path, shape) -> Dic
 
 
 def times(found: Dict[str, Callable], images: np.ndarray, rounds: int) -> Dict[str, np.ndarray]:
-    """Quartiles of each one's seconds a call."""
+    """Quartiles of the seconds per call of each candidate."""
     seconds = {key: [] for key in found}
     for call in found.values():
         call(images)

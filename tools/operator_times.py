@@ -1,10 +1,10 @@
-"""Where a model's time goes on the CPU: its operators by kind, and the cells that take most, by MindSpore's profiler.
+"""Profile a model on the CPU with MindSpore's profiler: time by kind of operator, and the slowest cells.
 
     python tools/operator_times.py --model fastvit_t8
     python tools/operator_times.py --model litv2_s --batch_size 1 --cells 20
 
-Inference, in graph mode, in the reparameterized form. Operators run one after the other, each on all cores, so that
-their times add up to nearly that of a call; the rest is between them.
+Inference in graph mode, in the reparameterized form. Operators run one after the other, each on all cores, so their
+times add up to nearly the time of a call; the rest is spent between them.
 """
 
 import contextlib
@@ -35,16 +35,16 @@ from mindcv_models.process import run
 @dataclass
 class ProfileOptions:
     model: str = option("fastvit_t8", "name of a model of this project or of MindCV")
-    batch_size: int = option(8, "images a batch")
+    batch_size: int = option(8, "batch size")
     image_size: int = option(0, "image size; default: the model's own")
-    reparam: bool = option(True, "in the reparameterized form")
-    steps: int = option(5, "calls to average over")
-    cells: int = option(10, "how many of the slowest operators to list with their cells")
+    reparam: bool = option(True, "use the reparameterized form")
+    steps: int = option(5, "number of calls to average over")
+    cells: int = option(10, "number of slowest operators to list, with their cells")
 
 
 @dataclass
 class Operator:
-    """An operator of the graph: its kind, the cell that called it, and milliseconds a call of the network."""
+    """An operator of the graph: its kind, the cell that called it, and its milliseconds per call of the network."""
 
     kind: str
     cell: str
@@ -52,7 +52,7 @@ class Operator:
 
 
 def profile(network, images, steps):
-    """The operators of a compiled network, and milliseconds of a call of it."""
+    """The operators of a compiled network, and the milliseconds of a call."""
     for _ in range(3):
         network(images).asnumpy()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
@@ -93,10 +93,10 @@ def show(operators, whole, cells):
         times[operator.kind] += operator.milliseconds
         calls[operator.kind] += 1
     times["between operators"] = whole - sum(times.values())
-    print(f"{'kind':36} {'number':>6} {'ms':>8} {'share':>6}")
+    print(f"{'kind':36} {'number':>6} {'ms':>8} {'part':>6}")
     for kind, milliseconds in times.most_common():
         print(f"{kind:36} {calls[kind] or '':>6} {milliseconds:8.2f} {milliseconds / whole:6.1%}")
-    print(f"{'a call':36} {len(operators):6} {whole:8.2f}")
+    print(f"{'total per call':36} {len(operators):6} {whole:8.2f}")
     print()
     for operator in sorted(operators, key=lambda o: -o.milliseconds)[:cells]:
         print(f"{operator.milliseconds:8.2f} ms  {operator.kind:36} {operator.cell}")

@@ -1,4 +1,4 @@
-"""Write the report of a run that was interrupted, or is still going on.
+"""Write the report of a run that was interrupted or is still running.
 
 python tools/report.py outputs/fastvit_t8_digits
 """
@@ -16,7 +16,9 @@ from mindcv_models.training.report import write_report
 
 def main():
     if len(sys.argv) != 2:
-        raise InputError("give one folder, ckpt_save_dir of the run: python tools/report.py outputs/fastvit_t8_digits")
+        raise InputError(
+            "give one folder, the ckpt_save_dir of a run: python tools/report.py outputs/fastvit_t8_digits"
+        )
     logging.getLogger("report").info("%s", write_report(Path(sys.argv[1])))
 
 

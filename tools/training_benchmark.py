@@ -1,4 +1,4 @@
-"""Training images a second of train.py's loop and of its compiled step alone, by turns in one run.
+"""Compare the throughput of train.py's loop with that of its compiled step alone, in alternating turns.
 
 python tools/training_benchmark.py -c configs/fastvit/fastvit_t8_ascend.yaml --image_resize 64 --batch_size 32
 python tools/training_benchmark.py -c configs/litv2/litv2_s_ascend.yaml --batch_size 8 --steps 8 --rounds 5

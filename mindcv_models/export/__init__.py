@@ -1,8 +1,8 @@
-"""Networks as files for other runtimes: MINDIR and ONNX.
+"""Export of networks for other runtimes: MINDIR and ONNX.
 
-A network is compiled to MindSpore's graph (``mindir``). For ONNX that is translated primitive by primitive
-(``operators``) and simplified (``simplify``). The file is written aside, reloaded, compared with the network
-(``check``) and swapped in (``files``).
+A network is compiled to MindSpore's graph (:mod:`mindcv_models.graph`). For ONNX the graph is translated primitive by
+primitive (``operators``) and simplified (``simplify``). The file is written to a temporary folder, reloaded, compared
+with the network (``check``), and only then replaces an earlier one (``files``).
 """
 
 import gc
@@ -34,22 +34,22 @@ def export(
     reparam: bool = True,
     channels: int = 3,
 ) -> float:
-    """Write a classifier as ONNX or MINDIR, by the suffix of ``path``, and see that the file computes the same.
+    """Write a classifier as ONNX or MINDIR, by the suffix of ``path``, and verify that the file gives the same logits.
 
-    Build the network within ``backend.portable_form()``. The file takes images ``(B, channels, H, W)`` and gives
-    logits ``(B, classes)``.
+    Build the network within ``backend.portable_form()``. The file maps images ``(B, channels, H, W)`` to logits
+    ``(B, classes)``.
 
     Args:
-        batch_size: the one that the file takes, or None for any.
-        reparam: export the inference form; it is compared with the logits of ``network`` as it is.
+        batch_size: the fixed batch size of the file, or None for a dynamic one.
+        reparam: export the inference form; it is compared with the logits of the training form.
 
     Returns:
-        The largest difference of the file's logits from the network's, on photographs and on noise.
+        The largest difference between the logits of the file and of the network, on photographs and on noise.
 
     Raises:
-        InputError: no such format, no ONNX installed, a primitive that it lacks, no classifier, or a folder that
-            cannot be written to or has no room.
-        LogitsDifferError: the file computes something else. A file that was there before is left as it was.
+        InputError: an unknown format, ONNX is not installed, a primitive that ONNX export does not support, not a
+            classifier, or a folder that is not writable or full.
+        LogitsDifferError: the logits differ. An earlier file at ``path`` is unchanged.
     """
     check_format(path)
     with aside(path) as partial:
@@ -57,7 +57,7 @@ def export(
         logits = run_network(network, images)
         shape = (batch_size, *images.shape[1:])
         _write(reparameterize(network) if reparam else network, shape, partial, preparation.metadata())
-        gc.collect()  # the fused copy, whose cells refer to each other: the largest takes 5 GB
+        gc.collect()  # the fused copy, a reference cycle of up to 5 GB
         return agreement(partial, images, logits, batch_size)
 
 
@@ -71,7 +71,7 @@ def _write(network, shape, path, metadata):
 def check_format(path: Path) -> None:
     """Raise InputError unless ``path`` names a format that this installation can write."""
     if path.suffix not in FORMATS:
-        raise InputError(f"output is {path}, but must end in .onnx or .mindir, which says what to write.")
+        raise InputError(f"output is {path}, but must end in .onnx or .mindir, which selects the format.")
     missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
     if path.suffix == ".onnx" and missing:
         raise InputError(
@@ -81,7 +81,7 @@ def check_format(path: Path) -> None:
 
 
 def to_onnx(network: nn.Cell, shape):
-    """The simplified :class:`~graph.OnnxGraph` of a network for images of ``shape``, None for an open batch."""
+    """The simplified :class:`~graph.OnnxGraph` of a network for images of ``shape``, None for a dynamic batch."""
     graph = translate(capture(network, shape), {name: p.asnumpy() for name, p in network.parameters_dict().items()})
     simplify(graph)
     return graph

@@ -1,4 +1,4 @@
-"""Whether an exported file gives the logits of the network that it came from."""
+"""Verification of an exported file: it has to give the logits of its network."""
 
 from pathlib import Path
 from typing import Callable, Iterator, List, Optional
@@ -13,15 +13,15 @@ from .preparation import Preparation
 
 __all__ = ["LogitsDifferError", "agreement", "example_images", "reload", "run_network"]
 
-TOLERANCE, SHARE = 1e-4, 1e-5  # allowed differences: as such, or of the largest logit where that is more
+ABSOLUTE, RELATIVE = 1e-4, 1e-5  # allowed difference: absolute, or relative to the largest logit, whichever is larger
 
 
 class LogitsDifferError(RunError):
-    """An exported file does not compute what its network computes."""
+    """The logits of an exported file differ from those of its network."""
 
 
 def example_images(preparation: Preparation, channels: int) -> np.ndarray:
-    """Two photographs, prepared as the network expects, and two of noise: ``(4, channels, H, W)``."""
+    """Two preprocessed photographs and two images of noise: ``(4, channels, H, W)``."""
     from sklearn.datasets import load_sample_images
 
     height, width = preparation.image_size
@@ -37,12 +37,14 @@ def run_network(network: nn.Cell, images: np.ndarray) -> np.ndarray:
     """The logits of a network, two images at a time.
 
     Raises:
-        InputError: it gives feature maps.
+        InputError: the network returns feature maps.
     """
     network.set_train(False)
     results = [network(Tensor(images[i : i + 2])) for i in range(0, len(images), 2)]
     if not all(isinstance(result, Tensor) and result.ndim == 2 for result in results):
-        raise InputError("the network gives feature maps, but classifiers are exported: leave features_only out.")
+        raise InputError(
+            "the network returns feature maps, but only classifiers can be exported: leave features_only out."
+        )
     return np.concatenate([result.asnumpy() for result in results])
 
 
@@ -58,21 +60,21 @@ def reload(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def agreement(path: Path, images: np.ndarray, logits: np.ndarray, batch_size: Optional[int]) -> float:
-    """Run a file on ``images``, in batches of ``batch_size`` or of 1, 2 and 3 where that is open.
+    """Run a file on ``images``, in batches of ``batch_size``, or of 1, 2 and 3 if that is None.
 
     Returns:
         The largest difference from ``logits``.
 
     Raises:
-        LogitsDifferError: it is too large.
+        LogitsDifferError: the difference is too large.
     """
     run = reload(path)
-    found = [np.abs(run(images[index]) - logits[index]).max() for index in _batches(len(images), batch_size)]
-    largest, allowed = float(np.max(found)), max(TOLERANCE, SHARE * float(np.abs(logits).max()))
-    if not largest <= allowed:  # NaN is not
+    differences = [np.abs(run(images[index]) - logits[index]).max() for index in _batches(len(images), batch_size)]
+    largest, allowed = float(np.max(differences)), max(ABSOLUTE, RELATIVE * float(np.abs(logits).max()))
+    if not largest <= allowed:  # true for NaN
         raise LogitsDifferError(
-            f"the exported file's logits differ from the network's by {largest:.2g}, where {allowed:.2g} is allowed: "
-            "it was not kept; report the model and the versions of mindspore, onnx and onnxruntime."
+            f"the exported file's logits differ from the network's by {largest:.2g}, more than "
+            f"{allowed:.2g}: no file was kept; report the model and the versions of mindspore, onnx and onnxruntime."
         )
     return largest
 

@@ -1,7 +1,7 @@
-"""Exported files: written aside, checked there, swapped in whole.
+"""Exported files: written to a temporary folder, verified there, then moved into place.
 
-Weights that do not fit into one file of Protocol Buffers lie beside it, in ``<file>.data-<checksum>``. An exported
-file names the data that belong to it, so an older pair stays whole until the new one is in place.
+Weights that do not fit into one file of Protocol Buffers are stored beside it, in ``<file>.data-<checksum>``. An
+exported file refers to its data by that name, so an older pair remains valid until the new one is in place.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ __all__ = ["OPSET", "aside", "model_of", "write_mindir_file", "write_onnx_file"]
 
 # Operator set 20 is the first with the exact GELU, and has deformable convolution (19).
 OPSET, IR_VERSION = 20, 9
-LARGEST_FILE = 1_900_000_000  # Protocol Buffers end at 2 GiB
+LARGEST_FILE = 1_900_000_000  # Protocol Buffers are limited to 2 GiB
 
 
 @contextlib.contextmanager
 def aside(path: Path) -> Iterator[Path]:
-    """A path to write to; what is there afterwards, data beside it included, replaces ``path`` unless an error left.
+    """A temporary path to write to; without an error the file, with its data, replaces ``path``.
 
     Raises:
-        InputError: ``path`` is a folder, or its folder cannot be written to, or has no room for what is written.
+        InputError: ``path`` is a folder, or its folder is not writable or full.
     """
     if path.is_dir():
         raise InputError(f"output {path} is a folder: choose a file in it.")
@@ -44,7 +44,7 @@ def aside(path: Path) -> Iterator[Path]:
     try:
         yield folder / path.name
         data = sorted(file.name for file in folder.iterdir() if file.name != path.name)
-        for name in [*data, path.name]:  # the file last, since it names its data
+        for name in [*data, path.name]:  # the file last, since it refers to its data
             os.replace(folder / name, path.parent / name)
         for old in path.parent.glob(f"{path.name}.data-*"):
             if old.name not in data:
@@ -60,7 +60,7 @@ def _unwritten(path: Path, error: OSError) -> InputError:
 
 
 def write_onnx_file(graph: OnnxGraph, path: Path, metadata: Dict[str, Any], largest: int = LARGEST_FILE) -> None:
-    """Write a graph as ONNX; weights of more than ``largest`` bytes in all go to a file beside it."""
+    """Write a graph as ONNX; if the weights exceed ``largest`` bytes in total, they go to a file beside it."""
     import onnx
 
     external = None
@@ -73,7 +73,7 @@ def write_onnx_file(graph: OnnxGraph, path: Path, metadata: Dict[str, Any], larg
 
 
 def _write_data(constants, path) -> Tuple[str, Dict[str, Tuple[int, int]]]:
-    """Write the larger arrays one after the other: the file's name, and each one's offset and length in it."""
+    """Write the larger arrays to one file: its name, and the offset and length of each array in it."""
     places, checksum, partial = {}, 0, path.with_name(f"{path.name}.data")
     with open(partial, "wb") as file:
         for name, value in constants.items():
@@ -88,7 +88,7 @@ def _write_data(constants, path) -> Tuple[str, Dict[str, Tuple[int, int]]]:
 
 
 def model_of(graph: OnnxGraph, external: Optional[Tuple[str, Dict[str, Tuple[int, int]]]] = None):
-    """The ``onnx.ModelProto`` of a graph; ``external`` is a file and which part of it each array is."""
+    """The ``onnx.ModelProto`` of a graph; ``external`` is a file, and the offset and length of each array in it."""
     from onnx import helper
 
     def value_info(name):
@@ -116,7 +116,7 @@ def _tensor(name, value, file, place):
 
 
 def write_mindir_file(network: nn.Cell, shape, path: Path, metadata: Dict[str, Any]) -> None:
-    """Write a network as MINDIR; MindSpore puts weights of more than 1 GB in all beside it, here in a folder."""
+    """Write a network as MINDIR; MindSpore stores weights of more than 1 GB in a folder beside it."""
     write_mindir(network, shape, str(path), metadata)
     if not path.exists():
         _rename_parts(path)
@@ -124,7 +124,7 @@ def write_mindir_file(network: nn.Cell, shape, path: Path, metadata: Dict[str, A
 
 
 def _rename_parts(path):
-    """Give the parts that MindSpore wrote the names that belong to ``path``."""
+    """Rename the parts that MindSpore wrote after ``path``."""
     graph, folder = (path.with_name(path.stem + part) for part in ("_graph.mindir", "_variables"))
     model = ModelProto.FromString(graph.read_bytes())
     checksum = 0

@@ -23,9 +23,9 @@ class Operator:
 
 @dataclass
 class OnnxGraph:
-    """Operators in the order of execution, with the arrays and the shapes of what they use.
+    """Operators in the order of execution, with the constants and the shapes of all tensors.
 
-    A shape has -1 for the one dimension, if any, that grows with an open batch.
+    A shape has -1 for the dimension, at most one, that grows with a dynamic batch.
     """
 
     input: str
@@ -36,12 +36,12 @@ class OnnxGraph:
     counts: Counter = field(default_factory=Counter)
 
     def name(self, kind: str) -> str:
-        """A name that is not in use."""
+        """An unused name."""
         self.counts[kind] += 1
         return f"{kind}_{self.counts[kind]}"
 
     def constant(self, value: Union[np.ndarray, float, Sequence[int]], name: str = "") -> str:
-        """Store a value under ``name``, or under one of its own; a sequence of integers becomes an int64 vector."""
+        """Store a value under ``name`` or an unused name; a sequence of integers becomes an int64 vector."""
         value = np.asarray(value)
         name = name or self.name("constant")
         self.constants[name] = value
@@ -67,11 +67,11 @@ class OnnxGraph:
         return self.add("Reshape", [x, self.constant(shape)], shape, before)
 
     def producers(self) -> Dict[str, Operator]:
-        """What computes each name."""
+        """The operator that computes each name."""
         return {output: operator for operator in self.operators for output in operator.outputs}
 
     def consumers(self) -> Dict[str, List[Operator]]:
-        """What uses each name."""
+        """The operators that use each name."""
         users = defaultdict(list)
         for operator in self.operators:
             for name in operator.inputs:
@@ -79,18 +79,18 @@ class OnnxGraph:
         return users
 
     def only_user(self, name: str, type: str) -> Optional[Operator]:
-        """The operator that alone uses ``name``, if it is of ``type``."""
+        """The operator that uses ``name``, if it is the only one and of ``type``."""
         users = [operator for operator in self.operators if name in operator.inputs]
         return users[0] if len(users) == 1 and users[0].type == type and name != self.output else None
 
     def redirect(self, old: str, new: str) -> None:
-        """Let everything that uses ``old`` use ``new``."""
+        """Replace all uses of ``old`` by ``new``."""
         for operator in self.operators:
             operator.inputs = [new if name == old else name for name in operator.inputs]
         self.output = new if self.output == old else self.output
 
     def prune(self) -> None:
-        """Drop operators and arrays that the output does not depend on."""
+        """Remove operators and constants that the output does not depend on."""
         needed, kept = {self.output}, []
         for operator in reversed(self.operators):
             if needed.intersection(operator.outputs):

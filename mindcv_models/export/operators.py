@@ -1,7 +1,7 @@
-"""MindSpore's primitives in ONNX operators, by the table ``TRANSLATIONS``.
+"""MindSpore's primitives as ONNX operators, in the table ``TRANSLATIONS``.
 
-Shapes are known but for the batch, and at most one dimension of a tensor grows with that, so a reshape is one to the
-shape that MindSpore inferred, whatever arithmetic of shapes the graph has for it; that arithmetic is dropped.
+All shapes are static except for the batch, and at most one dimension of a tensor grows with it. A reshape therefore
+goes to the shape that MindSpore inferred; the graph's own arithmetic of shapes is dropped.
 """
 
 from typing import Any, Callable, Dict, NamedTuple, Tuple
@@ -14,7 +14,7 @@ from .graph import OnnxGraph
 
 __all__ = ["TRANSLATIONS", "translate"]
 
-# ``(graph, node, *inputs)`` to what the primitive returns: the ONNX name of a tensor, a number, or a tuple of these.
+# From ``(graph, node, *inputs)`` to the primitive's result: the ONNX name of a tensor, a number, or a tuple of these.
 TRANSLATIONS: Dict[str, Callable[..., Any]] = {}
 
 
@@ -27,7 +27,7 @@ def translate(source: Graph, parameters: Dict[str, np.ndarray]) -> OnnxGraph:
     unknown = sorted({node.primitive for node in source.nodes} - set(TRANSLATIONS))
     if unknown:
         raise InputError(
-            f"the network uses {', '.join(unknown)}, which export to ONNX does not know: write it with other "
+            f"the network uses {', '.join(unknown)}, which export to ONNX does not support: write it with other "
             "operators, add it to mindcv_models/export/operators.py, or export to MINDIR."
         )
     graph = OnnxGraph(input="images")
@@ -43,7 +43,7 @@ def translate(source: Graph, parameters: Dict[str, np.ndarray]) -> OnnxGraph:
 
 
 def translates(*primitives):
-    """Enter a function into the table."""
+    """Register a function in the table."""
 
     def enter(function):
         TRANSLATIONS.update(dict.fromkeys(primitives, function))
@@ -53,10 +53,10 @@ def translates(*primitives):
 
 
 def refuse(node: Node, what: str):
-    raise InputError(f"{node.primitive} with {what}: export to ONNX does not know that form; export to MINDIR.")
+    raise InputError(f"export to ONNX does not support {node.primitive} with {what}: export to MINDIR.")
 
 
-# What orders and groups values.
+# Order and grouping of values.
 
 
 @translates("Load", "Depend")
@@ -86,10 +86,10 @@ def _shape(graph, node, x):
 
 @translates("ScalarAdd", "ScalarSub", "ScalarMul", "ScalarFloorDiv", "ScalarDiv", "ScalarMod", "ScalarUsub")
 def _arithmetic_of_shapes(graph, node, *_):
-    return None  # nothing but reshapes uses it, and they know their shape
+    return None  # only reshapes use it, and their shapes are known
 
 
-# Element by element.
+# Element-wise operators.
 
 _SAME = {
     "Add": "Add", "Sub": "Sub", "Mul": "Mul", "Muls": "Mul", "Div": "Div", "RealDiv": "Div", "Pow": "Pow",
@@ -116,7 +116,7 @@ def _bias_add(graph, node, x, bias, _format):
 
 
 class Deformed(NamedTuple):
-    """What ``DeformableOffsets`` samples from a map, as the convolution that has to follow takes it."""
+    """The inputs of ``DeformableOffsets``, for the convolution that has to follow it."""
 
     inputs: Tuple[str, str, str]  # the map, its offsets in ONNX's order, the factors of the taps
     geometry: Dict[str, Any]
@@ -144,7 +144,7 @@ def _geometry(kernel, strides, pads, dilations):
 
 @translates("DeformableOffsets")
 def _deformable_offsets(graph, node, x, moved):
-    """MindSpore orders offsets as all horizontal, all vertical, all factors; ONNX as vertical, horizontal of each."""
+    """MindSpore's offsets are all horizontal, all vertical, all factors; ONNX's are vertical and horizontal per tap."""
     own = node.attributes
     b, channels, h, w = graph.shapes[moved]
     taps = channels // 3
@@ -162,7 +162,7 @@ def _deformable_offsets(graph, node, x, moved):
 @translates("BatchNorm")
 def _batch_norm(graph, node, x, gamma, beta, mean, variance, training, epsilon, *_):
     if training:
-        refuse(node, "statistics of the batch")
+        refuse(node, "batch statistics")
     return graph.add_many(
         "BatchNormalization", [x, gamma, beta, mean, variance], node.shape[:1], epsilon=float(epsilon)
     )
@@ -203,7 +203,7 @@ def _average_pool(graph, node, x, kernel, strides, pad_mode, _format):
     return graph.add("AveragePool", [x], node.shape, kernel_shape=list(kernel[-2:]), strides=list(strides[-2:]))
 
 
-# Moving values.
+# Layout.
 
 
 @translates("Reshape", "ExpandDims", "Squeeze")
@@ -242,7 +242,7 @@ def _gather(graph, node, x, index, axis, batch_dims):
 def _slice(graph, node, x, begin, end, strides, begin_mask, end_mask, *other_masks):
     before, after = graph.shapes[x], node.shape
     if any(other_masks) or min(strides) < 1:
-        refuse(node, "new or dropped axes, or backwards")
+        refuse(node, "new or dropped axes, or negative strides")
     cuts = []
     for axis, stride in enumerate(strides):
         start = 0 if begin_mask >> axis & 1 else begin[axis] or 0

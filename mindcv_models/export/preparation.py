@@ -1,4 +1,4 @@
-"""What whoever runs an exported file has to know of its images and classes."""
+"""Preprocessing and class names that a user of an exported file needs."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, Optional, Tuple
@@ -8,15 +8,15 @@ __all__ = ["Preparation"]
 
 @dataclass(frozen=True)
 class Preparation:
-    """How an image becomes input, and what the logits stand for.
+    """Preprocessing of an image, and the classes of the logits.
 
-    The short side (``crop_mode`` ``"center"``) or each side (``"squash"``) is resized to ``image_size / crop_pct``, the
-    centre of ``image_size`` is cut out, and each channel of RGB, 0 to 255, is shifted by ``mean`` and divided by
-    ``std``.
+    The shorter side (``crop_mode`` ``"center"``) or both sides (``"squash"``) are resized to ``image_size / crop_pct``,
+    the centre of ``image_size`` is cropped, ``mean`` is subtracted from the RGB channels, 0 to 255, and the result is
+    divided by ``std``.
 
     Attributes:
         image_size: height and width in pixels.
-        class_names: in the order of the logits, or None where they are not known.
+        class_names: in the order of the logits, or None if unknown.
     """
 
     model: str
@@ -29,5 +29,5 @@ class Preparation:
     class_names: Optional[Tuple[str, ...]] = None
 
     def metadata(self) -> Dict[str, Any]:
-        """As it travels in the file, in JSON."""
+        """The JSON object that is stored in the file."""
         return {"layout": "NCHW", "channels": "RGB", "scale": [0, 255], **asdict(self)}

@@ -1,7 +1,7 @@
-"""Passes over an ONNX graph that leave its function as it is and make it smaller and faster.
+"""Passes that make an ONNX graph smaller and faster and keep its function.
 
-They are what ONNX Runtime's own optimizer leaves undone; what it does itself, such as blocked layouts, residuals
-inside convolutions or removing pairs of transposes, is left to it.
+They complement ONNX Runtime's own optimizer, which adds blocked layouts, fuses residuals into convolutions and removes
+pairs of transposes.
 """
 
 import math
@@ -22,7 +22,7 @@ def simplify(graph: OnnxGraph) -> None:
 
 
 def fold_constants(graph: OnnxGraph) -> None:
-    """Compute what depends on constants alone, by ONNX's reference implementation."""
+    """Compute values that depend only on constants, with ONNX's reference implementation."""
     from onnx.helper import make_node
     from onnx.reference import ReferenceEvaluator
 
@@ -37,7 +37,7 @@ def fold_constants(graph: OnnxGraph) -> None:
 
 
 def join_gelu(graph: OnnxGraph) -> None:
-    """Make ``x * (1 + erf(x / sqrt(2))) / 2``, as MindSpore spells it, one operator."""
+    """Replace ``x * (1 + erf(x / sqrt(2))) / 2``, as MindSpore writes it, by one operator."""
     producers = graph.producers()
     for erf in [operator for operator in graph.operators if operator.type == "Erf"]:
         scaled = producers.get(erf.inputs[0])
@@ -52,7 +52,7 @@ def join_gelu(graph: OnnxGraph) -> None:
 
 
 def _number(graph, operator):
-    """The single number that an operator takes, or NaN."""
+    """The only scalar constant among an operator's inputs, or NaN."""
     values = [graph.constants[name] for name in operator.inputs if name in graph.constants]
     return values[0].item() if len(values) == 1 and values[0].size == 1 else math.nan
 
@@ -62,7 +62,7 @@ _BIAS = {"Conv": 2, "DeformConv": 3}
 
 
 def fold_affine(graph: OnnxGraph) -> None:
-    """Fold what scales and shifts the channels of a convolution into its weight and bias."""
+    """Fold operators that scale or shift the channels of a convolution into its weight and bias."""
     producers, consumers = graph.producers(), graph.consumers()
     for operator in list(graph.operators):
         sources = [(name, producers.get(name)) for name in operator.inputs if len(consumers[name]) == 1]
@@ -80,7 +80,7 @@ def fold_affine(graph: OnnxGraph) -> None:
 
 
 def _affine(graph, operator: Operator, x: str, channels: int):
-    """The factor and the term ``(channels,)`` that an operator applies to ``x``, or None if it does something else."""
+    """The factor and the term ``(channels,)`` that an operator applies to ``x``, or None for other operators."""
     others = [graph.constants.get(name) for name in operator.inputs if name != x]
     if any(other is None for other in others):
         return None
@@ -108,9 +108,9 @@ def _scale_and_shift(graph, conv, factor, term):
 
 
 def split_multipliers(graph: OnnxGraph) -> None:
-    """Make a depthwise convolution with ``m`` outputs a channel ``m`` with one, which run several times as fast.
+    """Split a depthwise convolution with ``m`` outputs per channel into ``m`` with one, several times as fast.
 
-    Their outputs are joined one after the other, and the weight of the convolution that follows is put in that order.
+    Their outputs are concatenated, and the weight of the next convolution is reordered to match.
     """
     for conv in [operator for operator in graph.operators if operator.type == "Conv"]:
         groups, shape = conv.attributes["group"], graph.shapes[conv.outputs[0]]
@@ -133,10 +133,10 @@ def split_multipliers(graph: OnnxGraph) -> None:
 
 
 def transpose_keys_alone(graph: OnnxGraph) -> None:
-    """Multiply queries by keys as ``(B * heads, N, D)``, where ONNX Runtime transposes within the product.
+    """Multiply queries by keys as ``(B * heads, N, D)``, so that ONNX Runtime fuses the transpose into the product.
 
-    With four axes it merges the transpose of the keys with the one that split the heads, into a slow one. A factor of
-    the queries goes behind the product, where it is merged too.
+    With four axes it merges the transpose of the keys with the one that split the heads, which is slow. A factor of the
+    queries is moved behind the product, where it is fused too.
     """
     producers = graph.producers()
     for product in [operator for operator in graph.operators if operator.type == "MatMul"]:
@@ -164,9 +164,9 @@ def transpose_keys_alone(graph: OnnxGraph) -> None:
 
 
 def cut_windows_last(graph: OnnxGraph) -> None:
-    """Move the channels of a map to the end before it is cut into windows, and back after it is put together.
+    """Move the channels of a map to the end before it is cut into windows, and back after the windows are merged.
 
-    One transpose that does both moves single numbers; two move rows of channels.
+    One transpose for both copies single numbers; two copy rows of channels.
     """
     producers = graph.producers()
     for turn in [operator for operator in graph.operators if operator.type == "Transpose"]:
