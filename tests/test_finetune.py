@@ -6,6 +6,7 @@ from mindspore import Tensor
 
 from mindcv_models import create_model
 from mindcv_models.checkpoint import save_checkpoint
+from mindcv_models.classification.objective import build_objective
 from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.options import Options
 from mindcv_models.training import Schedule, build_network, build_step
@@ -49,7 +50,7 @@ def test_a_step_at_another_size_moves_what_is_not_frozen(make, model):
     They are large enough for FasterViT to have several windows, and so carrier tokens.
     """
     _, options, network = make(model, freeze=("patch_embed.*",), layer_decay=0.9)
-    step = build_step(options, network, Schedule(options, 1), ONE_DEVICE)
+    step = build_step(options, build_objective(options, network), Schedule(options, 1), ONE_DEVICE)
     before = {p.name: p.asnumpy().copy() for p in network.get_parameters()}
     images = np.random.RandomState(0).randn(2, 3, 160, 128).astype(np.float32)
     assert np.isfinite(float(step(Tensor(images), Tensor(np.array([0, 2], np.int32)))))

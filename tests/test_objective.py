@@ -7,21 +7,18 @@ from mindspore import Tensor, nn
 
 from mindcv_models import create_model
 from mindcv_models.checkpoint import save_checkpoint
+from mindcv_models.classification.objective import (
+    ClassificationObjective,
+    Distillation,
+    Mesa,
+    Teacher,
+    build_objective,
+    build_teacher,
+)
 from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError
 from mindcv_models.options import Options, parse_options
-from mindcv_models.training import (
-    Distillation,
-    Mesa,
-    Objective,
-    Schedule,
-    Teacher,
-    TrainStep,
-    build_network,
-    build_step,
-    build_teacher,
-)
-from mindcv_models.training.build import build_objective
+from mindcv_models.training import Schedule, TrainStep, build_network, build_step
 from tests.helpers.networks import RATE, Linear, data
 
 LABELS = np.array([0, 1, 1, 0], np.int32)
@@ -59,7 +56,7 @@ def student_and_teacher():
 
 
 def step_with(student, *terms):
-    objective = Objective(student, nn.CrossEntropyLoss(), terms)
+    objective = ClassificationObjective(student, nn.CrossEntropyLoss(), terms)
     return TrainStep(objective, nn.SGD(student.trainable_params(), learning_rate=RATE))
 
 
@@ -177,7 +174,7 @@ def test_a_step_from_options_keeps_teacher_and_average_out_of_what_learns(teache
         drop_rate=0.0, epoch_size=4,
     )  # fmt: skip
     network = build_network(options, ONE_DEVICE)
-    step = build_step(options, network, Schedule(options, 1), ONE_DEVICE)
+    step = build_step(options, build_objective(options, network), Schedule(options, 1), ONE_DEVICE)
     own = [p.name for p in network.get_parameters()]
     assert {p.name for p in step.weights} == {p.name for p in network.trainable_params()}
     assert [p.name for p in step.ema.averages] == [f"ema.{name}" for name in own]

@@ -8,9 +8,11 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 
 import mindcv_models
+from mindcv_models.classification.objective import ClassificationObjective
+from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError
 from mindcv_models.options import Options, parse_options
-from mindcv_models.training import LossScale, Objective, Schedule, TrainStep, build_optimizer
+from mindcv_models.training import CurvatureStep, LossScale, Schedule, TrainStep, build_optimizer
 from mindcv_models.training.groups import freeze, layer_of_parameters, parameter_groups
 from tests.helpers.networks import Linear, data
 
@@ -140,12 +142,18 @@ def test_an_option_that_the_optimizer_has_not_is_refused(changes, message):
         optimizer_for(Weights(), **changes)
 
 
+def sophia_step(network, optimizer, loss_scale=None, **kwargs):
+    objective, loss_scale = ClassificationObjective(network, nn.CrossEntropyLoss()), loss_scale or LossScale()
+    curvature = CurvatureStep(objective, optimizer, loss_scale, ONE_DEVICE)
+    return TrainStep(objective, optimizer, loss_scale, curvature=curvature, **kwargs)
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_sophia_estimates_the_curvature_every_k_updates_from_labels_that_it_draws(accumulate):
     network = Linear()
     options = options_for(opt="sophiag", k=2, rho=0.5, weight_decay=0.0)
     optimizer = build_optimizer(options, network, Schedule(options, 1))
-    step = TrainStep(Objective(network, nn.CrossEntropyLoss()), optimizer, LossScale(8.0), accumulate=accumulate)
+    step = sophia_step(network, optimizer, LossScale(8.0), accumulate=accumulate)
     x, _ = data()
     h, draws = np.zeros((3, 2)), optimizer.uniform.asnumpy()
     assert abs(draws.mean() - 0.5) < 0.01
@@ -169,7 +177,8 @@ def test_sophias_estimate_leaves_the_statistics_of_batch_normalisation_alone(mod
     for opt in ("adamw", "sophiag"):
         ms.set_seed(0)
         network = Block()
-        TrainStep(Objective(network, nn.CrossEntropyLoss()), optimizer_for(network, opt=opt))(images, labels)
+        objective = ClassificationObjective(network, nn.CrossEntropyLoss())
+        TrainStep(objective, optimizer_for(network, opt=opt))(images, labels)
         statistics.append([p.asnumpy() for p in network.get_parameters() if "moving_" in p.name])
     assert len(statistics[0]) == 4
     for expected, own in zip(*statistics):
@@ -266,7 +275,7 @@ def test_frozen_parameters_and_the_statistics_of_their_norms_stand_still(pattern
     assert [p.name for p in network.trainable_params()] == ["head.weight", "head.bias"]
     before = {p.name: p.asnumpy().copy() for p in network.get_parameters()}
     optimizer = optimizer_for(network, opt="adamw")
-    step = TrainStep(Objective(network, nn.CrossEntropyLoss()), optimizer)
+    step = TrainStep(ClassificationObjective(network, nn.CrossEntropyLoss()), optimizer)
     images = np.random.RandomState(0).randn(4, 3, 2, 2).astype(np.float32)
     step(Tensor(images), Tensor(np.arange(4, dtype=np.int32)))
     moved = {p.name for p in network.get_parameters() if np.any(p.asnumpy() != before[p.name])}

@@ -9,7 +9,7 @@ from scipy.special import softmax
 
 from mindcv_models.classification.predict import VIEWS, Predictions, Predictor, decode_image
 from mindcv_models.classification.transforms import EvalTransform
-from mindcv_models.classification.validator import build_validation
+from mindcv_models.classification.validator import ClassificationValidator
 from mindcv_models.data.images import list_images
 from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import NotFiniteError
@@ -89,7 +89,7 @@ def test_exif_orientation_turns_an_image_only_where_that_is_asked_for(tmp_path):
 
 def test_predictions_repeat_the_validation_of_training(photos):
     opts = options(photos, crop_pct=0.8, interpolation="bicubic", num_classes=6, mean=(120.0,) * 3, std=(60.0,) * 3)
-    expected = build_validation(Means(), opts, ONE_DEVICE)()
+    expected = ClassificationValidator(Means(), opts, ONE_DEVICE).metrics()
     paths, labels = files(opts)
     assert (labels.tolist(), len(paths)) == ([0, 0, 1, 1, 1], 5)
     logits, bad = predictor(opts).run(paths)

@@ -13,6 +13,7 @@ from mindspore import Tensor, nn
 from mindcv_models import create_model
 from mindcv_models.classification.folders import prepare
 from mindcv_models.classification.loader import create_train_loader
+from mindcv_models.classification.objective import build_objective
 from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError
 from mindcv_models.options import parse_options
@@ -86,7 +87,7 @@ def test_a_recipe_takes_a_step(path, tmp_path):
     options = prepare(reduced(path, tmp_path), ONE_DEVICE, training=True)
     network = build_network(options, ONE_DEVICE)
     loader = create_train_loader(options)
-    step = build_step(options, network, Schedule(options, len(loader)), ONE_DEVICE)
+    step = build_step(options, build_objective(options, network), Schedule(options, len(loader)), ONE_DEVICE)
     step.start_epoch(0.9)  # MESA is on by then
     weight = next(p for p in network.trainable_params() if p.name.endswith("weight"))
     before = weight.asnumpy().copy()

@@ -10,6 +10,7 @@ from mindcv_models.errors import InputError
 from mindcv_models.options import Options, save_options
 from mindcv_models.training.report import read_results, write_report
 from mindcv_models.training.tensorboard import TensorBoard
+from tools.report import read_run
 
 RESULTS = """epoch,lr,train_loss,images_per_second,val_loss,top1,top5,ema_val_loss,ema_top1,ema_top5,seconds
 1,0.001,2.25,100.5,,,,,,,10
@@ -27,7 +28,7 @@ def run(tmp_path):
 
 
 def test_the_page_sums_the_run_up(run):
-    page = write_report(run, parameters=3996040, devices=2)
+    page = write_report(run, read_run(run), parameters=3996040, devices=2)
     text = page.read_text()
     assert page == run / "report" / "summary.md"
     for line in (
@@ -58,24 +59,24 @@ def test_a_run_without_validation_has_no_picture_of_accuracy(run):
     columns = {"epoch", "lr", "train_loss", "images_per_second", "seconds"}
     (run / "results.csv").write_text("".join(line.replace("0.5,0.875", ",") for line in RESULTS.splitlines(True)[:2]))
     assert set(read_results(run / "results.csv")) == columns
-    write_report(run)
+    write_report(run, read_run(run))
     assert not (run / "report" / "accuracy.png").exists()
     assert (run / "report" / "loss.png").exists()
 
 
 def test_without_matplotlib_there_is_a_page_and_a_line(run, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    page = write_report(run)
+    page = write_report(run, read_run(run))
     assert [p.name for p in page.parent.iterdir()] == ["summary.md"]
     assert "the report has no pictures: pictures need matplotlib: pip install matplotlib." in caplog.text
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"cannot read .*results\.csv .*: give the folder of a training run"):
-        write_report(tmp_path)
+        write_report(tmp_path, Options())
     (tmp_path / "results.csv").write_text("epoch,lr\n")
     with pytest.raises(InputError, match="has no epochs"):
-        write_report(tmp_path)
+        write_report(tmp_path, Options())
 
 
 def test_tensorboard_gets_every_number_of_an_epoch_once(tmp_path):

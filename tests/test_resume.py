@@ -208,7 +208,7 @@ def test_rollback_gives_up_after_three_tries(images, tmp_path, monkeypatch, capl
 
 def test_a_run_at_chance_level_is_stopped(images, tmp_path, capsys):
     assert call(images, tmp_path, "--lr", "1e-9", "--min_lr", "0", "--stop_if_stuck", "2") == 1
-    assert "were those of chance 2 times in a row" in capsys.readouterr().err
+    assert "validation was at chance level 2 times in a row" in capsys.readouterr().err
     assert len(rows(tmp_path)) == 2
     assert states(tmp_path)[-1] == (3, 0)
 

@@ -6,11 +6,16 @@ import pytest
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindcv_models.cells import set_value
-from mindcv_models.training import EMA, LossScale, Objective, TrainStep
+from mindcv_models.classification.objective import ClassificationObjective
+from mindcv_models.training import EMA, LossScale, TrainStep
 from mindcv_models.training.groups import Group
 from mindcv_models.training.optimizer import AdamW
 from mindcv_models.training.schedule import Rate
 from tests.helpers.networks import RATE, Linear, data
+
+
+def objective_of(network):
+    return ClassificationObjective(network, MeanSquare())
 
 
 class MeanSquare(nn.Cell):
@@ -25,7 +30,7 @@ def gradient(w, x, y):
 def make(**kwargs):
     network = Linear()
     optimizer = nn.SGD(network.trainable_params(), learning_rate=RATE)
-    return network, TrainStep(Objective(network, MeanSquare()), optimizer, **kwargs)
+    return network, TrainStep(objective_of(network), optimizer, **kwargs)
 
 
 def tensors(x, y):
@@ -95,7 +100,7 @@ def test_accumulated_batches_make_the_update_of_one_large_batch():
 def test_the_moving_average_follows_its_formula(ramp):
     network = Linear()
     ema = EMA(network, 0.9, ramp)
-    step = TrainStep(Objective(network, MeanSquare()), nn.SGD(network.trainable_params(), learning_rate=RATE), ema=ema)
+    step = TrainStep(objective_of(network), nn.SGD(network.trainable_params(), learning_rate=RATE), ema=ema)
     average = network.w.asnumpy().astype(np.float64)
     x, y = data()
     for count in range(1, 4):
@@ -154,7 +159,7 @@ def test_a_network_may_have_any_number_of_parameters():
     optimizer = AdamW([Group(network.trainable_params(), 1.0, 1.0, 0.0)], [Rate([RATE])])
     ema = EMA(network, 0.5, False)
     loss_scale = LossScale(8.0, dynamic=True)
-    step = TrainStep(Objective(network, MeanSquare()), optimizer, loss_scale, ema, clip_norm=1.0, accumulate=2)
+    step = TrainStep(objective_of(network), optimizer, loss_scale, ema, clip_norm=1.0, accumulate=2)
     for _ in range(2):
         step(Tensor([[1.0]], ms.float32), Tensor([[0.0]], ms.float32))
     for weight, average in zip(network.trainable_params(), ema.averages):

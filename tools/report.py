@@ -10,8 +10,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mindcv_models.errors import InputError
+from mindcv_models.options import parse_options
 from mindcv_models.process import run
-from mindcv_models.training.report import write_report
+from mindcv_models.training.report import read_results, write_report
 
 
 def main():
@@ -19,7 +20,14 @@ def main():
         raise InputError(
             "give one folder, the ckpt_save_dir of a run: python tools/report.py outputs/fastvit_t8_digits"
         )
-    logging.getLogger("report").info("%s", write_report(Path(sys.argv[1])))
+    folder = Path(sys.argv[1])
+    logging.getLogger("report").info("%s", write_report(folder, read_run(folder)))
+
+
+def read_run(folder):
+    """The options of the run whose folder this is."""
+    read_results(folder / "results.csv")  # a folder without a run is refused as such
+    return parse_options("", ["-c", str(folder / "config.yaml")])
 
 
 if __name__ == "__main__":

@@ -21,11 +21,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from mindcv_models.classification.folders import prepare
-from mindcv_models.classification.loader import create_train_loader
 from mindcv_models.options import Options, option, parse_options
 from mindcv_models.process import run, set_up
-from mindcv_models.training import CheckpointKeeper, Schedule, Trainer, build_network, build_step
+from mindcv_models.tasks import task_of
+from mindcv_models.training import CheckpointManager, Schedule, Trainer, build_network, build_step
 from tools.data_benchmark import write_photographs
 
 logger = logging.getLogger("training_benchmark")
@@ -47,13 +46,14 @@ def main():
             drop_overflow_update=False, mesa=0.0,
         )  # fmt: skip
         world = set_up(options)
-        options = prepare(options, world, training=True)
+        task = task_of(options.model)
+        options = task.prepare(options, world)
         network = build_network(options, world)
-        loader = create_train_loader(options)
+        loader = task.train_loader(options, world)
         schedule = Schedule(options, len(loader))
-        step = build_step(options, network, schedule, world)
-        keeper = CheckpointKeeper(Path(folder), options.model, options.ckpt_save_policy, options.keep_checkpoint_max)
-        trainer = Trainer(options, network, step, loader, schedule, None, keeper)
+        step = build_step(options, task.objective(options, network), schedule, world)
+        checkpoints = CheckpointManager(Path(folder), options.model, "none", keep_max=1)
+        trainer = Trainer(options, step, loader, schedule, None, checkpoints)
         batch = next(loader.epoch(1))
         logging.getLogger("mindcv_models").setLevel(logging.WARNING)
         speeds = {"step alone": [], "loop": []}

@@ -4,8 +4,6 @@ import time
 from dataclasses import dataclass
 from typing import Optional, Tuple
 
-import mindspore as ms
-import numpy as np
 from mindcv.models.registry import get_pretrained_cfg
 
 from .. import backend
@@ -13,6 +11,7 @@ from ..input_size import refused_sizes
 from ..options import Options
 from ..process import set_up
 from ..reparameterize import reparameterize
+from ..tasks import task_of
 from ..training import Schedule, build_network, build_step
 
 __all__ = ["Job", "OutOfMemoryError", "TimedModel"]
@@ -94,16 +93,16 @@ class TimedModel:
                           warmup_epochs=0)  # fmt: skip
         world = set_up(options)
         self.device, self.before = backend.device_target(), backend.peak_memory()
-        images = ms.Tensor(np.random.default_rng(0).standard_normal((job.batch_size, 3, *job.size), np.float32))
+        task = task_of(job.model)
+        images, *rest = task.example_batch(options, job.size)
         network = build_network(options, world)
         if not job.train:
             network = (reparameterize(network) if job.reparam else network).set_train(False)
             return lambda: network(images), network
-        labels = ms.Tensor(np.arange(job.batch_size) % CLASSES, ms.int32)
-        step = build_step(options, network, Schedule(options, updates_per_epoch=1000), world)
+        step = build_step(options, task.objective(options, network), Schedule(options, updates_per_epoch=1000), world)
 
         def update():
-            step(images, labels)
+            step(images, *rest)
             return step.weights[-1]  # the loss is ready before the update
 
         return update, network

@@ -21,7 +21,7 @@ from .plots import plot_corruptions, plot_report
 from .predict import VIEWS, Predictions, Predictor
 from .transforms import EvalTransform
 from .validate_options import ValidateOptions
-from .validator import build_validation
+from .validator import ClassificationValidator
 
 __all__ = ["ValidationRun"]
 
@@ -61,8 +61,8 @@ class ValidationRun:
         """A function from a checkpoint's name to its row; it validates the current weights of ``network``."""
         options = self.options
         if not options.looks_at_each_image:
-            validate = build_validation(network, options, self.world)
-            return lambda name: _log(name, validate())
+            validator = ClassificationValidator(network, options, self.world)
+            return lambda name: _log(name, validator.metrics())
         predictor = Predictor(
             network, options.num_classes, self.transform, options.batch_size, options.num_parallel_workers,
             VIEWS[options.tta], world=self.world,

@@ -1,7 +1,8 @@
 """Top-1, top-5 and loss over a data set of any size, on any number of devices."""
 
+import math
 from dataclasses import dataclass
-from typing import Callable
+from typing import Tuple
 
 import mindspore as ms
 import numpy as np
@@ -9,10 +10,12 @@ from mindspore import Tensor, nn, ops
 
 from ..distributed import ONE_DEVICE, World, sum_over_ranks
 from ..errors import InputError
+from ..evaluation import Result
 from ..options import Options
 from .eval_loader import batches, create_eval_loader
+from .objective import first_of
 
-__all__ = ["Evaluator", "Metrics", "build_validation", "pad_rows"]
+__all__ = ["ClassificationValidator", "Evaluator", "Metrics", "at_chance", "pad_rows"]
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,7 @@ class _BatchSums(nn.Cell):
         self.k = k
 
     def construct(self, images, labels, valid):
-        logits = self.network(images)
-        if isinstance(logits, tuple):
-            logits = logits[0]
-        logits = logits.astype(ms.float32)
+        logits = first_of(self.network(images)).astype(ms.float32)
         loss = ops.cross_entropy(logits, labels, reduction="none")  # (B,)
         _, guesses = ops.topk(logits, self.k)  # (B, k)
         hits = ops.equal(guesses, labels.expand_dims(1)).astype(ms.float32)  # (B, k)
@@ -52,11 +52,35 @@ class _BatchSums(nn.Cell):
         return ops.stack((loss.sum(), hits[:, 0].sum(), hits.sum()))
 
 
-def build_validation(network: nn.Cell, options: Options, world: World) -> Callable[[], Metrics]:
-    """A function that gives the network's metrics on the validation split, as the network stands when it is called."""
-    loader, images = create_eval_loader(options, world.rank, world.size)
-    evaluator = Evaluator(network, options.num_classes, options.batch_size, world)
-    return lambda: evaluator.run(loader, images, options.skip_bad_images)
+class ClassificationValidator:
+    """Validates a classifier on the validation split of the options.
+
+    Attributes:
+        columns: see :class:`mindcv_models.evaluation.Validator`.
+    """
+
+    def __init__(self, network: nn.Cell, options: Options, world: World = ONE_DEVICE):
+        self.options = options
+        self.loader, self.images = create_eval_loader(options, world.rank, world.size)
+        self.evaluator = Evaluator(network, options.num_classes, options.batch_size, world)
+        self.columns: Tuple[str, ...] = ("val_loss", "top1", f"top{self.evaluator.k}")
+
+    def metrics(self) -> Metrics:
+        """The metrics of the network's current weights."""
+        return self.evaluator.run(self.loader, self.images, self.options.skip_bad_images)
+
+    def __call__(self) -> Result:
+        metrics = self.metrics()
+        values = dict(zip(self.columns, (metrics.loss, metrics.top1, metrics.topk)))
+        chance = at_chance(metrics, self.options.num_classes)
+        return Result(values, metrics.top1, metrics.images, chance, str(metrics))
+
+
+def at_chance(metrics: Metrics, classes: int) -> bool:
+    """Whether guessing does as well: the loss at least 0.99 ln(classes), top-1 within 3 deviations of 1 / classes."""
+    chance = 1 / classes
+    deviation = math.sqrt(chance * (1 - chance) / metrics.images)
+    return metrics.loss >= 0.99 * math.log(classes) and metrics.top1 <= chance + 3 * deviation
 
 
 class Evaluator:

@@ -1,6 +1,7 @@
-"""What every task's evaluation shares: tables and figures."""
+"""What every task's evaluation shares: results, tables and figures."""
 
 from .figures import new_figure, save_figure
+from .result import Result, Validator
 from .tables import Row, csv_table, markdown_table
 
-__all__ = ["Row", "csv_table", "markdown_table", "new_figure", "save_figure"]
+__all__ = ["Result", "Row", "Validator", "csv_table", "markdown_table", "new_figure", "save_figure"]

@@ -1,29 +1,29 @@
 """Training: the compiled step, the loop around it, and what they keep."""
 
-from .build import build_network, build_step, build_teacher, networks_of
+from .build import build_network, build_step, cast_as_options_say, create_network
+from .checkpoints import CheckpointManager
+from .curvature import CurvatureStep
 from .ema import EMA
-from .keeper import CheckpointKeeper
 from .loop import Trainer
-from .objective import Distillation, Mesa, Objective, Teacher
+from .loss_scale import LossScale
+from .objective import Objective
 from .optimizer import build_optimizer
 from .schedule import Schedule, learning_rates
-from .step import LossScale, TrainStep
+from .step import TrainStep
 
 __all__ = [
     "EMA",
-    "CheckpointKeeper",
-    "Distillation",
+    "CheckpointManager",
+    "CurvatureStep",
     "LossScale",
-    "Mesa",
     "Objective",
     "Schedule",
-    "Teacher",
     "TrainStep",
     "Trainer",
     "build_network",
     "build_optimizer",
     "build_step",
-    "build_teacher",
+    "cast_as_options_say",
+    "create_network",
     "learning_rates",
-    "networks_of",
 ]

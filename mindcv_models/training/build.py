@@ -1,34 +1,33 @@
 """From options to what a run trains: the network with its first weights, and the step around it."""
 
 import logging
-import os
-from typing import List, Optional, Tuple
 
-from mindcv.loss import create_loss
 from mindcv.models.registry import get_pretrained_cfg
 from mindspore import nn
 
 from ..cells import cast_network
-from ..checkpoint import EMA_PREFIX, load_weights
+from ..checkpoint import load_weights
 from ..distributed import World, broadcast_parameters, synchronize_batch_norm
 from ..errors import InputError
 from ..models.registry import create_model
 from ..options import Options
+from .curvature import CurvatureStep
 from .ema import EMA
 from .groups import freeze
-from .objective import Distillation, Mesa, Objective, Teacher
-from .optimizer import build_optimizer
+from .loss_scale import LossScale
+from .objective import Objective
+from .optimizer import SophiaG, build_optimizer
 from .schedule import Schedule
-from .step import LossScale, TrainStep
+from .step import TrainStep
 
-__all__ = ["build_network", "build_step", "build_teacher", "networks_of"]
+__all__ = ["build_network", "build_step", "cast_as_options_say", "create_network"]
 
 logger = logging.getLogger(__name__)
 
 
 def build_network(options: Options, world: World) -> nn.Cell:
     """The network with its first weights, the same on every rank, in its training precision, frozen where told to."""
-    network = _create(options, options.pretrained)
+    network = create_network(options, options.pretrained)
     classifier = get_pretrained_cfg(options.model).get("classifier")
     if options.ckpt_path:
         head = classifier if options.new_head else None
@@ -41,14 +40,11 @@ def build_network(options: Options, world: World) -> nn.Cell:
     if options.sync_bn:
         synchronize_batch_norm(network, world)
     broadcast_parameters(network.get_parameters(), world)
-    return _cast(network, options)
+    return cast_as_options_say(network, options)
 
 
-def _cast(network, options):
-    return cast_network(network, options.amp_level, options.amp_cast_list)
-
-
-def _create(options, pretrained=False):
+def create_network(options: Options, pretrained: bool = False) -> nn.Cell:
+    """The model of the options with its own initial weights, or with MindCV's if ``pretrained``."""
     return create_model(
         options.model,
         num_classes=options.num_classes,
@@ -60,64 +56,26 @@ def _create(options, pretrained=False):
     )
 
 
-def build_teacher(options: Options) -> Teacher:
-    """The teacher that distillation learns from, with its weights.
-
-    Raises:
-        InputError: no such model or file, or weights for another model or number of classes.
-    """
-    name, path = options.teacher_model, options.teacher_path
-    network = create_model(
-        name, num_classes=options.num_classes, in_channels=options.in_channels, **(options.teacher_kwargs or {})
-    )
-    if not os.path.isfile(path):
-        raise InputError(f"no checkpoint at {path}: set teacher_path to the weights of {name}.")
-    try:
-        logger.info("teacher %s: %s", name, load_weights(network, path))
-    except InputError as error:
-        raise InputError(
-            f"the teacher {name} has to know the student's {options.num_classes} classes: {error}"
-        ) from error
-    for key in ("mean", "std"):
-        own, its = get_pretrained_cfg(options.model).get(key), get_pretrained_cfg(name).get(key)
-        if own and its and tuple(own) != tuple(its):
-            logger.warning("%s normalises images with %s %s, but sees the student's, %s", name, key, its, own)
-    return Teacher(_cast(network, options))
+def cast_as_options_say(network: nn.Cell, options: Options) -> nn.Cell:
+    """``network`` in the precision of training."""
+    return cast_network(network, options.amp_level, options.amp_cast_list)
 
 
-def build_step(options: Options, network: nn.Cell, schedule: Schedule, world: World) -> TrainStep:
-    """The compiled step with the loss, optimizer, loss scale, moving average and clipping that the options ask for."""
-    average = Teacher(_cast(_create(options), options), EMA_PREFIX) if options.mesa else None
-    ema = EMA(network, options.ema_decay, options.ema_ramp, average) if options.ema else None
+def build_step(options: Options, objective: Objective, schedule: Schedule, world: World) -> TrainStep:
+    """The compiled step with the optimizer, loss scale, moving average and clipping that the options ask for."""
+    network = objective.network
+    optimizer = build_optimizer(options, network, schedule)
+    loss_scale = LossScale(options.loss_scale, options.loss_scale_type == "dynamic", options.drop_overflow_update)
+    curvature = None
+    if isinstance(optimizer, SophiaG):
+        curvature = CurvatureStep(objective, optimizer, loss_scale, world)
     return TrainStep(
-        build_objective(options, network, average),
-        build_optimizer(options, network, schedule),
-        LossScale(options.loss_scale, options.loss_scale_type == "dynamic", options.drop_overflow_update),
-        ema,
+        objective,
+        optimizer,
+        loss_scale,
+        EMA(network, options.ema_decay, options.ema_ramp, objective.average) if options.ema else None,
         options.clip_value if options.clip_grad else None,
         options.gradient_accumulation_steps,
         world,
+        curvature,
     )
-
-
-def networks_of(options: Options, step: TrainStep) -> List[Tuple[str, nn.Cell]]:
-    """The networks that a step of :func:`build_step` asks, after their models' names: the student first."""
-    teachers = [term.teacher for term in step.objective.terms if isinstance(term, Distillation)]
-    return [(options.model, step.objective.network), *((options.teacher_model, teacher) for teacher in teachers)]
-
-
-def build_objective(options: Options, network: nn.Cell, average: Optional[Teacher] = None) -> Objective:
-    """The loss with distillation and MESA if the options ask for them; ``average`` is MESA's teacher."""
-    loss = create_loss(
-        name=options.loss,
-        reduction=options.reduction,
-        label_smoothing=options.label_smoothing,
-        aux_factor=options.aux_factor,
-    )
-    terms = []
-    if options.distillation_type != "none":
-        kind, alpha, tau = options.distillation_type, options.distillation_alpha, options.distillation_tau
-        terms.append(Distillation(build_teacher(options), kind, alpha, tau))
-    if options.mesa:
-        terms.append(Mesa(average, options.mesa, options.mesa_start_ratio))
-    return Objective(network, loss, terms)

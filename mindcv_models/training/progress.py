@@ -1,49 +1,74 @@
-"""Where a run stands, and what a user watches of it."""
+"""Where a run stands, and its progress as the user sees it."""
 
 import logging
 import math
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import List, Tuple
 
+import numpy as np
 from mindspore import Tensor
 from tqdm import tqdm
 
 from ..errors import NotFiniteError
 
-__all__ = ["EpochProgress", "Place"]
+__all__ = ["EpochProgress", "RunPosition"]
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Place:
+class RunPosition:
     """Where a run stands; part of its saved state.
 
     Attributes:
         epoch: the epoch under way, counted from 1.
         step: its batches that are done.
         losses, loss_sum: of this epoch's steps, those whose loss is counted in its mean, and their sum.
+        part_sums: the same for each part of the objective.
         seconds: what this epoch took so far.
         skipped: batches of the run whose updates were undone and not repeated.
         rollbacks: how often that happened.
-        stuck: epochs in a row at chance level.
+        stuck: validations in a row at chance level.
+        without_gain: validations in a row that were not the best so far.
     """
 
     epoch: int = 1
     step: int = 0
     losses: int = 0
     loss_sum: float = 0.0
+    part_sums: List[float] = field(default_factory=list)
     seconds: float = 0.0
     skipped: int = 0
     rollbacks: int = 0
     stuck: int = 0
+    without_gain: int = 0
 
     @property
     def mean_loss(self) -> float:
         """The mean over the epoch's steps, not the last one's; not a number if there were none."""
         return self.loss_sum / self.losses if self.losses else math.nan
+
+    @property
+    def mean_parts(self) -> List[float]:
+        """The means of the objective's parts over the epoch's steps; empty if there were none."""
+        return [total / self.losses for total in self.part_sums]
+
+    def count(self, losses: np.ndarray) -> None:
+        """Count the loss of a step, or a vector of the loss and its parts."""
+        loss, *parts = np.atleast_1d(losses).tolist()
+        self.losses += 1
+        self.loss_sum += loss
+        self.part_sums = [total + part for total, part in zip(self.part_sums or [0.0] * len(parts), parts)]
+
+    def next_epoch(self) -> "RunPosition":
+        """The start of the next epoch, with what is counted over the run."""
+        return RunPosition(
+            self.epoch + 1, skipped=self.skipped, rollbacks=self.rollbacks, stuck=self.stuck,
+            without_gain=self.without_gain,
+        )  # fmt: skip
 
 
 class EpochProgress:
@@ -54,11 +79,13 @@ class EpochProgress:
 
     Args:
         first: whether this epoch's first step compiles.
+        parts: names of the objective's parts.
     """
 
-    def __init__(self, place: Place, epochs: int, steps: int, images_per_step: int, log_interval: int, show: bool,
-                 first: bool):  # fmt: skip
-        self.place = place
+    def __init__(self, position: RunPosition, epochs: int, steps: int, images_per_step: int, log_interval: int,
+                 show: bool, first: bool, parts: Tuple[str, ...] = ()):  # fmt: skip
+        self.position = position
+        self.parts = parts
         self.epochs, self.steps = epochs, steps
         self.images_per_step = images_per_step
         self.log_interval = log_interval
@@ -67,9 +94,9 @@ class EpochProgress:
         self.timed_steps = 0
         self.begin = time.time()
         on_terminal = show and sys.stderr.isatty()
-        title = f"epoch {place.epoch}/{epochs}"
+        title = f"epoch {position.epoch}/{epochs}"
         self.bar = tqdm(
-            total=steps, initial=place.step, desc=title, unit="step", leave=False, disable=not on_terminal
+            total=steps, initial=position.step, desc=title, unit="step", leave=False, disable=not on_terminal
         )  # fmt: skip
 
     @property
@@ -77,13 +104,13 @@ class EpochProgress:
         return self.timed_steps * self.images_per_step / max(time.time() - self.begin, 1e-9)
 
     def step(self, loss: Tensor, rate: float) -> None:
-        """Count one step that gave ``loss`` at learning rate ``rate``.
+        """Count one step that gave ``loss``, a scalar or a vector with the parts, at learning rate ``rate``.
 
         Raises:
             NotFiniteError: see :meth:`settle`; at every ``log_interval``.
         """
         self.losses.append(loss)
-        self.place.step += 1
+        self.position.step += 1
         if self.first:
             self.first = False
             loss.asnumpy()
@@ -92,8 +119,8 @@ class EpochProgress:
         else:
             self.timed_steps += 1
         self.bar.update()
-        if self.place.step % self.log_interval == 0 or self.place.step == self.steps:
-            latest = float(loss.asnumpy())
+        if self.position.step % self.log_interval == 0 or self.position.step == self.steps:
+            latest = np.atleast_1d(loss.asnumpy())
             self.settle()
             self._report(latest, rate)
 
@@ -104,28 +131,32 @@ class EpochProgress:
             NotFiniteError: one of them is not a finite number.
         """
         for loss in self.losses:
-            value = float(loss.asnumpy())
-            if not math.isfinite(value):
+            values = np.atleast_1d(loss.asnumpy())
+            if not np.isfinite(values).all():
                 self.bar.close()
+                where = f"epoch {self.position.epoch}, by step {self.position.step} of {self.steps}"
+                where = f"epoch {self.position.epoch}, by step {self.position.step} of {self.steps}"
                 raise NotFiniteError(
-                    f"the training loss is {value} in epoch {self.place.epoch}, by step {self.place.step} of "
-                    f"{self.steps}: lower lr, set clip_grad True, or try nan_policy rollback."
+                    f"the training loss is {float(values[0])} in {where}: lower lr, set clip_grad True, or try "
+                    "nan_policy rollback."
                 )
-            self.place.loss_sum += value
-            self.place.losses += 1
+            self.position.count(values)
         self.losses.clear()
-        if self.place.step == self.steps:
+        if self.position.step == self.steps:
             self.bar.close()
 
     def _report(self, loss, rate):
-        place = self.place
+        position = self.position
+        parts = {name: f"{value:.4f}" for name, value in zip(self.parts, loss[1:])}
         if not self.bar.disable:
-            self.bar.set_postfix(loss=f"{loss:.4f}", lr=f"{rate:.2e}", img_s=f"{self.images_per_second:.0f}")
+            speed = f"{self.images_per_second:.0f}"
+            self.bar.set_postfix(loss=f"{loss[0]:.4f}", **parts, lr=f"{rate:.2e}", img_s=speed)
             return
-        steps_left = (self.epochs - place.epoch + 1) * self.steps - place.step
+        steps_left = (self.epochs - position.epoch + 1) * self.steps - position.step
         seconds_left = steps_left * self.images_per_step / self.images_per_second if self.timed_steps else 0
         logger.info(
-            "epoch %d/%d step %d/%d  loss %.4f  lr %.2e  %.0f images/s  %s left",
-            place.epoch, self.epochs, place.step, self.steps, loss, rate,
+            "epoch %d/%d step %d/%d  loss %.4f%s  lr %.2e  %.0f images/s  %s left",
+            position.epoch, self.epochs, position.step, self.steps, loss[0],
+            "".join(f"  {name} {value}" for name, value in parts.items()), rate,
             self.images_per_second, timedelta(seconds=round(seconds_left)),
         )  # fmt: skip

@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import InputError
 from ..evaluation import new_figure, save_figure
 from ..files import write_text
-from ..options import Options, parse_options
+from ..options import Options
 
 __all__ = ["read_results", "write_report"]
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 # Each picture: its file, its title, the unit of its axis, and which columns of results.csv it shows.
 PICTURES = (
     ("loss.png", "Loss", "loss", lambda name: "loss" in name.split("_")),
-    ("accuracy.png", "Validation accuracy", "%", lambda name: _is_accuracy(name)),
+    ("accuracy.png", "Validation accuracy", "%", lambda name: _is_score(name)),
     ("learning_rate.png", "Learning rate at the end of each epoch", "learning rate", lambda name: name == "lr"),
     ("throughput.png", "Training throughput", "images/s", lambda name: name == "images_per_second"),
 )
@@ -47,12 +47,13 @@ def read_results(path: Path) -> Dict[str, np.ndarray]:
     return {name: values for name, values in columns.items() if np.isfinite(values).any()}
 
 
-def write_report(folder: Path, parameters: Optional[int] = None, devices: int = 1) -> Path:
-    """Write ``report/`` into the folder of a run, from its ``results.csv`` and ``config.yaml``: pictures and a page.
+def write_report(folder: Path, options: Options, parameters: Optional[int] = None, devices: int = 1) -> Path:
+    """Write ``report/`` into the folder of a run, from its ``results.csv``: pictures and a page.
 
     Without matplotlib there are no pictures, and the log says so.
 
     Args:
+        options: of the run.
         parameters: of the network, to be told on the page.
         devices: that trained together.
 
@@ -63,7 +64,6 @@ def write_report(folder: Path, parameters: Optional[int] = None, devices: int = 
         InputError: the folder is not that of a run.
     """
     columns = read_results(folder / "results.csv")
-    options = parse_options("", ["-c", str(folder / "config.yaml")])
     report = folder / "report"
     report.mkdir(exist_ok=True)
     pictures = _draw(columns, report)
@@ -118,7 +118,7 @@ def _page(options, columns, pictures, parameters, devices):
     yield ""
     yield "| option | value | default |"
     yield "|---|---|---|"
-    defaults = asdict(Options())
+    defaults = asdict(type(options)())
     for f in fields(options):
         value = getattr(options, f.name)
         if value != defaults[f.name]:
@@ -135,7 +135,7 @@ def _facts(options, columns, parameters, devices):
     if "images_per_second" in columns:
         yield "throughput", f"{np.nanmedian(columns['images_per_second']):.1f} images/s, median over epochs"
     for name in columns:
-        if "top1" in name.split("_"):
+        if _is_score(name):
             best = int(np.nanargmax(columns[name]))
             yield f"best {name}", f"{100 * columns[name][best]:.2f} % in epoch {int(columns['epoch'][best])}"
     yield "last losses", ", ".join(f"{n} {v[-1]:.4f}" for n, v in columns.items() if "loss" in n.split("_"))
@@ -145,8 +145,10 @@ def _facts(options, columns, parameters, devices):
     yield "versions", ", ".join(f"{package} {version(package)}" for package in ("mindspore", "mindcv", "numpy"))
 
 
-def _is_accuracy(name):
-    return any(part.startswith("top") for part in name.split("_"))
+def _is_score(name):
+    """Whether a column has shares of 0 to 1 that a validation found, such as top-1 or AP."""
+    is_loss = name.startswith("train_") or "loss" in name.split("_")
+    return not is_loss and name not in ("epoch", "lr", "images_per_second", "seconds")
 
 
 def _number(text):

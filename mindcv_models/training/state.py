@@ -8,12 +8,12 @@ from typing import List, Optional, Tuple
 
 import numpy as np
 
-from ..cells import set_value
-from ..classification.validator import Metrics
+from ..cells import is_running_statistic, set_value
 from ..distributed import World, on_every_rank, sum_over_ranks
 from ..errors import InputError, NotFiniteError, RunError
+from ..evaluation import Result
 from ..options import Options
-from .progress import Place
+from .progress import RunPosition
 from .state_files import StateFiles
 
 __all__ = ["RunState", "find_differences"]
@@ -46,14 +46,14 @@ class RunState:
     the place. Learning rates come from the options, and a teacher from its own file.
     """
 
-    def __init__(self, options: Options, step, schedule, keeper, results, steps: int, world: World):
+    def __init__(self, options: Options, step, schedule, checkpoints, results, steps: int, world: World):
         self.parameters = [p for p in step.get_parameters() if not p.name.startswith(_NOT_SAVED)]
-        self.parts = {"schedule": schedule, "keeper": keeper, "results": results}
+        self.parts = {"schedule": schedule, "keeper": checkpoints, "results": results}
         self.options = json.loads(json.dumps({**asdict(options), "ranks": world.size, "steps": steps}))
         self.world = world
-        self.files = StateFiles(keeper.folder / "state", world)
+        self.files = StateFiles(checkpoints.folder / "state", world)
 
-    def save(self, place: Place, best: Optional[Metrics]) -> None:
+    def save(self, position: RunPosition, best: Optional[Result]) -> None:
         """Write the state, unless it is broken.
 
         Raises:
@@ -62,9 +62,9 @@ class RunState:
         """
         self.require_finite()
         arrays = {p.name: p.asnumpy() for p in self.parameters if self.world.is_main or _differs(p.name)}
-        facts = {"options": self.options, "place": asdict(place), "best": best and asdict(best)}
+        facts = {"options": self.options, "place": asdict(position), "best": best and asdict(best)}
         facts.update((name, part.state_dict()) for name, part in self.parts.items())
-        on_every_rank(lambda: self.files.save(place.epoch, place.step, facts, arrays), self.world)
+        on_every_rank(lambda: self.files.save(position.epoch, position.step, facts, arrays), self.world)
 
     def require_finite(self) -> None:
         """Raise NotFiniteError, on every rank, if a parameter has a number that is not finite on one of them."""
@@ -73,7 +73,7 @@ class RunState:
             where = broken[0] if broken else "another process"
             raise NotFiniteError(f"a number in {where} is no longer finite: lower lr, or set clip_grad True.")
 
-    def resume(self, where: str) -> Optional[Tuple[Place, Optional[Metrics]]]:
+    def resume(self, where: str) -> Optional[Tuple[RunPosition, Optional[Result]]]:
         """Take over a saved state, and say so; None if ``where`` is ``"auto"`` and there is none.
 
         Args:
@@ -94,14 +94,14 @@ class RunState:
         changed = find_differences(facts["options"], self.options)
         if changed:
             logger.warning("resuming with other options: %s", ", ".join(changed))
-        place, best = self._take(facts, arrays)
-        done = f"{place.epoch - 1} epochs" + (f" and {place.step} steps" if place.step else "")
+        position, best = self._take(facts, arrays)
+        done = f"{position.epoch - 1} epochs" + (f" and {position.step} steps" if position.step else "")
         logger.info("resuming after %s", done)
         if self.options["drop_rate"]:
             logger.warning("dropout draws its random numbers anew: the run goes on, but not bit for bit")
-        return place, best
+        return position, best
 
-    def restore_newest(self) -> Tuple[Place, Optional[Metrics]]:
+    def restore_newest(self) -> Tuple[RunPosition, Optional[Result]]:
         """Take over the newest state of this run, which began with saving one.
 
         Raises:
@@ -129,12 +129,14 @@ class RunState:
         _set(self.parameters, arrays)
         for name, part in self.parts.items():
             part.load_state_dict(facts[name])
-        return Place(**facts["place"]), facts["best"] and Metrics(**facts["best"])
+        best = facts["best"]
+        # States of earlier versions have metrics of classification here; the score is the checkpoint manager's too.
+        return RunPosition(**facts["place"]), Result(**best) if best and "values" in best else None
 
 
 def _differs(name):
     """Statistics of batch normalisation and sums of gradients: each rank has its own until they are reduced."""
-    return "moving_" in name or name.startswith("accumulated.")
+    return is_running_statistic(name) or name.startswith("accumulated.")
 
 
 def _set(parameters, arrays):

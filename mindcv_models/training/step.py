@@ -1,64 +1,39 @@
-"""One training step, compiled as a whole; Sophia-G's look at the curvature is a second graph."""
+"""One training step, compiled as a whole."""
+
+from typing import Optional
 
 import mindspore as ms
-from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
 from ..distributed import ONE_DEVICE, AllReduceMean, World
+from .curvature import CurvatureStep
 from .ema import EMA
-from .optimizer import SophiaG
+from .loss_scale import LossScale
+from .objective import Objective
+from .tensors import add_to, all_finite, clear, scaled
 
-__all__ = ["LossScale", "TrainStep"]
-
-
-class LossScale(nn.Cell):
-    """The factor on the loss that keeps small float16 gradients from vanishing.
-
-    A dynamic scale doubles after ``window`` updates without an overflow, and halves at each one, down to 1.
-
-    Attributes:
-        scales: whether there is anything to multiply by; a fixed scale of 1 costs nothing.
-        checks: whether updates with an overflow are skipped, which costs a look at every gradient.
-    """
-
-    def __init__(self, value: float = 1.0, dynamic: bool = False, skip_overflow: bool = False, window: int = 2000):
-        super().__init__(auto_prefix=False)
-        self.dynamic = dynamic
-        self.scales = dynamic or value != 1
-        self.checks = dynamic or skip_overflow
-        self.window = window
-        self.value = Parameter(Tensor(value, ms.float32), name="loss_scale", requires_grad=False)
-        self.good_steps = Parameter(Tensor(0.0, ms.float32), name="loss_scale_good_steps", requires_grad=False)
-
-    def construct(self, finite):
-        """Adapt the scale to the outcome of a step: ``finite``, a boolean scalar."""
-        if not self.dynamic:
-            return finite
-        good_steps = ops.select(finite, self.good_steps + 1, ops.zeros_like(self.good_steps))
-        grows = good_steps >= self.window
-        grown = ops.select(grows, self.value * 2, self.value)
-        shrunk = ops.maximum(self.value * 0.5, ops.ones_like(self.value))
-        done = ops.assign(self.value, ops.select(finite, grown, shrunk))
-        done = ops.depend(done, ops.assign(self.good_steps, ops.select(grows, ops.zeros_like(good_steps), good_steps)))
-        return ops.depend(finite, done)
+__all__ = ["TrainStep"]
 
 
 class TrainStep(nn.Cell):
     """Forward, backward, mean over devices, clipping, update and moving average in one graph.
 
-    Called with images ``(B, C, H, W)`` and labels ``(B,)`` or ``(B, classes)``; returns the loss, a float32 scalar,
-    averaged over devices. Gradients are reduced before they are clipped, so that every rank clips by the norm that
-    one device with the whole batch would see.
+    Called with the tensors of a batch, images first; returns the loss, a float32 scalar, averaged over devices. An
+    objective with parts makes it a vector ``(1 + parts,)``: the loss, then each part. Gradients are reduced before they
+    are clipped, so that every rank clips by the norm that one device with the whole batch would see.
 
     Args:
-        objective: ``(images, labels)`` to the scalar to make smaller, such as :class:`Objective`.
         clip_norm: largest global norm of the gradients, or None.
         accumulate: batches whose mean gradient makes one update; the optimizer counts updates.
+        curvature: what the optimizer has to see of the images before an update; or None.
     """
 
-    def __init__(self, objective, optimizer, loss_scale=None, ema: EMA = None, clip_norm=None, accumulate=1,
-                 world: World = ONE_DEVICE):  # fmt: skip
+    def __init__(self, objective: Objective, optimizer: nn.Cell, loss_scale: Optional[LossScale] = None,
+                 ema: Optional[EMA] = None, clip_norm: Optional[float] = None, accumulate: int = 1,
+                 world: World = ONE_DEVICE, curvature: Optional[CurvatureStep] = None):  # fmt: skip
         super().__init__(auto_prefix=False)
         self.objective = objective
+        self.has_parts = bool(objective.parts)
         self.optimizer = optimizer
         self.loss_scale = loss_scale or LossScale()
         self.ema = ema
@@ -67,13 +42,11 @@ class TrainStep(nn.Cell):
         self.weights = optimizer.parameters
         self.map = ops.HyperMap()
         self.mean_over_ranks = AllReduceMean(world)
-        self.value_and_grad = ms.value_and_grad(self.scaled_loss, None, self.weights)
+        self.value_and_grad = ms.value_and_grad(self.scaled_loss, None, self.weights, has_aux=self.has_parts)
         if accumulate > 1:
             self.sums = self.weights.clone("accumulated", init="zeros")
             self.batches = Parameter(Tensor(0, ms.int32), name="accumulated_batches", requires_grad=False)
-        self.curvature = None
-        if isinstance(optimizer, SophiaG):
-            self.curvature = CurvatureStep(objective, optimizer, self.loss_scale, world)
+        self.curvature = curvature
         self.set_train()
 
     def start_epoch(self, progress: float) -> bool:
@@ -86,24 +59,34 @@ class TrainStep(nn.Cell):
             self.compile_cache.clear()
         return changes
 
-    def scaled_loss(self, images, labels):
-        loss = self.objective(images, labels)
+    def scaled_loss(self, *batch):
+        if self.has_parts:
+            loss, parts = self.objective(*batch)
+            return self.scaled_up(loss), parts
+        return self.scaled_up(self.objective(*batch))
+
+    def scaled_up(self, loss):
         return loss * self.loss_scale.value if self.loss_scale.scales else loss
 
-    def __call__(self, images, labels):
-        if self.curvature is not None and self.begins_update() and self.optimizer.is_due():
-            self.curvature(images)
-        return super().__call__(images, labels)
+    def __call__(self, *batch):
+        if self.curvature is not None and self.begins_update():
+            self.curvature.before_update(batch[0])
+        return super().__call__(*batch)
 
     def begins_update(self) -> bool:
         return self.accumulate == 1 or int(self.batches.asnumpy()) == 0
 
-    def construct(self, images, labels):
-        loss, gradients = self.value_and_grad(images, labels)
+    def construct(self, *batch):
+        loss, gradients = self.value_and_grad(*batch)
+        parts = ()
+        if self.has_parts:
+            loss, parts = loss
         if self.loss_scale.scales:
             factor = 1 / self.loss_scale.value
             loss = loss * factor
             gradients = scaled(gradients, factor)
+        if self.has_parts:
+            loss = ops.stack((loss, *parts))
         if self.accumulate == 1:
             return ops.depend(self.mean_over_ranks((loss,))[0], self.update(gradients))
         done = ops.assign_add(self.batches, Tensor(1, ms.int32))
@@ -136,65 +119,3 @@ class TrainStep(nn.Cell):
         if self.ema is not None:
             done = ops.depend(self.ema(), done)
         return done
-
-
-class CurvatureStep(nn.Cell):
-    """Give Sophia-G the curvature at a batch of images ``(B, C, H, W)``, averaged over devices.
-
-    Returns whether it is finite; one that is not does not count. A graph of its own, since MindSpore does not
-    differentiate reliably within a branch of :class:`TrainStep`'s.
-    """
-
-    def __init__(self, objective, optimizer: SophiaG, loss_scale: LossScale, world: World):
-        super().__init__(auto_prefix=False)
-        self.objective = objective
-        self.optimizer = optimizer
-        self.loss_scale = loss_scale
-        self.rank, self.ranks = world.rank, world.size
-        self.map = ops.HyperMap()
-        self.mean_over_ranks = AllReduceMean(world)
-        self.gradients = ms.grad(self.scaled_loss, None, optimizer.parameters)
-        self.statistics = ParameterTuple([p for p in objective.network.get_parameters() if "moving_" in p.name])
-        self.kept = self.statistics.clone("kept", init="zeros")
-
-    def scaled_loss(self, images, draws):
-        return self.objective.sampled(images, draws) * self.loss_scale.value
-
-    def construct(self, images):
-        count = images.shape[0]
-        # The training step counts these images in batch normalisation; they must not count twice.
-        images = ops.depend(images, self.map(put, self.kept, self.statistics))
-        gradients = self.gradients(images, self.optimizer.draws(count, self.rank, self.ranks))
-        gradients = self.mean_over_ranks(scaled(gradients, 1 / self.loss_scale.value))
-        finite = all_finite(gradients)
-        done = self.optimizer.estimate(gradients, count * self.ranks, finite)
-        return ops.depend(ops.depend(finite, done), self.map(put, self.statistics, self.kept))
-
-
-def scaled(tensors, factor):
-    return ops.HyperMap()(ops.partial(multiply, factor), tensors)
-
-
-def all_finite(tensors):
-    """True if no element of any tensor is infinite or not a number."""
-    return ops.stack(ops.HyperMap()(is_finite, tensors)).all()
-
-
-def is_finite(tensor):
-    return ops.isfinite(tensor).all()
-
-
-def add_to(total, tensor):
-    return ops.assign_add(total, tensor)
-
-
-def put(parameter, value):
-    return ops.assign(parameter, value)
-
-
-def clear(tensor):
-    return ops.assign(tensor, ops.zeros_like(tensor))
-
-
-def multiply(factor, tensor):
-    return tensor * ops.cast(factor, tensor.dtype)

@@ -10,8 +10,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
+from mindcv_models.classification.objective import ClassificationObjective
 from mindcv_models.distributed import average_parameters, broadcast_parameters, join_world, launcher, sum_over_ranks
-from mindcv_models.training import Objective, TrainStep
+from mindcv_models.training import TrainStep
 
 IMAGES, STEPS = 32, 10
 
@@ -37,7 +38,7 @@ def main(output, mode):
     broadcast_parameters(network.get_parameters(), world)
     sums = [checksum(network)]
     step = TrainStep(
-        Objective(network, nn.CrossEntropyLoss()),
+        ClassificationObjective(network, nn.CrossEntropyLoss()),
         nn.Momentum(network.trainable_params(), learning_rate=0.05, momentum=0.9),
         clip_norm=1.0,
         world=world,

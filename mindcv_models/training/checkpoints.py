@@ -9,10 +9,10 @@ from mindspore import Parameter
 
 from ..checkpoint import save_checkpoint
 
-__all__ = ["CheckpointKeeper"]
+__all__ = ["CheckpointManager"]
 
 
-class CheckpointKeeper:
+class CheckpointManager:
     """Numbered checkpoints by policy, and always ``<model>_last.ckpt`` and ``<model>_best.ckpt``.
 
     Args:

@@ -1,0 +1,56 @@
+"""Classification, as the scripts see it."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Tuple
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+
+from ..distributed import World
+from ..input_size import refused_sizes
+from ..options import Options
+from ..training import Objective
+from .folders import prepare
+from .loader import create_train_loader
+from .names import save_class_names
+from .objective import build_objective, networks_of
+from .transforms import EvalTransform
+from .validator import ClassificationValidator
+
+__all__ = ["TASK"]
+
+
+class Classification:
+    """See :class:`mindcv_models.tasks.Task`."""
+
+    train_options = Options
+
+    def prepare(self, options: Options, world: World) -> Options:
+        return prepare(options, world, training=True)
+
+    def train_loader(self, options: Options, world: World):
+        return create_train_loader(options, world.rank, world.size)
+
+    def objective(self, options: Options, network: nn.Cell) -> Objective:
+        return build_objective(options, network)
+
+    def validator(self, options: Options, network: nn.Cell, world: World) -> ClassificationValidator:
+        return ClassificationValidator(network, options, world)
+
+    def example_batch(self, options: Options, size: Tuple[int, int]) -> Tuple[Tensor, ...]:
+        """Images ``(B, C, H, W)`` of noise and labels ``(B,)``."""
+        shape = (options.batch_size, options.in_channels, *size)
+        images = Tensor(np.random.default_rng(0).standard_normal(shape, np.float32))
+        return images, Tensor(np.arange(options.batch_size) % options.num_classes, ms.int32)
+
+    def save_names(self, options: Options, folder: Path) -> None:
+        save_class_names(options, folder)
+
+    def explain_errors(self, options: Options, objective: Objective) -> AbstractContextManager:
+        size = EvalTransform.resolve(options).size
+        return refused_sizes(networks_of(options, objective), size, options.in_channels)
+
+
+TASK = Classification()

@@ -1,0 +1,56 @@
+"""The tasks: which room of the package trains and evaluates a model."""
+
+from contextlib import AbstractContextManager
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, Tuple
+
+from mindcv.models.registry import get_pretrained_cfg
+from mindspore import Tensor, nn
+
+from .distributed import World
+from .evaluation import Validator
+from .training import Objective
+
+__all__ = ["Task", "task_of"]
+
+
+class Task(Protocol):
+    """What the scripts ask of a task. Each room has one instance, ``TASK`` of its module ``task``.
+
+    Attributes:
+        train_options: the dataclass of ``train.py``'s options.
+    """
+
+    train_options: type
+
+    def prepare(self, options, world: World):
+        """The options with data and number of classes settled, after checking what the run will read.
+
+        Raises:
+            InputError: the data is missing, or disagrees with the options.
+        """
+
+    def train_loader(self, options, world: World):
+        """This rank's training batches; see :class:`mindcv_models.training.Trainer`."""
+
+    def objective(self, options, network: nn.Cell) -> Objective:
+        """The loss that ``network`` is trained with."""
+
+    def validator(self, options, network: nn.Cell, world: World) -> Validator:
+        """The validation of ``network`` on the options' validation split."""
+
+    def example_batch(self, options, size: Tuple[int, int]) -> Tuple[Tensor, ...]:
+        """A training batch of noise at height and width ``size``, for benchmarks."""
+
+    def save_names(self, options, folder: Path) -> None:
+        """Write the names of the classes into a run's folder."""
+
+    def explain_errors(self, options, objective: Objective) -> AbstractContextManager:
+        """A context that turns errors of networks that do not support the image size into an InputError."""
+
+
+def task_of(model: str) -> Task:
+    """The task of a registered model; an unknown model's is classification, whose ``create_model`` refuses it."""
+    room = get_pretrained_cfg(model).get("task", "classification") if model else "classification"
+    return import_module(f".{room}.task", __package__).TASK
