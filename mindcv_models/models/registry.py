@@ -4,21 +4,31 @@ import fnmatch
 from typing import List
 
 import mindcv.models
-from mindcv.models.registry import is_model
+from mindcv.models.registry import get_pretrained_cfg, is_model
 from mindspore import nn
 
 from ..errors import InputError, nearest
-from . import fastervit, fastvit, litv2
+from . import fastervit, fastvit, litv2, retinanet
 
 __all__ = ["create_model", "list_models"]
 
 FAMILIES = (fastvit, fastervit, litv2)
+DENSE = (retinanet,)  # models over a backbone
 
 
-def list_models(pattern: str = "*") -> List[str]:
-    """Names of this project's models that match a shell-style ``pattern``, sorted."""
-    own = sorted(name for family in FAMILIES for name in family.VARIANTS)
-    return [name for name in own if fnmatch.fnmatch(name, pattern)]
+def list_models(pattern: str = "*", task: str = "classification") -> List[str]:
+    """Names of this project's models for a task that match a shell-style ``pattern``, sorted.
+
+    Args:
+        task: "classification", "detection" or "segmentation".
+    """
+    own = sorted(name for family in (*FAMILIES, *DENSE) for name in family.VARIANTS)
+    return [name for name in own if fnmatch.fnmatch(name, pattern) and task_of(name) == task]
+
+
+def task_of(model_name: str) -> str:
+    """What a registered model does: "classification", "detection" or "segmentation"."""
+    return get_pretrained_cfg(model_name).get("task", "classification")
 
 
 def create_model(
