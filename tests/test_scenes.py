@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindcv_models.detection import scenes
+from mindcv_models.data import scenes
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,50 @@
+"""Pictures before a dense network sees them: resizing that keeps the ratio, normalising, padding."""
+
+from typing import Sequence, Tuple
+
+import cv2
+import numpy as np
+
+__all__ = ["fitted_size", "normalise", "pad_bottom_right", "resize_image", "resize_labels"]
+
+
+def fitted_size(height: int, width: int, scale: Tuple[int, int]) -> Tuple[int, int]:
+    """Height and width of a picture resized to fit ``scale`` with its ratio kept.
+
+    The longer side fits the larger number of ``scale``, the shorter side the smaller one; both are rounded.
+    """
+    factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
+    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+
+
+def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """``(H, W, C)`` uint8 to ``(height, width, C)``: bilinear between pixel centres, not smoothed when reduced."""
+    if image.shape[:2] == (height, width):
+        return image
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """``(H, W)`` of any type to ``(height, width)``: pixel ``i`` comes from ``floor(i * H / height)``."""
+    if labels.shape == (height, width):
+        return labels
+    rows = np.arange(height) * labels.shape[0] // height
+    columns = np.arange(width) * labels.shape[1] // width
+    return labels[rows[:, None], columns]
+
+
+def normalise(image: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """``(H, W, C)`` uint8 to ``(C, H, W)`` float32: less ``mean``, over ``std``, both on the scale 0 to 255."""
+    planes = np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32)
+    planes -= np.float32(mean)[:, None, None]
+    planes *= (1 / np.float64(std)).astype(np.float32)[:, None, None]
+    return planes
+
+
+def pad_bottom_right(array: np.ndarray, height: int, width: int, value: float = 0) -> np.ndarray:
+    """``(..., H, W)`` to ``(..., height, width)``: ``value`` below and to the right."""
+    missing = height - array.shape[-2], width - array.shape[-1]
+    if not any(missing):
+        return array
+    margins = ((0, 0),) * (array.ndim - 2) + ((0, missing[0]), (0, missing[1]))
+    return np.pad(array, margins, constant_values=value)
