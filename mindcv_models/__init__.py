@@ -13,6 +13,8 @@ from .reparameterize import reparameterize
 
 __all__ = ["create_model", "list_models", "load_torch_checkpoint", "reparameterize"]
 
+__version__ = "0.1.0"  # the package's version is stated here alone
+
 logger = logging.getLogger(__name__)
 
 
