@@ -83,7 +83,7 @@ def stopped_after_parsing(module):
         for name in ("parse", "parse_options"):
             if hasattr(module, name):
                 patch.setattr(module, name, stopping(getattr(module, name)))
-        if hasattr(module, "write_report") and not hasattr(module, "parse_options"):  # it takes a folder alone
+        if hasattr(module, "write_report") and hasattr(module, "read_run"):  # it takes a folder alone
             patch.setattr(module, "write_report", stopping())
         patch.setattr(argparse.ArgumentParser, "parse_args", stopping(argparse.ArgumentParser.parse_args))
         yield

@@ -37,6 +37,31 @@ def cosine(epoch):
 
 
 @pytest.mark.parametrize("stair", [False, True])
+def test_poly_falls_to_the_smallest_rate_over_the_rest_of_the_run(stair):
+    """Semantic FPN's schedule: (lr - min_lr) * (1 - t / T)^0.9 + min_lr."""
+    values = rates("poly", decay_rate=0.9, lr_epoch_stair=stair)
+    assert values == expected(lambda epoch: LOW + (PEAK - LOW) * (1 - epoch / 10) ** 0.9, stair)
+    official = learning_rates(
+        Options(scheduler="poly", lr=1e-4, min_lr=1e-6, decay_rate=0.9, warmup_epochs=0, epoch_size=80), 1000
+    )
+    assert len(official) == 80000
+    for t in (0, 1, 40000, 79999):
+        assert official[t] == pytest.approx((1e-4 - 1e-6) * (1 - t / 80000) ** 0.9 + 1e-6, rel=1e-9)
+
+
+def test_a_warm_up_in_steps_is_a_factor_on_the_schedule():
+    """mmdetection's: lr * (1 - (1 - t / 500) * (1 - factor)), over the rates of the schedule from the run's start."""
+    options = Options(scheduler="multi_step_decay", warmup_epochs=0, warmup_factor=0.001, lr=PEAK, min_lr=0.0,
+                      multi_step_decay_milestones=(8, 11), decay_rate=0.1, epoch_size=12)  # fmt: skip
+    plain = learning_rates(options, STEPS)
+    options.warmup_steps = 50
+    values = learning_rates(options, STEPS)
+    factors = [min(1 - (1 - t / 50) * 0.999, 1) for t in range(12 * STEPS)]
+    assert values == pytest.approx([rate * factor for rate, factor in zip(plain, factors)])
+    assert values[0] == pytest.approx(0.001) and values[45] == pytest.approx(0.1 * (1 - 0.1 * 0.999))
+
+
+@pytest.mark.parametrize("stair", [False, True])
 @pytest.mark.parametrize("shift", [False, True])
 def test_cosine(stair, shift):
     values = rates("cosine_decay", lr_epoch_stair=stair, warmup_prefix=shift)

@@ -25,6 +25,7 @@ SCHEDULERS = (
     "warmup_cosine_decay",
     "exponential_decay",
     "polynomial_decay",
+    "poly",
     "step_decay",
     "multi_step_decay",
     "one_cycle",

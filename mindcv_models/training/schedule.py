@@ -20,9 +20,10 @@ _BETTER = 1e-4  # the relative gain that plateau counts as one, as in PyTorch
 def learning_rates(options: Options, updates_per_epoch: int, peak: float = 1.0) -> List[float]:
     """The learning rate of every update of the run.
 
-    MindCV's tables, with three things of this project's own: after the warm-up no rate is below ``min_lr``, whatever
-    the schedule; ``warmup_prefix`` False lets the decay start with the run, the warm-up replacing its beginning, as
-    timm does; and ``plateau`` is constant here, since validation lowers it.
+    MindCV's tables, with additions of this project: after the warm-up no rate is below ``min_lr``, whatever the
+    schedule; ``warmup_prefix`` False lets the decay start with the run, the warm-up replacing its beginning, as timm
+    does; ``plateau`` is constant here, since validation lowers it; ``poly`` and ``warmup_steps`` are the schedule and
+    the warm-up by updates of mmsegmentation and mmdetection.
 
     Args:
         peak: factor on ``lr`` alone: the warm-up still starts at ``lr * warmup_factor``, and the decay ends at
@@ -34,13 +35,15 @@ def learning_rates(options: Options, updates_per_epoch: int, peak: float = 1.0) 
     else:
         rates = _table(options, updates_per_epoch, peak, options.warmup_epochs, "constant")[:warmup]
         rates += _table(options, updates_per_epoch, peak, 0, options.scheduler)[warmup:]
-    return rates[:warmup] + [max(rate, options.min_lr) for rate in rates[warmup:]]
+    rates = rates[:warmup] + [max(rate, options.min_lr) for rate in rates[warmup:]]
+    steps, start = getattr(options, "warmup_steps", 0), options.warmup_factor
+    return [rate * (1 - (1 - t / steps) * (1 - start)) if t < steps else rate for t, rate in enumerate(rates)]
 
 
 def _table(options, updates_per_epoch, peak, warmup_epochs, scheduler):
-    return create_scheduler(
+    rates = create_scheduler(
         updates_per_epoch,
-        scheduler="constant" if scheduler == "plateau" else scheduler,
+        scheduler="constant" if scheduler in ("plateau", "poly") else scheduler,
         lr=options.lr * peak,
         min_lr=options.min_lr,
         warmup_epochs=warmup_epochs,
@@ -53,6 +56,17 @@ def _table(options, updates_per_epoch, peak, warmup_epochs, scheduler):
         cycle_decay=options.cycle_decay,
         lr_epoch_stair=options.lr_epoch_stair,
     )
+    if scheduler != "poly":
+        return rates
+    warmup = warmup_epochs * updates_per_epoch
+    return rates[:warmup] + _poly(options, updates_per_epoch, peak, len(rates) - warmup)
+
+
+def _poly(options, updates_per_epoch, peak, updates):
+    """``(lr - min_lr) * (1 - t / updates)^decay_rate + min_lr`` at update t."""
+    stair = updates_per_epoch if options.lr_epoch_stair else 1
+    shares = [1 - t // stair * stair / updates for t in range(updates)]
+    return [(options.lr * peak - options.min_lr) * share**options.decay_rate + options.min_lr for share in shares]
 
 
 class Schedule:
