@@ -24,6 +24,12 @@ class Result:
     at_chance: bool = False
     text: str = ""
 
+    def __post_init__(self):
+        # Part of the saved state, so plain numbers: NumPy's are no JSON.
+        plain = {name: float(value) for name, value in self.values.items()}
+        for name, value in (("values", plain), ("score", float(self.score)), ("at_chance", bool(self.at_chance))):
+            object.__setattr__(self, name, value)
+
     def __str__(self):
         return self.text or ", ".join(f"{name} {value:.4f}" for name, value in self.values.items())
 
