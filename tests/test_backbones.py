@@ -22,7 +22,6 @@ def images():
     return ms.Tensor(parity.images(1, *SIZE))
 
 
-
 @pytest.mark.parametrize("name", ["fastvit_t8", "faster_vit_0_224", "litv2_s", "resnet18", "mobilenet_v2_035_128"])
 def test_widths_and_strides_are_those_of_the_maps(name):
     network = create_backbone(name, (8, 16, 32)).set_train(False)

@@ -161,8 +161,8 @@ def test_skipped_steps_are_not_made(tmp_path):
     loader = create_train_loader(opts)
     everything = arrays(loader, 3)
     decoded = []
-    transform = loader.transform
-    loader.transform = lambda image, rng: decoded.append(1) or transform(image, rng)
+    sample = loader.sample
+    loader.sample = lambda raw, rng: decoded.append(1) or sample(raw, rng)
     assert_same(everything[4:], arrays(loader, 3, first_step=4))
     assert len(decoded) == 8
     assert arrays(loader, 3, first_step=6) == []
@@ -179,7 +179,7 @@ def test_a_corrupt_training_image_is_named_or_replaced(tmp_path):
     assert sum(len(labels) for _, labels in seen) == 24
     for path in root.glob("train/*/*.png"):
         path.write_bytes(b"")
-    with pytest.raises(InputError, match="no training image can be decoded"):
+    with pytest.raises(InputError, match="no image of the data set can be decoded"):
         arrays(create_train_loader(replace(opts, skip_bad_images=True)), 1)
 
 
@@ -295,8 +295,8 @@ def test_splits_that_cannot_work_are_refused(tmp_path):
 def test_a_subset_is_the_same_in_every_epoch(tmp_path):
     opts = prepare(options(noise_folder(tmp_path), num_samples=8), ONE_DEVICE, training=True)
     loader = create_train_loader(opts)
-    assert len(loader) == 2 and len(loader.images) == 8
-    assert create_train_loader(opts).images.items == loader.images.items
+    assert len(loader) == 2 and len(loader.source) == 8
+    assert create_train_loader(opts).source.items == loader.source.items
     with pytest.raises(InputError, match="batch_size is 4, but there are only 2 training images for 1 ranks"):
         create_train_loader(replace(opts, num_samples=2))
 
@@ -340,16 +340,17 @@ def test_wrong_options_are_one_clear_line(arguments, message):
 def test_a_worker_that_dies_ends_the_epoch_with_one_line(tmp_path, failure):
     opts = prepare(options(noise_folder(tmp_path), num_parallel_workers=2), ONE_DEVICE, training=True)
     loader = create_train_loader(opts)
-    transform, calls = loader.transform, []
+    sample, calls = loader.sample, []
 
-    def dying(image, rng):
+    def dying(raw, rng):
         calls.append(1)
         if len(calls) > 12:
             raise failure
-        return transform(image, rng)
+        return sample(raw, rng)
 
-    loader.transform = dying
-    with pytest.raises(RunError, match=rf"^a data worker died \({type(failure).__name__}.*; checkpoints stay"):
+    loader.sample = dying
+    message = rf"^a data worker died \({type(failure).__name__}.* at .*\.png\); checkpoints stay"
+    with pytest.raises(RunError, match=message):
         list(loader.epoch(1))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("data")]
 

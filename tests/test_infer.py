@@ -11,10 +11,10 @@ from PIL import Image
 
 from mindcv_models import create_model, reparameterize
 from mindcv_models.classification.cam import ClassActivation, draw_activation, draw_activations
+from mindcv_models.classification.images import list_images
 from mindcv_models.classification.names import find_class_names
 from mindcv_models.classification.predict import Predictor
 from mindcv_models.classification.transforms import EvalTransform
-from mindcv_models.data.images import list_images
 from mindcv_models.errors import InputError
 from tests.helpers.images import PHOTO, options
 from tests.helpers.scripts import call, checkpoint, rows

@@ -7,10 +7,10 @@ from mindspore.dataset import vision
 from PIL import Image
 from scipy.special import softmax
 
+from mindcv_models.classification.images import list_images
 from mindcv_models.classification.predict import VIEWS, Predictions, Predictor, decode_image
 from mindcv_models.classification.transforms import EvalTransform
 from mindcv_models.classification.validator import ClassificationValidator
-from mindcv_models.data.images import list_images
 from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import NotFiniteError
 from tests.helpers.images import PHOTO, options

@@ -62,7 +62,7 @@ def main():
             trainer.options = replace(options, epoch_size=epoch)
             trainer.run()
             speeds["loop"].append(float(trainer.results.rows[-1]["images_per_second"]))
-    logger.info("%s at %s, %d images a batch", options.model, loader.transform.crop.size, options.batch_size)
+    logger.info("%s at %s, %d images a batch", options.model, options.image_resize, options.batch_size)
     logger.info("%-12s %8s %9s %9s", "images/s", "median", "smallest", "largest")
     for name, (_, *values) in speeds.items():
         logger.info("%-12s %8.1f %9.1f %9.1f", name, np.median(values), min(values), max(values))

@@ -8,9 +8,10 @@ from mindspore.dataset import vision
 from mindspore.dataset.core.config import ErrorSamplesMode
 
 from ..data.files import class_folders, image_names
-from ..data.images import STANDARD_DATASETS, split_root, workers
+from ..data.loader import threads
 from ..errors import InputError, RunError
 from ..options import Options
+from .images import STANDARD_DATASETS, split_root
 from .split import read_split
 from .transforms import EvalTransform
 
@@ -44,7 +45,7 @@ def create_eval_loader(options: Options, rank: int = 0, ranks: int = 1):
         drop_remainder=False,
         is_training=False,
         transform=transform,
-        num_parallel_workers=workers(options),
+        num_parallel_workers=threads(options.num_parallel_workers),
     )
     return loader, len(places)
 
@@ -80,7 +81,7 @@ def _create_dataset(options: Options):
         root=options.data_dir,
         split="test" if name else "" if options.split_file else options.val_split,
         shuffle=False,
-        num_parallel_workers=workers(options),
+        num_parallel_workers=threads(options.num_parallel_workers),
         download=options.dataset_download,
     )
 

@@ -14,10 +14,12 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data.files import class_folders
-from ..data.images import STANDARD_DATASETS, decode, list_images, split_root, workers
+from ..data.images import UnreadableImageError, decode
+from ..data.loader import threads
 from ..distributed import World
 from ..errors import InputError
 from ..options import Options
+from .images import STANDARD_DATASETS, list_images, split_root
 from .split import check_split, settle_split
 
 __all__ = ["class_names", "find_bad_images", "prepare", "write_digits"]
@@ -97,10 +99,18 @@ def find_bad_images(options: Options, split: str) -> List[str]:
     if options.dataset.lower() in STANDARD_DATASETS:
         return []
     paths = list_images(options, split).items
-    with ThreadPoolExecutor(workers(options)) as pool:
-        decoded = pool.map(lambda path: decode(path) is not None, paths)
+    with ThreadPoolExecutor(threads(options.num_parallel_workers)) as pool:
+        decoded = pool.map(_can_be_decoded, paths)
         good = list(tqdm(decoded, desc=f"checking {split}", total=len(paths), unit="img", disable=None))
     return [path for path, is_good in zip(paths, good) if not is_good]
+
+
+def _can_be_decoded(path: str) -> bool:
+    try:
+        decode(path)
+    except UnreadableImageError:
+        return False
+    return True
 
 
 def write_digits(folder: str) -> Path:

@@ -9,7 +9,6 @@ from typing import Callable, Dict, List, Tuple
 import numpy as np
 from mindspore import nn
 
-from ..data.images import STANDARD_DATASETS, list_images
 from ..distributed import World
 from ..errors import InputError
 from ..evaluation import Row, csv_table, new_figure
@@ -17,6 +16,7 @@ from ..files import write_text
 from .details import ClassificationReport
 from .folders import class_names, prepare
 from .imagenet import corruption_errors, read_real_labels, real_accuracy, resolve_targets
+from .images import STANDARD_DATASETS, list_images
 from .plots import plot_corruptions, plot_report
 from .predict import VIEWS, Predictions, Predictor
 from .transforms import EvalTransform

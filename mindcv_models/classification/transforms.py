@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import List, Optional, Tuple, Union
+from typing import List, Tuple, Union
 
 import cv2
 import numpy as np
@@ -11,6 +11,7 @@ from mindcv.models.registry import get_pretrained_cfg
 from mindspore.dataset import vision
 from PIL import Image
 
+from ..data.images import Picture
 from ..options import Options
 from ..options.config import IMAGENET_MEAN, IMAGENET_STD
 from .augment import FILTERS, ColorJitter, create_augment
@@ -108,15 +109,8 @@ class TrainTransform:
             options.re_prob, options.re_scale, options.re_ratio, options.re_value, options.re_max_attempts
         )
 
-    def reduction(self, height: int, width: int, rng: np.random.Generator) -> int:
-        """By what an image may be shrunk before it comes with an equal ``rng``: 1, 2, 4 or 8."""
-        return self.crop.reduction(height, width, rng)
-
-    def __call__(
-        self, image: np.ndarray, rng: np.random.Generator, whole: Optional[Tuple[int, int]] = None
-    ) -> np.ndarray:
-        """``whole`` is the height and width of the image before it was shrunk."""
-        image = self.crop(image, rng, whole)
+    def __call__(self, image: Union[np.ndarray, Picture], rng: np.random.Generator) -> np.ndarray:
+        image = self.crop(image, rng)
         if rng.random() < self.hflip:
             image = cv2.flip(image, 1)
         if rng.random() < self.vflip:
@@ -143,25 +137,28 @@ class RandomResizedCrop:
         self.log_ratio = np.log(ratio)
         self.filter = FILTERS[interpolation]
 
-    def __call__(self, image, rng, whole=None):
-        whole = whole or image.shape[:2]
+    def __call__(self, image, rng):
+        """``image``: ``(H, W, 3)`` uint8, or a file, of which no more detail is decoded than the crop needs."""
+        is_file = isinstance(image, Picture)
+        whole = image.size if is_file else image.shape[:2]
         top, left, height, width = self.box(*whole, rng)
+        if is_file:
+            image = image.pixels(self.reduction(height, width))
         by = -(-whole[0] // image.shape[0])
         crop = image[top // by : -(-(top + height) // by), left // by : -(-(left + width) // by)]
         pixels = crop.shape[0] * crop.shape[1]
         shrinks = pixels > (8 / 7) ** 2 * self.size[0] * self.size[1] and self.filter != cv2.INTER_NEAREST
         return cv2.resize(crop, self.size[::-1], interpolation=cv2.INTER_AREA if shrinks else self.filter)
 
-    def reduction(self, height, width, rng):
-        """The largest factor that leaves the crop, which ``rng`` draws, no smaller than its size.
+    def reduction(self, height, width):
+        """The factor by which a JPEG file may be shrunk that leaves a crop of this size no smaller than the result.
 
         Photographs of 500 x 375 that are shrunk so while they are decoded, for crops to 64, differ by 2.2 of 255 levels
         from what Pillow's bicubic makes of the same area, and whole ones by 1.6.
         """
-        if min(height / self.size[0], width / self.size[1]) < 2 or self.filter == cv2.INTER_NEAREST:
+        if self.filter == cv2.INTER_NEAREST:
             return 1
-        _, _, h, w = self.box(height, width, rng)
-        return next((n for n in (8, 4, 2) if min(h / self.size[0], w / self.size[1]) >= n), 1)
+        return next((n for n in (8, 4, 2) if min(height / self.size[0], width / self.size[1]) >= n), 1)
 
     def box(self, height, width, rng):
         """Top, left, height and width; the largest central crop of an allowed ratio if ten draws do not fit."""

@@ -1,28 +1,24 @@
-"""Images and their labels, read one at a time."""
+"""From an image file to its pixels: the one decoder of training, validation, reports and prediction."""
 
+import io
 import os
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Callable, Optional, Sequence
+import stat
+import warnings
+from typing import Optional, Tuple
 
 import cv2
 import numpy as np
-from mindcv.data import create_dataset
-from PIL import Image
+from PIL import Image, ImageOps
 
-from ..classification.split import read_split
 from ..errors import InputError
-from ..options import Options
-from .files import class_folders, image_names
+from .headers import read_header
 
-__all__ = ["STANDARD_DATASETS", "ImageSet", "decode", "list_images", "split_root", "workers"]
+__all__ = ["MAX_PIXELS", "Picture", "UnreadableImageError", "decode"]
 
-STANDARD_DATASETS = ("mnist", "cifar10", "cifar100")
+# Larger images are refused by their header, before memory is taken: 179 million pixels, Pillow's own limit.
+MAX_PIXELS = 178_956_970
+MAX_BYTES = 1 << 30
 
-# From height and width to the factor that an image is shrunk by.
-Reduction = Callable[[int, int], int]
-
-# The orientation that a camera notes is left alone, as Pillow does.
 _FLAGS = {
     factor: flag | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     for factor, flag in (
@@ -32,102 +28,166 @@ _FLAGS = {
         (8, cv2.IMREAD_REDUCED_COLOR_8),
     )
 }
+# What makes the stored image upright, for each EXIF orientation.
+_UPRIGHT = {
+    2: lambda image: cv2.flip(image, 1),
+    3: lambda image: cv2.rotate(image, cv2.ROTATE_180),
+    4: lambda image: cv2.flip(image, 0),
+    5: cv2.transpose,
+    6: lambda image: cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda image: cv2.rotate(cv2.transpose(image), cv2.ROTATE_180),
+    8: lambda image: cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE),
+}
 
 cv2.setNumThreads(0)  # its own threads would compete with the data workers
 cv2.setLogLevel(0)  # images that it cannot decode are reported here
+# Pillow's remarks on files that it reads all the same.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-@dataclass(frozen=True)
-class ImageSet:
-    """Images, as paths or as ``(H, W, C)`` uint8 arrays, and their labels ``(N,)`` int32."""
+class UnreadableImageError(InputError):
+    """An image file that cannot be decoded.
 
-    items: Sequence
-    labels: np.ndarray
+    Attributes:
+        path, reason: which file, and why.
+    """
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def read(self, index: int, reduction: Optional[Reduction] = None) -> Optional[np.ndarray]:
-        """The image ``(H, W, C)`` uint8, or None if it cannot be decoded; ``reduction`` as for :func:`decode`."""
-        item = self.items[index]
-        return decode(item, reduction) if isinstance(item, str) else item
-
-    def some(self, count: int, seed: int) -> "ImageSet":
-        """``count`` of the images, the same ones for the same seed."""
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
-        return ImageSet([self.items[index] for index in chosen], self.labels[chosen])
+    def __init__(self, path: str, reason: str):
+        self.path = path
+        self.reason = reason
+        super().__init__(
+            f"cannot decode image {path} ({reason}): replace or remove it, or use --skip_bad_images True to go on "
+            "without it."
+        )
 
 
-def decode(path: str, reduction: Optional[Reduction] = None) -> Optional[np.ndarray]:
-    """The image ``(H, W, 3)`` uint8 RGB, or None if it cannot be decoded.
+class Picture:
+    """An image file that is read, but not decoded yet.
+
+    OpenCV decodes JPEG, PNG, BMP and WebP, Pillow what is left: TIFF, GIF (its first frame) and rare forms. Every image
+    becomes RGB of 8 bits: grey is repeated, 16 bits are halved, palettes are looked up, CMYK is converted, and
+    transparency is dropped.
 
     Args:
-        reduction: from the height and width of a JPEG image to 1, 2, 4 or 8, by which it is shrunk while it is decoded:
-            that takes less time than decoding all of it. Other files are decoded as they are.
+        upright: turn the image as its EXIF orientation says.
 
     Raises:
+        UnreadableImageError: no regular file, or an image larger than :data:`MAX_PIXELS`.
+        InputError: the file is not there, or must not be read.
+    """
+
+    def __init__(self, path: str, upright: bool = True):
+        self.path = path
+        self.upright = upright
+        self.data = _read(path)
+        self.header = read_header(self.data)
+        self._whole: Optional[np.ndarray] = None
+        if self.header is not None:
+            _check_size(path, self.header.height, self.header.width)
+
+    @property
+    def reducible(self) -> bool:
+        """Whether :meth:`pixels` can shrink it."""
+        return self.header is not None and self.header.kind == "jpeg"
+
+    @property
+    def size(self) -> Tuple[int, int]:
+        """Height and width."""
+        if self.header is None:
+            return self.pixels().shape[:2]
+        return self.header.size if self.upright else (self.header.height, self.header.width)
+
+    def pixels(self, factor: int = 1) -> np.ndarray:
+        """The image ``(H, W, 3)`` uint8 RGB.
+
+        Args:
+            factor: 1, 2, 4 or 8, by which a JPEG image is shrunk while it is decoded: that takes less time than
+                decoding all of it. Other files come as they are.
+
+        Raises:
+            UnreadableImageError: it cannot be decoded.
+        """
+        if self._whole is None:
+            image = self._by_opencv(factor if self.reducible else 1)
+            if image is not None:
+                return image
+            self._whole = self._by_pillow()
+        return self._whole
+
+    def _by_opencv(self, factor):
+        """None of what OpenCV cannot decode."""
+        if self.header is None:
+            return None
+        image = cv2.imdecode(np.frombuffer(self.data, np.uint8), _FLAGS[factor])
+        turned = self.upright and self.header.orientation > 1 and image is not None
+        return _UPRIGHT[self.header.orientation](image) if turned else image
+
+    def _by_pillow(self):
+        try:
+            with Image.open(io.BytesIO(self.data)) as file:
+                _check_size(self.path, file.height, file.width)
+                return _in_colour(ImageOps.exif_transpose(file) if self.upright else file)
+        except (MemoryError, UnreadableImageError):
+            raise
+        except Image.DecompressionBombError as error:
+            raise UnreadableImageError(self.path, f"more than {MAX_PIXELS:,} pixels") from error
+        except Exception as error:  # whatever a damaged file makes Pillow's many readers raise
+            raise UnreadableImageError(self.path, _reason(error, self.data)) from error
+
+
+def decode(path: str, upright: bool = True) -> np.ndarray:
+    """The image ``(H, W, 3)`` uint8 RGB; see :class:`Picture`.
+
+    Raises:
+        UnreadableImageError: it cannot be decoded.
         InputError: the file cannot be read.
     """
+    return Picture(path, upright).pixels()
+
+
+def _read(path) -> bytes:
     try:
-        encoded = np.fromfile(path, np.uint8)
+        # Opening a pipe that nobody writes to must not wait.
+        file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        try:
+            status = os.fstat(file)
+            if not stat.S_ISREG(status.st_mode):
+                raise UnreadableImageError(path, "not a regular file")
+            if status.st_size > MAX_BYTES:
+                raise UnreadableImageError(path, f"larger than {MAX_BYTES >> 20} MiB")
+            data = os.read(file, status.st_size)
+            while len(data) < status.st_size:  # a read may be cut short
+                more = os.read(file, status.st_size - len(data))
+                if not more:
+                    break
+                data += more
+            return data
+        finally:
+            os.close(file)
     except OSError as error:
         raise InputError(f"cannot read image {path} ({error.strerror}): restore or remove it.") from error
-    size = reduction and _jpeg_size(encoded)
-    flags = _FLAGS[reduction(*size)] if size else _FLAGS[1]
-    image = cv2.imdecode(encoded, flags) if len(encoded) else None
-    if image is not None:
-        return image
-    try:  # what OpenCV does not know, such as GIF
-        with Image.open(path) as file:
-            return np.asarray(file.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None
 
 
-def _jpeg_size(encoded):
-    """Height and width that the header of a JPEG file gives; None of another file, or a broken one."""
-    data, at = memoryview(encoded), 2
-    if bytes(data[:2]) != b"\xff\xd8":
-        return None
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # the start of a frame, of any kind
-            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return None
+def _check_size(path, height, width):
+    if height * width > MAX_PIXELS:
+        raise UnreadableImageError(path, f"{width} x {height}, more than {MAX_PIXELS:,} pixels")
 
 
-def list_images(options: Options, split: str) -> ImageSet:
-    """A split of an image folder, classes and names sorted, or of one of MindCV's standard data sets, in memory."""
-    name = options.dataset.lower()
-    if name in STANDARD_DATASETS:
-        return _standard(options, split)
-    root = split_root(options, split)
-    classes = class_folders(root)
-    if options.split_file:
-        names = read_split(options, split)
-    else:
-        names = [f"{folder}/{name}" for folder in classes for name in image_names(root / folder)]
-    label_of = {name: label for label, name in enumerate(classes)}
-    labels = [label_of[name.partition("/")[0]] for name in names]
-    return ImageSet([str(root / name) for name in names], np.array(labels, np.int32))
+def _in_colour(image):
+    """The pixels ``(H, W, 3)`` uint8 of a Pillow image in any mode."""
+    if image.mode == "F":
+        raise ValueError("its pixels are fractions of no known range; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.mode == "P":  # whose transparency may have a value for each colour
+        image = image.convert("RGBA")
+    return np.asarray(image.convert("RGB"))
 
 
-def split_root(options: Options, split: str) -> Path:
-    """The folder of a split's class folders; both splits of a split folder have the same."""
-    return Path(options.data_dir, "" if options.split_file else split)
-
-
-def _standard(options, split):
-    usage = "test" if split == options.val_split else split
-    dataset = create_dataset(
-        options.dataset.lower(), options.data_dir, usage, shuffle=False, download=options.dataset_download
-    )
-    label = "label" if "label" in dataset.get_col_names() else "fine_label"
-    rows = list(dataset.create_dict_iterator(num_epochs=1, output_numpy=True))
-    return ImageSet([row["image"] for row in rows], np.array([row[label] for row in rows], np.int32))
-
-
-def workers(options: Options) -> int:
-    """Threads that make batches."""
-    return min(options.num_parallel_workers, os.cpu_count() or 1)
+def _reason(error, data):
+    if not data:
+        return "the file is empty"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "no image of a known kind, or a damaged one"
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -5,6 +5,9 @@ import time
 from dataclasses import replace
 from typing import Callable, Dict, Optional
 
+import numpy as np
+from mindspore import Tensor
+
 from ..cells import is_running_statistic
 from ..data.order import DROP_PATH, generator
 from ..distributed import ONE_DEVICE, World, average_parameters, on_every_rank
@@ -32,7 +35,7 @@ class Trainer:
 
     Args:
         loader: this rank's training batches: ``len()`` is the number of steps per epoch, and ``epoch(number, step)``
-            iterates over an epoch's batches, tuples of tensors with images first, from ``step`` on.
+            iterates over an epoch's batches, tuples of arrays with images first, from ``step`` on.
         schedule: the learning rate of every update; it is told every validation's score.
         validator: validates the network with its current weights, or None to train without validation.
         checkpoints: only rank 0 writes.
@@ -141,7 +144,8 @@ class Trainer:
 
     def _batches(self):
         try:
-            yield from self.loader.epoch(self.position.epoch, self.position.step)
+            for batch in self.loader.epoch(self.position.epoch, self.position.step):
+                yield tuple(Tensor.from_numpy(each) if isinstance(each, np.ndarray) else each for each in batch)
         except (InputError, RunError) as error:
             error.of_one_rank = True
             raise
