@@ -1,5 +1,6 @@
 """Image folders: the embedded one, what is refused, and which images each rank gets."""
 
+import hashlib
 import json
 import threading
 from dataclasses import replace
@@ -153,6 +154,19 @@ def test_an_epoch_is_the_same_whatever_ran_before_and_however_many_threads_made_
     assert_same(first, arrays(loader, 2))
     assert not np.array_equal(first[0][0], other[0][0])
     assert not np.array_equal(first[0][0], arrays(create_train_loader(replace(opts, seed=1), rank, ranks), 2)[0][0])
+
+
+def test_training_batches_are_those_of_every_version(tmp_path):
+    """Recorded before there was one loader; by the nearest pixel, which no version of OpenCV computes otherwise."""
+    opts = options(noise_folder(tmp_path), interpolation="nearest", color_jitter=None, re_prob=0.5, re_value="random",
+                   mixup=0.2, cutmix=1.0, drop_remainder=False, batch_size=5, aug_repeats=2)  # fmt: skip
+    opts = prepare(opts, ONE_DEVICE, training=True)
+    digest = hashlib.sha256()
+    for rank in range(2):
+        for images, labels in create_train_loader(opts, rank, 2).epoch(3, 1):
+            digest.update(images.asnumpy().tobytes())
+            digest.update(labels.asnumpy().tobytes())
+    assert digest.hexdigest()[:16] == "7fe1e54aaf164693"
 
 
 def test_skipped_steps_are_not_made(tmp_path):
