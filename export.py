@@ -5,7 +5,7 @@ python export.py --model fastvit_t8 --ckpt_path fastvit_t8.safetensors --output 
 python export.py --model faster_vit_0_any_res --ckpt_path FILE --output faster_vit.onnx --image_resize 576 960
 
 The network is fused first. The file is written aside, reloaded by ONNX Runtime or MindSpore and compared with the
-network on photographs and noise; if a logit differs by more than 1e-4, nothing is kept and the exit status is 1.
+network on photographs and noise; if an output differs by more than 1e-4, nothing is kept and the exit status is 1.
 How to prepare images, and the names of the classes, are in the file as JSON under the key "mindcv_models": in an ONNX
 file's metadata_props, in a MINDIR's user_info.
 """
@@ -98,7 +98,7 @@ def main():
         path = Path(options.output)
         with refused_sizes([(options.model, network)], preparation.image_size, options.in_channels):
             difference = export(network, path, preparation, options.batch_size, options.reparam, options.in_channels)
-    logger.info("%s: logits within %.1e of the network's", path, difference)
+    logger.info("%s: outputs within %.1e of the network's", path, difference)
 
 
 if __name__ == "__main__":

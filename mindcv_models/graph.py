@@ -45,7 +45,7 @@ class Graph:
     """A compiled network, its nodes in the order of execution.
 
     Attributes:
-        input, output: the names of the one input and the one result.
+        input, output: the names of the one input and the result, which is a tensor or a tuple.
         input_shape: ``(B, C, H, W)``, B is -1 for a dynamic batch.
         parameters: the network's name of each parameter, by its name in the graph.
         constants: tensors as arrays; numbers, strings and tuples unchanged.

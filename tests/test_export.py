@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from mindcv.models.registry import get_pretrained_cfg
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 from mindspore.train.mind_ir_pb2 import ModelProto
 
 import mindcv_models
@@ -118,7 +118,7 @@ def test_a_file_that_computes_something_else_is_not_kept(checkpoint, tmp_path, m
     monkeypatch.setattr(export, "reparameterize", damaged)
     status, _, error = call("export", arguments(checkpoint, output), monkeypatch, capsys)
     assert status == 1
-    assert error.startswith("error: the exported file's logits differ from the network's by ")
+    assert error.startswith("error: the exported file's outputs differ from the network's by ")
     assert error.count("\n") == 1
     assert output.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [output]
@@ -262,10 +262,37 @@ def test_a_folder_is_no_output(tmp_path):
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_feature_maps_are_refused():
-    maps = nn.SequentialCell(nn.Conv2d(3, 4, 3))
-    with pytest.raises(InputError, match="only classifiers can be exported: leave features_only out"):
-        check.run_network(maps, parity.images(2, 8, 8))
+class Maps(nn.Cell):
+    """Feature maps in nested tuples, one of which another is computed from."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
+
+    def construct(self, x):
+        x = self.first(x)
+        return (x, self.second(x)), (ops.relu(x),)
+
+
+@pytest.mark.parametrize("format", ["onnx", "mindir"])
+def test_a_network_of_several_outputs(tmp_path, format):
+    network = filled(Maps())
+    path = tmp_path / f"maps.{format}"
+    assert export.export(network, path, prepared("fastvit_t8", (8, 12))) < 1e-5
+    images = parity.images(3, 8, 12)
+    (x, y), (z,) = network(Tensor(images))
+    for result, expected in zip(check.reload(path)(images), (x, y, z), strict=True):
+        close(result, expected.asnumpy())
+
+
+def test_one_of_several_outputs_that_differs_is_an_error(tmp_path, monkeypatch):
+    images = parity.images(4, 8, 8)
+    right = [np.ones((4, 2), np.float32), np.full((4, 3), 10, np.float32)]
+    monkeypatch.setattr(check, "reload", lambda path: lambda x: [right[0][: len(x)], right[1][: len(x)] + 3e-4])
+    with pytest.raises(export.OutputsDifferError, match=r"differ from the network's by 0.0003, more than 0.0001"):
+        check.agreement(tmp_path / "n.onnx", images, right, None)
+    monkeypatch.setattr(check, "reload", lambda path: lambda x: [r[: len(x)] for r in right])
+    assert check.agreement(tmp_path / "n.onnx", images, right, None) == 0
 
 
 def test_a_primitive_that_onnx_lacks_is_named():

@@ -15,13 +15,13 @@ from mindspore import nn
 from ..errors import InputError
 from ..graph import METADATA_KEY, capture
 from ..reparameterize import reparameterize
-from .check import LogitsDifferError, agreement, example_images, run_network
+from .check import OutputsDifferError, agreement, example_images, run_network
 from .files import aside, write_mindir_file, write_onnx_file
 from .operators import translate
 from .preparation import Preparation
 from .simplify import simplify
 
-__all__ = ["METADATA_KEY", "LogitsDifferError", "Preparation", "check_format", "export", "to_onnx"]
+__all__ = ["METADATA_KEY", "OutputsDifferError", "Preparation", "check_format", "export", "to_onnx"]
 
 FORMATS = (".onnx", ".mindir")
 
@@ -34,31 +34,31 @@ def export(
     reparam: bool = True,
     channels: int = 3,
 ) -> float:
-    """Write a classifier as ONNX or MINDIR, by the suffix of ``path``, and verify that the file gives the same logits.
+    """Write a network as ONNX or MINDIR, by the suffix of ``path``, and verify that the file gives the same outputs.
 
-    Build the network within ``backend.portable_form()``. The file maps images ``(B, channels, H, W)`` to logits
-    ``(B, classes)``.
+    Build the network within ``backend.portable_form()``. The file maps images ``(B, channels, H, W)`` to the network's
+    outputs, such as the logits ``(B, classes)`` of a classifier; a tuple of tensors, nested or not, becomes several.
 
     Args:
         batch_size: the fixed batch size of the file, or None for a dynamic one.
-        reparam: export the inference form; it is compared with the logits of the training form.
+        reparam: export the inference form; it is compared with the training form.
 
     Returns:
-        The largest difference between the logits of the file and of the network, on photographs and on noise.
+        The largest difference between the outputs of the file and of the network, on photographs and on noise.
 
     Raises:
-        InputError: an unknown format, ONNX is not installed, a primitive that ONNX export does not support, not a
-            classifier, or a folder that is not writable or full.
-        LogitsDifferError: the logits differ. An earlier file at ``path`` is unchanged.
+        InputError: an unknown format, ONNX is not installed, a primitive that ONNX export does not support, or
+            a folder that is not writable or full.
+        OutputsDifferError: the outputs differ. An earlier file at ``path`` is unchanged.
     """
     check_format(path)
     with aside(path) as partial:
         images = example_images(preparation, channels)
-        logits = run_network(network, images)
+        outputs = run_network(network, images)
         shape = (batch_size, *images.shape[1:])
         _write(reparameterize(network) if reparam else network, shape, partial, preparation.metadata())
         gc.collect()  # the fused copy, a reference cycle of up to 5 GB
-        return agreement(partial, images, logits, batch_size)
+        return agreement(partial, images, outputs, batch_size)
 
 
 def _write(network, shape, path, metadata):

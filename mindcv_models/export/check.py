@@ -1,4 +1,4 @@
-"""Verification of an exported file: it has to give the logits of its network."""
+"""Verification of an exported file: it has to give the outputs of its network."""
 
 from pathlib import Path
 from typing import Callable, Iterator, List, Optional
@@ -8,16 +8,19 @@ import numpy as np
 from mindspore import Tensor, nn
 from PIL import Image
 
-from ..errors import InputError, RunError
+from ..errors import RunError
 from .preparation import Preparation
 
-__all__ = ["LogitsDifferError", "agreement", "example_images", "reload", "run_network"]
+__all__ = ["OutputsDifferError", "agreement", "example_images", "reload", "run_network"]
 
-ABSOLUTE, RELATIVE = 1e-4, 1e-5  # allowed difference: absolute, or relative to the largest logit, whichever is larger
+ABSOLUTE, RELATIVE = (
+    1e-4,
+    1e-5,
+)  # allowed difference: absolute, or relative to the output's largest value, whichever is larger
 
 
-class LogitsDifferError(RunError):
-    """The logits of an exported file differ from those of its network."""
+class OutputsDifferError(RunError):
+    """The outputs of an exported file differ from those of its network."""
 
 
 def example_images(preparation: Preparation, channels: int) -> np.ndarray:
@@ -33,50 +36,55 @@ def example_images(preparation: Preparation, channels: int) -> np.ndarray:
     return np.concatenate([photographs, noise]).astype(np.float32)
 
 
-def run_network(network: nn.Cell, images: np.ndarray) -> np.ndarray:
-    """The logits of a network, two images at a time.
-
-    Raises:
-        InputError: the network returns feature maps.
-    """
+def run_network(network: nn.Cell, images: np.ndarray) -> List[np.ndarray]:
+    """The outputs of a network, computed two images at a time."""
     network.set_train(False)
-    results = [network(Tensor(images[i : i + 2])) for i in range(0, len(images), 2)]
-    if not all(isinstance(result, Tensor) and result.ndim == 2 for result in results):
-        raise InputError(
-            "the network returns feature maps, but only classifiers can be exported: leave features_only out."
-        )
-    return np.concatenate([result.asnumpy() for result in results])
+    results = [list(_arrays(network(Tensor(images[i : i + 2])))) for i in range(0, len(images), 2)]
+    return [np.concatenate(parts) for parts in zip(*results)]
 
 
-def reload(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """A function of images that runs an exported file: ONNX Runtime for ``.onnx``, MindSpore for ``.mindir``."""
+def _arrays(result) -> Iterator[np.ndarray]:
+    """The tensors of a network's result, which may be nested tuples, in order."""
+    if isinstance(result, Tensor):
+        yield result.asnumpy()
+        return
+    for item in result:
+        yield from _arrays(item)
+
+
+def reload(path: Path) -> Callable[[np.ndarray], List[np.ndarray]]:
+    """From images to outputs by an exported file: ONNX Runtime runs ``.onnx``, MindSpore ``.mindir``."""
     if path.suffix == ".mindir":
         cell = nn.GraphCell(ms.load(str(path)))
-        return lambda images: cell(Tensor(images)).asnumpy()
+        return lambda images: list(_arrays(cell(Tensor(images))))
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {session.get_inputs()[0].name: images})[0]
+    return lambda images: session.run(None, {session.get_inputs()[0].name: images})
 
 
-def agreement(path: Path, images: np.ndarray, logits: np.ndarray, batch_size: Optional[int]) -> float:
+def agreement(path: Path, images: np.ndarray, outputs: List[np.ndarray], batch_size: Optional[int]) -> float:
     """Run a file on ``images``, in batches of ``batch_size``, or of 1, 2 and 3 if that is None.
 
     Returns:
-        The largest difference from ``logits``.
+        The largest difference from ``outputs``.
 
     Raises:
-        LogitsDifferError: the difference is too large.
+        OutputsDifferError: the difference is too large.
     """
     run = reload(path)
-    differences = [np.abs(run(images[index]) - logits[index]).max() for index in _batches(len(images), batch_size)]
-    largest, allowed = float(np.max(differences)), max(ABSOLUTE, RELATIVE * float(np.abs(logits).max()))
-    if not largest <= allowed:  # true for NaN
-        raise LogitsDifferError(
-            f"the exported file's logits differ from the network's by {largest:.2g}, more than "
-            f"{allowed:.2g}: no file was kept; report the model and the versions of mindspore, onnx and onnxruntime."
-        )
-    return largest
+    differences = np.array([
+        [np.abs(result - output[index]).max() for result, output in zip(run(images[index]), outputs, strict=True)]
+        for index in _batches(len(images), batch_size)
+    ]).max(0)  # fmt: skip
+    for largest, output in zip(differences, outputs):
+        allowed = max(ABSOLUTE, RELATIVE * float(np.abs(output).max()))
+        if not largest <= allowed:  # true for NaN
+            raise OutputsDifferError(
+                f"the exported file's outputs differ from the network's by {largest:.2g}, more than {allowed:.2g}: no "
+                "file was kept; report the model and the versions of mindspore, onnx and onnxruntime."
+            )
+    return float(differences.max())
 
 
 def _batches(count: int, batch_size: Optional[int]) -> Iterator[List[int]]:

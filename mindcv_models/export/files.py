@@ -98,7 +98,8 @@ def model_of(graph: OnnxGraph, external: Optional[Tuple[str, Dict[str, Tuple[int
     file, places = external or ("", {})
     tensors = [_tensor(name, value, file, places.get(name)) for name, value in graph.constants.items()]
     nodes = [helper.make_node(op.type, op.inputs, op.outputs, **op.attributes) for op in graph.operators]
-    body = helper.make_graph(nodes, "network", [value_info(graph.input)], [value_info(graph.output)], tensors)
+    outputs = [value_info(name) for name in graph.outputs]
+    body = helper.make_graph(nodes, "network", [value_info(graph.input)], outputs, tensors)
     opset = helper.make_opsetid("", OPSET)
     return helper.make_model(body, opset_imports=[opset], ir_version=IR_VERSION, producer_name=METADATA_KEY)
 

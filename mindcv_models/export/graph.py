@@ -29,7 +29,7 @@ class OnnxGraph:
     """
 
     input: str
-    output: str = ""
+    outputs: List[str] = field(default_factory=list)
     operators: List[Operator] = field(default_factory=list)
     constants: Dict[str, np.ndarray] = field(default_factory=dict)
     shapes: Dict[str, Shape] = field(default_factory=dict)
@@ -81,17 +81,17 @@ class OnnxGraph:
     def only_user(self, name: str, type: str) -> Optional[Operator]:
         """The operator that uses ``name``, if it is the only one and of ``type``."""
         users = [operator for operator in self.operators if name in operator.inputs]
-        return users[0] if len(users) == 1 and users[0].type == type and name != self.output else None
+        return users[0] if len(users) == 1 and users[0].type == type and name not in self.outputs else None
 
     def redirect(self, old: str, new: str) -> None:
         """Replace all uses of ``old`` by ``new``."""
         for operator in self.operators:
             operator.inputs = [new if name == old else name for name in operator.inputs]
-        self.output = new if self.output == old else self.output
+        self.outputs = [new if name == old else name for name in self.outputs]
 
     def prune(self) -> None:
-        """Remove operators and constants that the output does not depend on."""
-        needed, kept = {self.output}, []
+        """Remove operators and constants that no output depends on."""
+        needed, kept = set(self.outputs), []
         for operator in reversed(self.operators):
             if needed.intersection(operator.outputs):
                 kept.append(operator)

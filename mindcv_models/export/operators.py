@@ -38,8 +38,16 @@ def translate(source: Graph, parameters: Dict[str, np.ndarray]) -> OnnxGraph:
         values[name] = graph.constant(value) if isinstance(value, np.ndarray) else value
     for node in source.nodes:
         values[node.output] = TRANSLATIONS[node.primitive](graph, node, *(values[name] for name in node.inputs))
-    graph.output = values[source.output]
+    graph.outputs = list(_flattened(values[source.output]))
     return graph
+
+
+def _flattened(value):
+    if not isinstance(value, tuple):
+        yield value
+        return
+    for item in value:
+        yield from _flattened(item)
 
 
 def translates(*primitives):
