@@ -71,5 +71,5 @@ def test_what_is_no_backbone_is_refused(name, options, message):
 
 
 def test_an_option_that_the_backbone_lacks_is_refused():
-    with pytest.raises(InputError, match="window_size.*Leave that option out"):
+    with pytest.raises(InputError, match=r"window_size.*Leave that option out"):
         mindcv_models.create_model("retinanet", backbone="fastvit_t8", window_size=4)
