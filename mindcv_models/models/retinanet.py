@@ -21,7 +21,6 @@ __all__ = ["RetinaHead", "RetinaNet"]
 
 ANCHORS = 9  # a cell: three ratios times three scales
 STRIDES = (8, 16, 32)  # of the backbone's maps; the neck adds 64 and 128
-TOWER = 4  # convolutions before the last one
 PRIOR = 0.01  # score of every class at first
 
 VARIANTS = {"retinanet": "detection"}
@@ -41,18 +40,18 @@ default_cfgs = {
 
 
 class RetinaHead(nn.Cell):
-    """Two towers of convolutions, for classes and for boxes, shared by all levels (section 4).
+    """Two towers of ``convs`` convolutions, for classes and for boxes, shared by all levels (section 4).
 
     Maps ``(B, channels, H_k, W_k)`` to logits ``(B, A, num_classes)`` and deltas ``(B, A, 4)``: ``A`` anchors, levels
     one after the other, in each row by row, ``ANCHORS`` a cell.
     """
 
-    def __init__(self, num_classes: int, channels: int = 256):
+    def __init__(self, num_classes: int, channels: int = 256, convs: int = 4):
         super().__init__()
         self.num_classes = num_classes
 
         def tower():
-            return nn.CellList([ConvModule(channels, channels, 3, 1, Normal(0.01), relu=True) for _ in range(TOWER)])
+            return nn.CellList([ConvModule(channels, channels, 3, 1, Normal(0.01), relu=True) for _ in range(convs)])
 
         def last(outputs, bias):
             return Conv2d(
@@ -92,20 +91,25 @@ class RetinaNet(nn.Cell):
     Args:
         backbone: the name of any model that gives feature maps.
         num_classes: of objects; there is no class for the background.
+        channels: width of the neck and the head.
+        convs: convolutions of each of the head's towers, before the last one.
+        anchor_scale: side of the smallest anchors, in strides. It changes no parameter; whoever decodes needs it.
         **options: the backbone's own, such as ``drop_path_rate`` or LITv2's ``window_size``.
 
     Raises:
         InputError: no class, or the backbone does not give maps of strides 8, 16 and 32.
     """
 
-    def __init__(self, backbone: str = "litv2_s", num_classes: int = 80, in_channels: int = 3, **options):
+    def __init__(self, backbone: str = "litv2_s", num_classes: int = 80, in_channels: int = 3, channels: int = 256,
+                 convs: int = 4, anchor_scale: float = 4.0, **options):  # fmt: skip
         super().__init__()
-        if num_classes < 1:
-            raise InputError(f"num_classes is {num_classes}, but a detector needs 1 class or more.")
+        for name, value in (("num_classes", num_classes), ("channels", channels), ("anchor_scale", anchor_scale)):
+            if value <= 0:
+                raise InputError(f"{name} is {value}, but must be above 0.")
         self.backbone = create_backbone(backbone, STRIDES, "detection", in_channels, **options)
-        self.neck = FPN(self.backbone.out_channels, extra="conv_on_input")
-        self.bbox_head = RetinaHead(num_classes, self.neck.out_channels[0])
-        self.num_classes = num_classes
+        self.neck = FPN(self.backbone.out_channels, channels, extra="conv_on_input")
+        self.bbox_head = RetinaHead(num_classes, channels, convs)
+        self.num_classes, self.anchor_scale = num_classes, anchor_scale
 
     def construct(self, x):
         return self.bbox_head(self.neck(self.backbone(x)))

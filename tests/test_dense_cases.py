@@ -1,0 +1,56 @@
+"""The reference cases of dense models, and the command that runs a folder of them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests import dense_cases
+from tests.helpers import dense
+
+dense.load_kinds()
+
+# Networks of full size take a minute each.
+LONG = ("forward", "loss", "infer")
+CASES = [entry["id"] for entry in json.loads((dense.DATA / "cases.json").read_text()) if entry["kind"] in dense.KINDS]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n.rpartition("_")[2] in LONG)) for n in CASES]
+)
+def test_case(name):
+    dense.check(dense.case(name))
+
+
+def folder_of(tmp_path, *names):
+    """A folder of some of the cases, their arrays changed by ``change``."""
+    entries = [entry for entry in json.loads((dense.DATA / "cases.json").read_text()) if entry["id"] in names]
+    (tmp_path / "cases.json").write_text(json.dumps(entries))
+    for entry in entries:
+        file = entry["file"].rpartition("/")[2]
+        np.savez(tmp_path / file, **np.load(dense.DATA / file))
+    return tmp_path
+
+
+def test_the_command_prints_a_line_a_case(tmp_path, capsys):
+    folder = folder_of(tmp_path, "retinanet_targets", "anchors_retinanet")
+    assert dense_cases.main(folder) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines} == {"retinanet_targets", "anchors_retinanet"}
+    assert "anchors_retinanet  0  0  ok" in lines
+    assert all(line.endswith("  ok") for line in lines)
+
+
+def test_the_command_says_what_differs(tmp_path, capsys):
+    folder = folder_of(tmp_path, "retinanet_targets", "anchors_retinanet")
+    arrays = dict(np.load(folder / "retinanet_targets.npz"))
+    arrays["labels"][1, 7] += 1
+    np.savez(folder / "retinanet_targets.npz", **arrays)
+    entries = json.loads((folder / "cases.json").read_text())
+    entries.append({**entries[0], "id": "later", "kind": "unheard_of"})
+    (folder / "cases.json").write_text(json.dumps(entries))
+    assert dense_cases.main(folder) == 1
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if "  " in line}
+    assert lines["retinanet_targets"] == "retinanet_targets  1  0  labels of image 1 differs"
+    assert lines["anchors_retinanet"].endswith("ok")
+    assert "no check for cases of kind unheard_of" in lines["later"]
