@@ -19,58 +19,69 @@ from typing import Optional, Tuple
 os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
 
 import mindcv
-import numpy as np
 from mindcv.models.registry import is_model
 
 from mindcv_models.benchmark import Job, check_plot, header, line, measure, plot, row_of, titles, write_csv
 from mindcv_models.errors import InputError, nearest
-from mindcv_models.options import option, parse
+from mindcv_models.options import AmpLevel, Device, option, parse
 from mindcv_models.process import run
 
 
 @dataclass
-class BenchmarkOptions:
+class Subjects(AmpLevel):
+    """What is timed."""
+
+    title = "What"
+
     models: Tuple[str, ...] = option(
         ("resnet50", "fastvit_t8", "fastvit_sa24"),
-        "names of this project's or MindCV's models, or patterns of them; the first is the yardstick",
-        group="What",
+        "names of this project's or MindCV's models, or patterns of them; the first is the yardstick", also=("model",),
+    )  # fmt: skip
+    batch_size: Tuple[int, ...] = option(
+        (8,), "images per batch, one or several; halved where memory does not suffice", at_least=1, example="1 8"
     )
-    batch_size: Tuple[int, ...] = option((8,), "images a batch, one or several; halved where memory does not suffice")
-    image_size: Optional[Tuple[int, ...]] = option(None, "image size, or height and width; default: each model's own")
+    image_size: Optional[Tuple[int, ...]] = option(
+        None, "image size, or height and width; default: each model's own", at_least=1, example="224, or 192 320",
+        also=("image_resize", "img_size", "input_size"),
+    )  # fmt: skip
     train: bool = option(False, "time a training step too")
     reparam: bool = option(True, "inference in the reparameterized form")
-    amp_level: str = option("O0", "mixed precision, as in train.py", ("O0", "O1", "O2", "O3"))
 
-    mode: int = option(0, "0 compiles graphs, 1 runs eagerly (PyNative)", (0, 1), group="How")
-    device_target: Optional[str] = option(
-        None, "device to run on; default: the best that is there", ("Ascend", "GPU", "CPU")
+
+@dataclass
+class Turns(Device):
+    """How it is timed."""
+
+    title = "How"
+
+    rounds: int = option(8, "turns of each model", at_least=1)
+    warmup: int = option(2, "calls after the first that are not counted", at_least=0)
+    queued: int = option(2, "calls in a row that a turn measures throughput by", at_least=1)
+
+
+@dataclass
+class BenchmarkOptions(Subjects, Turns):
+    """The options of ``benchmark.py``."""
+
+    title = "Output"
+
+    csv: Optional[str] = option(None, "write the table there too", path=True)
+    plot: Optional[str] = option(
+        None, "draw published accuracy over the measured throughput, as .png, .svg or .pdf", path=True
     )
-    rounds: int = option(8, "turns of each model")
-    warmup: int = option(2, "calls after the first that are not counted")
-    queued: int = option(2, "calls in a row that a turn measures throughput by")
 
-    csv: Optional[str] = option(None, "write the table there too", group="Output")
-    plot: Optional[str] = option(None, "draw published accuracy over the measured throughput, as .png, .svg or .pdf")
-
-
-def check(options: BenchmarkOptions) -> None:
-    """Refuse values that could not work, before anything is built."""
-    if not options.models:
-        raise InputError("models is empty: give names of models, such as resnet50 fastvit_t8.")
-    for name in ("batch_size", "rounds", "queued", "image_size"):
-        value = getattr(options, name)
-        if value is not None and not (value and np.min(value) >= 1):
-            raise InputError(f"{name} is {value}, but must be at least 1.")
-    if options.warmup < 0:
-        raise InputError(f"warmup is {options.warmup}, but must not be negative.")
-    if options.image_size and len(options.image_size) > 2:
-        raise InputError(f"image_size is {options.image_size}, but must be one size, or height and width.")
-    for name in ("csv", "plot"):
-        path = getattr(options, name)
-        if path and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
-            raise InputError(f"{name} is {path}, but must be a file in a folder that is there.")
-    if options.plot:
-        check_plot(options.plot, named(options.models))
+    def check(self) -> None:
+        for name in ("models", "batch_size"):
+            if not getattr(self, name):
+                raise InputError(f"{name} is empty: give one or several, such as {getattr(BenchmarkOptions, name)[0]}.")
+        if self.image_size is not None and len(self.image_size) not in (1, 2):
+            raise InputError(f"image_size is {self.image_size}, but must be one size, or height and width.")
+        for name in ("csv", "plot"):
+            path = getattr(self, name)
+            if path and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
+                raise InputError(f"{name} is {path}, but must be a file in a folder that is there.")
+        if self.plot:
+            check_plot(self.plot, named(self.models))
 
 
 def named(patterns):
@@ -97,7 +108,6 @@ def jobs_of(options: BenchmarkOptions):
 
 def main():
     options = parse(BenchmarkOptions, __doc__)
-    check(options)
     groups = list(jobs_of(options))
     width = max(len(job.model) for job in groups[0])
     rows, speeds = [], {}

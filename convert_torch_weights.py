@@ -16,50 +16,92 @@ os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors 
 
 from mindcv_models.checkpoint.convert import DTYPES, Conversion, convert_checkpoint, export_to_torch, verify_logits
 from mindcv_models.errors import InputError
-from mindcv_models.options import option, parse
+from mindcv_models.options import Group, check_kwargs, option, parse
 from mindcv_models.process import run
 
 logger = logging.getLogger("convert_torch_weights")
 
 
 @dataclass
-class Options:
-    """Every option of the converter."""
+class Files(Group):
+    """What is converted."""
 
-    model: str = option("", "name of the model")
-    torch_path: str = option("", "PyTorch checkpoint: .pth, .pt, .bin, .pth.tar, old or new, or .safetensors")
-    to_torch: str = option("", "the other way: checkpoint of this project, to official names as safetensors")
-    output: str = option("", "file to write: .ckpt has MindSpore's names, .safetensors the official ones")
+    title = "Files"
 
-    use_ema: bool = option(False, "take the moving averages in the checkpoint", group="What to write")
-    num_classes: Optional[int] = option(None, "classes; another number than the checkpoint's gets a new classifier")
+    model: str = option("", "name of the model", also=("arch", "model_name"))
+    torch_path: str = option(
+        "", "PyTorch checkpoint: .pth, .pt, .bin, .pth.tar, old or new, or .safetensors", path=True,
+        also=("ckpt_path", "checkpoint", "input"),
+    )  # fmt: skip
+    to_torch: str = option("", "the other way: checkpoint of this project, to official names as safetensors", path=True)
+    output: str = option(
+        "", "file to write: .ckpt has MindSpore's names, .safetensors the official ones", path=True, also=("out",)
+    )
+
+
+@dataclass
+class Contents(Group):
+    """What of the checkpoint is written, and how."""
+
+    title = "What to write"
+
+    use_ema: bool = option(False, "take the moving averages in the checkpoint", also=("ema",))
+    num_classes: Optional[int] = option(
+        None, "classes; another number than the checkpoint's gets a new classifier", at_least=0, also=("nb_classes",)
+    )
     reparam: bool = option(False, "write the inference form; with --to_torch, the file holds it")
     dtype: str = option("float32", "type of the weights", DTYPES)
-    resolution: Optional[Tuple[int, ...]] = option(None, "FasterViT: image side, or height and width", group="Model")
-    window_size: Optional[Tuple[int, ...]] = option(None, "FasterViT: window side of each level; LITv2: of stage 3")
-    ct_size: Optional[int] = option(None, "FasterViT: side of a window's square of carrier tokens")
-    dim: Optional[int] = option(None, "FasterViT: width of the first level")
+
+
+@dataclass
+class ModelOptions(Group):
+    """Options that change the network's parameters."""
+
+    title = "Model"
+
+    resolution: Optional[Tuple[int, ...]] = option(
+        None, "FasterViT: image side, or height and width", at_least=1, example="224, or 576 960",
+        also=("image_resize", "img_size", "input_size"),
+    )  # fmt: skip
+    window_size: Optional[Tuple[int, ...]] = option(
+        None, "FasterViT: window side of each level; LITv2: of stage 3", at_least=1, example="7 7 7 7"
+    )
+    ct_size: Optional[int] = option(None, "FasterViT: side of a window's square of carrier tokens", at_least=1)
+    dim: Optional[int] = option(None, "FasterViT: width of the first level", at_least=1)
     model_kwargs: Optional[Dict[str, Any]] = option(
         None, "further options of the model, such as features_only=True dense=detection"
     )
 
-    verify: str = option("", ".npz file with images and logits that the result must reproduce", group="Check")
-    tolerance: float = option(1e-4, "largest difference of logits, as a share of the largest logit")
+    def check(self) -> None:
+        check_kwargs("model_kwargs", self.model_kwargs)
+
+
+@dataclass
+class ConvertOptions(Files, Contents, ModelOptions):
+    """The options of ``convert_torch_weights.py``."""
+
+    title = "Check"
+
+    verify: str = option("", ".npz file with images and logits that the result must reproduce", path=True)
+    tolerance: float = option(1e-4, "largest difference of logits, as a share of the largest logit", at_least=0)
+
+    def check(self) -> None:
+        for name in ("model", "output"):
+            if not getattr(self, name):
+                raise InputError(
+                    f"{name} is missing: give --{name}. `convert_torch_weights.py --help` lists the options."
+                )
+        if bool(self.torch_path) == bool(self.to_torch):
+            raise InputError(
+                "give either --torch_path, the checkpoint to convert, or --to_torch, the one to convert back."
+            )
+        if Path(self.output).suffix not in (".ckpt", ".safetensors"):
+            raise InputError(f"output is {self.output}: give it the ending .ckpt or .safetensors.")
 
 
 def main():
-    options = parse(Options, __doc__)
-    for name in ("model", "output"):
-        if not getattr(options, name):
-            raise InputError(f"{name} is missing: give --{name}. `convert_torch_weights.py --help` lists the options.")
-    if bool(options.torch_path) == bool(options.to_torch):
-        raise InputError("give either --torch_path, the checkpoint to convert, or --to_torch, the one to convert back.")
-    for name in ("num_classes", "tolerance"):
-        if (getattr(options, name) or 0) < 0:
-            raise InputError(f"{name} is {getattr(options, name)}, but must not be negative.")
+    options = parse(ConvertOptions, __doc__)
     output = Path(options.output)
-    if output.suffix not in (".ckpt", ".safetensors"):
-        raise InputError(f"output is {output}: give it the ending .ckpt or .safetensors.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as on Ctrl-C, with nothing half-written
     conversion = Conversion(
         options.model, options.num_classes, options.reparam, options.dtype, options.use_ema, model_options(options)
@@ -71,7 +113,7 @@ def main():
         convert_checkpoint(options.torch_path, output, conversion, verify)
 
 
-def model_options(options: Options) -> Dict[str, Any]:
+def model_options(options: ModelOptions) -> Dict[str, Any]:
     """The options that go to the model."""
     values = dict(options.model_kwargs or {})
     for name in ("resolution", "window_size", "ct_size", "dim"):

@@ -14,7 +14,7 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Optional
 
 os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
 
@@ -24,56 +24,35 @@ from mindcv.models.registry import get_pretrained_cfg
 from mindcv_models import backend, create_model
 from mindcv_models.checkpoint import load_weights
 from mindcv_models.classification.names import find_class_names
+from mindcv_models.classification.options import Preparation as PreparationOptions
 from mindcv_models.classification.transforms import EvalTransform
 from mindcv_models.errors import InputError
 from mindcv_models.export import Preparation, check_format, export
 from mindcv_models.input_size import refused_sizes
-from mindcv_models.options import check_preparation, option, parse
+from mindcv_models.options import Weights, option, parse
 from mindcv_models.process import run
 
 logger = logging.getLogger("export")
 
 
 @dataclass
-class ExportOptions:
-    model: str = option("fastvit_t8", "name of a model of this project or of MindCV", group="Model")
-    model_kwargs: Optional[Dict[str, Any]] = option(None, "further options of the model, such as alpha=0.2")
-    num_classes: int = option(1000, "classes that the checkpoint was made for")
-    in_channels: int = option(3, "channels of the input")
-    ckpt_path: str = option("", "the weights: a .ckpt of this project, or an official .safetensors")
-    use_ema: bool = option(False, "take the moving averages in the checkpoint")
+class ExportOptions(PreparationOptions, Weights):
+    """The options of ``export.py``."""
 
-    output: str = option("", "file to write; .onnx or .mindir says which format", group="File")
-    batch_size: Optional[int] = option(None, "images a batch; default: any number")
-    reparam: bool = option(True, "fuse the network first (structural reparameterization)")
+    title = "File"
+
+    num_classes: int = option(1000, "classes that the checkpoint was made for", at_least=1, also=("nb_classes",))
+    output: str = option("", "file to write; .onnx or .mindir says which format", path=True)
+    batch_size: Optional[int] = option(None, "images per batch; default: any number", at_least=1)
+    reparam: bool = option(True, "fuse the network first (structural reparameterization)", also=("reparameterize",))
     class_names: Optional[str] = option(
-        None, "a text file with a name a line, or a folder with a folder a class; default: none in the file"
+        None, "a text file with a name a line, or a folder with a folder a class; default: none in the file", path=True
     )
 
-    image_resize: Optional[Tuple[int, ...]] = option(
-        None, "image size, or height and width; default: the model's own", group="Images"
-    )
-    crop_pct: Optional[float] = option(None, "share of the resized image that is kept; default: the model's own")
-    crop_mode: Optional[str] = option(
-        None,
-        "resize the shorter side and crop the middle, or both sides; default: the model's own",
-        ("center", "squash"),
-    )
-    interpolation: Optional[str] = option(
-        None, "resizing filter; default: the model's own", ("nearest", "bilinear", "bicubic", "area")
-    )
-    mean: Optional[Tuple[float, ...]] = option(None, "channel means, 0 to 255; default: the model's own")
-    std: Optional[Tuple[float, ...]] = option(None, "channel deviations, 0 to 255; default: the model's own")
-
-
-def check(options: ExportOptions) -> None:
-    """Refuse values that could not work, before anything is built."""
-    if not options.ckpt_path:
-        raise InputError("ckpt_path is missing: give --ckpt_path the checkpoint to export.")
-    check_format(Path(options.output))
-    if options.batch_size is not None and options.batch_size < 1:
-        raise InputError(f"batch_size is {options.batch_size}, but must be at least 1, or None for any.")
-    check_preparation(options)
+    def check(self) -> None:
+        if not self.ckpt_path:
+            raise InputError("ckpt_path is missing: give --ckpt_path the checkpoint to export.")
+        check_format(Path(self.output))
 
 
 def preparation_of(options: ExportOptions) -> Preparation:
@@ -89,12 +68,11 @@ def preparation_of(options: ExportOptions) -> Preparation:
 
 def main():
     options = parse(ExportOptions, __doc__)
-    check(options)
     ms.set_context(mode=ms.GRAPH_MODE)
     with backend.portable_form():
         network = create_model(options.model, options.num_classes, options.in_channels, **(options.model_kwargs or {}))
         preparation = preparation_of(options)
-        logger.info("loaded %s", load_weights(network, options.ckpt_path, options.use_ema))
+        logger.info("loaded %s", load_weights(network, options.ckpt_path, options.averages))
         path = Path(options.output)
         with refused_sizes([(options.model, network)], preparation.image_size, options.in_channels):
             difference = export(network, path, preparation, options.batch_size, options.reparam, options.in_channels)

@@ -13,9 +13,7 @@ import io
 import json
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Tuple
 
 os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
 
@@ -24,38 +22,23 @@ from mindcv_models.cells import cast_network
 from mindcv_models.checkpoint import load_weights
 from mindcv_models.classification.cam import draw_activations
 from mindcv_models.classification.names import find_class_names
+from mindcv_models.classification.options import InferOptions
 from mindcv_models.classification.predict import VIEWS, Predictor, probabilities
 from mindcv_models.classification.transforms import EvalTransform
 from mindcv_models.data.files import IMAGE_SUFFIXES
 from mindcv_models.errors import InputError
 from mindcv_models.input_size import refused_sizes
-from mindcv_models.options import Options, option, parse_options
+from mindcv_models.options import System, parse
 from mindcv_models.process import output_folder, run, set_up
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".webp", ".tif", ".tiff")
 
 
-@dataclass
-class InferOptions(Options):
-    """Options of training, of which those of model, precision and image size matter, and of prediction."""
-
-    batch_size: int = option(16, "images a batch")
-    reparam: bool = option(True, "fuse the network first (structural reparameterization)")
-    images: Tuple[Path, ...] = option((), "image files, folders, globs in quotes, or 'samples'", group="Prediction")
-    topk: int = option(5, "classes to tell of each image")
-    format: str = option("table", "what to print", ("table", "json", "csv"))
-    class_names: Optional[str] = option(
-        None, "text file with a name a line, or folder of class folders; default: the run's, or ImageNet-1K's"
-    )
-    tta: str = option("none", "test-time augmentation: views whose probabilities are averaged", tuple(VIEWS))
-    cam: Optional[str] = option(None, "folder for class-activation maps of the first guesses, as PNG")
-
-
 def main():
-    options = parse_options(__doc__, cls=InferOptions)
-    paths = check(options)
+    options = parse(InferOptions, __doc__)
+    paths = [path for given in options.images for path in find_images(given)]
     folder = output_folder(options.cam, "cam") if options.cam else None
-    set_up(options)
+    set_up(System(options.mode, options.device_target))
     names = find_class_names(options.class_names, Path(options.ckpt_path), options.num_classes)
     network = create_model(options.model, num_classes=len(names), **(options.model_kwargs or {}))
     load_weights(network, options.ckpt_path, options.averages)
@@ -80,20 +63,6 @@ def main():
     if folder and good:
         draw_activations(network, [paths[i] for i in good], shares[good], names, transform, batch, folder)
     return 1 if bad else 0
-
-
-def check(options):
-    """The image files, after refusing options that cannot work."""
-    if not options.ckpt_path:
-        raise InputError("ckpt_path is missing: give --ckpt_path the checkpoint to predict with.")
-    if not options.images:
-        raise InputError("images is missing: give --images files, folders, globs or samples.")
-    if options.topk < 1:
-        raise InputError(f"topk is {options.topk}, but must be at least 1.")
-    if options.in_channels != 3:
-        raise InputError(f"in_channels is {options.in_channels}, but images are read in colour: use a model of 3.")
-    options.distribute = False  # whatever a recipe says: one process predicts
-    return [path for given in options.images for path in find_images(given)]
 
 
 def find_images(given):

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 
 os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
 
-from mindcv_models.options import parse_options, save_options
+from mindcv_models.options import parse, peek, save_options
 from mindcv_models.process import output_folder, run, set_up
 from mindcv_models.tasks import task_of
 from mindcv_models.training import CheckpointManager, Schedule, Trainer, build_network, build_step
@@ -22,10 +22,10 @@ logger = logging.getLogger("train")
 
 
 def main():
-    options = parse_options(__doc__)
+    task = task_of(peek("model"))
+    options = parse(task.train_options, __doc__)
     world = set_up(options)
     folder = output_folder(options.ckpt_save_dir)
-    task = task_of(options.model)
     options = task.prepare(options, world)
     network = build_network(options, world)
     loader = task.train_loader(options, world)

@@ -16,20 +16,19 @@ from mindspore import Tensor
 from mindcv_models import create_model, reparameterize
 from mindcv_models.cells import cast_network
 from mindcv_models.checkpoint import load_average, load_weights, save_checkpoint
+from mindcv_models.classification.options import ValidateOptions
 from mindcv_models.classification.study import ValidationRun
-from mindcv_models.classification.validate_options import ValidateOptions
 from mindcv_models.evaluation import csv_table, markdown_table
 from mindcv_models.files import write_text
 from mindcv_models.input_size import refused_sizes
-from mindcv_models.options import parse_options
+from mindcv_models.options import parse
 from mindcv_models.process import output_folder, run, set_up
 
 logger = logging.getLogger("validate")
 
 
 def main():
-    options = parse_options(__doc__, cls=ValidateOptions)
-    options.check()
+    options = parse(ValidateOptions, __doc__)
     folder = output_folder(options.report_dir, "report_dir") if options.report_dir else None
     world = set_up(options)
     validation = ValidationRun(options, world)

@@ -11,7 +11,7 @@ from mindcv.utils import set_seed
 
 from .distributed import World, join_world, launched_rank
 from .errors import InputError, RunError, Stopped
-from .options import Options
+from .options import System
 
 __all__ = ["output_folder", "run", "set_up"]
 
@@ -40,7 +40,7 @@ def run(main) -> None:
     sys.exit(status)
 
 
-def set_up(options: Options) -> World:
+def set_up(options: System) -> World:
     """Select the device and the mode, join the other processes and seed the random generators.
 
     Raises:

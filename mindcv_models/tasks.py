@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, Tuple
+from typing import Optional, Protocol, Tuple
 
 from mindcv.models.registry import get_pretrained_cfg
 from mindspore import Tensor, nn
@@ -50,7 +50,7 @@ class Task(Protocol):
         """A context that turns errors of networks that do not support the image size into an InputError."""
 
 
-def task_of(model: str) -> Task:
+def task_of(model: Optional[str]) -> Task:
     """The task of a registered model; an unknown model's is classification, whose ``create_model`` refuses it."""
     room = get_pretrained_cfg(model).get("task", "classification") if model else "classification"
     return import_module(f".{room}.task", __package__).TASK

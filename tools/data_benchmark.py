@@ -25,16 +25,19 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from mindcv_models.classification.folders import prepare
 from mindcv_models.classification.loader import create_train_loader
+from mindcv_models.classification.options import TrainOptions
 from mindcv_models.distributed import ONE_DEVICE
-from mindcv_models.options import Options, option, parse
+from mindcv_models.options import Group, option, parse
 from mindcv_models.process import run
 
 logger = logging.getLogger("data_benchmark")
 
 
 @dataclass
-class BenchmarkOptions:
-    images: int = option(256, "JPEG files to make", group="Benchmark")
+class BenchmarkOptions(Group):
+    title = "Benchmark"
+
+    images: int = option(256, "JPEG files to make", at_least=1)
     rounds: int = option(7, "rounds over all images, each by both, after one that does not count")
     workers: int = option(1, "threads of the pipeline")
     auto_augment: Optional[str] = option(
@@ -49,7 +52,7 @@ def main():
         paths = write_photographs(Path(folder), options.images)
         loader = create_train_loader(
             prepare(
-                Options(
+                TrainOptions(
                     data_dir=folder, batch_size=16, image_resize=(224,), auto_augment=options.auto_augment,
                     re_prob=0.25, re_value="random", interpolation=options.interpolation,
                     num_parallel_workers=options.workers,

@@ -10,8 +10,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mindcv_models.errors import InputError
-from mindcv_models.options import parse_options
+from mindcv_models.options import parse, peek
 from mindcv_models.process import run
+from mindcv_models.tasks import task_of
 from mindcv_models.training.report import read_results, write_report
 
 
@@ -27,7 +28,8 @@ def main():
 def read_run(folder):
     """The options of the run whose folder this is."""
     read_results(folder / "results.csv")  # a folder without a run is refused as such
-    return parse_options("", ["-c", str(folder / "config.yaml")])
+    arguments = ["-c", str(folder / "config.yaml")]
+    return parse(task_of(peek("model", arguments)).train_options, "", arguments)
 
 
 if __name__ == "__main__":

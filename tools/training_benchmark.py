@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from mindcv_models.options import Options, option, parse_options
+from mindcv_models.classification.options import TrainOptions
+from mindcv_models.options import option, parse
 from mindcv_models.process import run, set_up
 from mindcv_models.tasks import task_of
 from mindcv_models.training import CheckpointManager, Schedule, Trainer, build_network, build_step
@@ -31,13 +32,15 @@ logger = logging.getLogger("training_benchmark")
 
 
 @dataclass
-class BenchmarkOptions(Options):
-    steps: int = option(24, "steps that a turn takes", group="Benchmark")
-    rounds: int = option(7, "turns of each, after one that does not count")
+class BenchmarkOptions(TrainOptions):
+    title = "Benchmark"
+
+    steps: int = option(24, "steps that a turn takes", at_least=1)
+    rounds: int = option(7, "turns of each, after one that does not count", at_least=1)
 
 
 def main():
-    given = parse_options(__doc__, cls=BenchmarkOptions)
+    given = parse(BenchmarkOptions, __doc__)
     with tempfile.TemporaryDirectory() as folder:
         write_photographs(Path(folder), given.steps * given.batch_size)
         options = replace(

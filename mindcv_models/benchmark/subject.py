@@ -8,7 +8,7 @@ from mindcv.models.registry import get_pretrained_cfg
 
 from .. import backend
 from ..input_size import refused_sizes
-from ..options import Options
+from ..options import System
 from ..process import set_up
 from ..reparameterize import reparameterize
 from ..tasks import task_of
@@ -88,12 +88,13 @@ class TimedModel:
 
     def _build(self):
         job = self.job
-        options = Options(model=job.model, num_classes=CLASSES, batch_size=job.batch_size, amp_level=job.amp_level,
-                          mode=job.mode, device_target=job.device_target, opt="adamw", weight_decay=0.05,
-                          warmup_epochs=0)  # fmt: skip
-        world = set_up(options)
+        world = set_up(System(job.mode, job.device_target))
         self.device, self.before = backend.device_target(), backend.peak_memory()
         task = task_of(job.model)
+        options = task.train_options(
+            model=job.model, num_classes=CLASSES, batch_size=job.batch_size, amp_level=job.amp_level,
+            opt="adamw", weight_decay=0.05, warmup_epochs=0,
+        )  # fmt: skip
         images, *rest = task.example_batch(options, job.size)
         network = build_network(options, world)
         if not job.train:

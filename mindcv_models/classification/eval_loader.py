@@ -10,8 +10,8 @@ from mindspore.dataset.core.config import ErrorSamplesMode
 from ..data.files import class_folders, image_names
 from ..data.loader import threads
 from ..errors import InputError, RunError
-from ..options import Options
 from .images import STANDARD_DATASETS, split_root
+from .options import ImageFolder
 from .split import read_split
 from .transforms import EvalTransform
 
@@ -20,7 +20,7 @@ __all__ = ["batches", "create_eval_loader"]
 _BAD_IMAGES = {"raise": ErrorSamplesMode.RETURN, "skip": ErrorSamplesMode.SKIP}
 
 
-def create_eval_loader(options: Options, rank: int = 0, ranks: int = 1):
+def create_eval_loader(options: ImageFolder, rank: int = 0, ranks: int = 1):
     """Batches of this rank's share of the validation images, each image on exactly one rank, the last one short.
 
     Returns:
@@ -74,7 +74,7 @@ def batches(loader, bad_images: str = "raise"):
         ) from error
 
 
-def _create_dataset(options: Options):
+def _create_dataset(options: ImageFolder):
     name = _standard_name(options)
     return create_dataset(
         name=name,
@@ -86,7 +86,7 @@ def _create_dataset(options: Options):
     )
 
 
-def _places(options: Options):
+def _places(options: ImageFolder):
     """Where the validation images of a split folder are among all its images, which MindSpore sorts by name."""
     root = split_root(options, options.val_split)
     every = [f"{folder}/{name}" for folder in class_folders(root) for name in image_names(root / folder)]
@@ -94,6 +94,6 @@ def _places(options: Options):
     return [place for place, name in enumerate(every) if name in chosen]
 
 
-def _standard_name(options: Options) -> str:
+def _standard_name(options: ImageFolder) -> str:
     name = options.dataset.lower()
     return name if name in STANDARD_DATASETS else ""

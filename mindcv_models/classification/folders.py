@@ -18,8 +18,8 @@ from ..data.images import UnreadableImageError, decode
 from ..data.loader import threads
 from ..distributed import World
 from ..errors import InputError
-from ..options import Options
 from .images import STANDARD_DATASETS, list_images, split_root
+from .options import ImageFolder
 from .split import check_split, settle_split
 
 __all__ = ["class_names", "find_bad_images", "prepare", "write_digits"]
@@ -27,7 +27,7 @@ __all__ = ["class_names", "find_bad_images", "prepare", "write_digits"]
 logger = logging.getLogger(__name__)
 
 
-def prepare(options: Options, world: World, training: bool) -> Options:
+def prepare(options: ImageFolder, world: World, training: bool) -> ImageFolder:
     """The options with ``data_dir``, ``split_file`` and ``num_classes`` settled, after checking the image folders.
 
     Rank 0 writes the embedded data set if it is asked for and not there yet.
@@ -60,7 +60,7 @@ def prepare(options: Options, world: World, training: bool) -> Options:
     return replace(options, num_classes=classes)
 
 
-def class_names(options: Options, split: str) -> Optional[List[str]]:
+def class_names(options: ImageFolder, split: str) -> Optional[List[str]]:
     """The classes of an image folder, in the order of their labels; None for MindCV's standard data sets.
 
     Raises:
@@ -71,7 +71,7 @@ def class_names(options: Options, split: str) -> Optional[List[str]]:
     return class_folders(split_root(options, split))
 
 
-def _number_of_classes(options: Options, split: str) -> int:
+def _number_of_classes(options: ImageFolder, split: str) -> int:
     """``num_classes``, checked against the image folder if there is one, and read from it if not given."""
     names = class_names(options, split)
     found = len(names) if names is not None else {"cifar100": 100}.get(options.dataset.lower(), 10)
@@ -83,7 +83,7 @@ def _number_of_classes(options: Options, split: str) -> int:
     return found
 
 
-def _check_splits_agree(options: Options) -> None:
+def _check_splits_agree(options: ImageFolder) -> None:
     """Labels are positions among the sorted class folders, so both splits need the same ones."""
     train, val = (class_names(options, split) for split in (options.train_split, options.val_split))
     if train != val:
@@ -94,7 +94,7 @@ def _check_splits_agree(options: Options) -> None:
         )
 
 
-def find_bad_images(options: Options, split: str) -> List[str]:
+def find_bad_images(options: ImageFolder, split: str) -> List[str]:
     """The paths of a split's images that cannot be decoded, found by decoding each one once."""
     if options.dataset.lower() in STANDARD_DATASETS:
         return []

@@ -9,7 +9,7 @@ from mindcv.data import create_dataset
 
 from ..data.files import class_folders, image_names
 from ..data.images import Picture
-from ..options import Options
+from .options import ImageFolder
 from .split import read_split
 
 __all__ = ["STANDARD_DATASETS", "ImageSet", "list_images", "split_root"]
@@ -43,7 +43,7 @@ class ImageSet:
         return ImageSet([self.items[index] for index in chosen], self.labels[chosen])
 
 
-def list_images(options: Options, split: str) -> ImageSet:
+def list_images(options: ImageFolder, split: str) -> ImageSet:
     """A split of an image folder, classes and names sorted, or of one of MindCV's standard data sets, in memory."""
     if options.dataset.lower() in STANDARD_DATASETS:
         return _standard(options, split)
@@ -58,7 +58,7 @@ def list_images(options: Options, split: str) -> ImageSet:
     return ImageSet([str(root / name) for name in names], np.array(labels, np.int32))
 
 
-def split_root(options: Options, split: str) -> Path:
+def split_root(options: ImageFolder, split: str) -> Path:
     """The folder of a split's class folders; both splits of a split folder have the same."""
     return Path(options.data_dir, "" if options.split_file else split)
 

@@ -8,9 +8,9 @@ from mindspore import Tensor
 from ..data.loader import Loader, stack, threads
 from ..data.order import EpochOrder
 from ..errors import InputError
-from ..options import Options
 from .images import STANDARD_DATASETS, list_images
 from .mixing import Mixing, one_hot
+from .options import TrainOptions
 from .transforms import SmallImageTransform, TrainTransform
 
 __all__ = ["TrainLoader", "create_train_loader"]
@@ -57,7 +57,7 @@ class _Collate:
         return images, one_hot(labels, self.classes) if self.classes else labels
 
 
-def create_train_loader(options: Options, rank: int = 0, ranks: int = 1) -> TrainLoader:
+def create_train_loader(options: TrainOptions, rank: int = 0, ranks: int = 1) -> TrainLoader:
     """Batches ``(images (B, C, H, W), labels (B,) or (B, classes))`` of this rank's share of the training images.
 
     Raises:

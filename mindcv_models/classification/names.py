@@ -5,9 +5,9 @@ from typing import List, Optional
 
 from ..errors import InputError
 from ..files import write_text
-from ..options import Options
 from . import imagenet
 from .folders import class_names
+from .options import ImageFolder
 
 __all__ = ["CLASS_FILE", "find_class_names", "read_class_names", "save_class_names"]
 
@@ -45,7 +45,7 @@ def find_class_names(given: Optional[str], checkpoint: Path, classes: Optional[i
     return imagenet.class_names() if classes in (None, 1000) else [f"class {i}" for i in range(classes)]
 
 
-def save_class_names(options: Options, folder: Path) -> None:
+def save_class_names(options: ImageFolder, folder: Path) -> None:
     """Write the names of the training images' classes into a run's folder; a standard data set has none."""
     names = class_names(options, options.train_split)
     if names:

@@ -12,8 +12,8 @@ from mindspore import nn, ops
 from ..checkpoint import EMA_PREFIX, load_weights
 from ..errors import InputError
 from ..models.registry import create_model
-from ..options import Options
 from ..training import Objective, cast_as_options_say, create_network
+from .options import TrainOptions
 
 __all__ = [
     "ClassificationObjective",
@@ -166,7 +166,7 @@ def in_float32(logits):
     return logits.astype(ms.float32)
 
 
-def build_objective(options: Options, network: nn.Cell) -> ClassificationObjective:
+def build_objective(options: TrainOptions, network: nn.Cell) -> ClassificationObjective:
     """The loss, with distillation and MESA if the options ask for them."""
     loss = create_loss(
         name=options.loss,
@@ -184,7 +184,7 @@ def build_objective(options: Options, network: nn.Cell) -> ClassificationObjecti
     return ClassificationObjective(network, loss, terms, average)
 
 
-def build_teacher(options: Options) -> Teacher:
+def build_teacher(options: TrainOptions) -> Teacher:
     """The teacher that distillation learns from, with its weights.
 
     Raises:
@@ -209,7 +209,7 @@ def build_teacher(options: Options) -> Teacher:
     return Teacher(cast_as_options_say(network, options))
 
 
-def networks_of(options: Options, objective: ClassificationObjective) -> List[Tuple[str, nn.Cell]]:
+def networks_of(options: TrainOptions, objective: ClassificationObjective) -> List[Tuple[str, nn.Cell]]:
     """The networks that an objective of :func:`build_objective` calls, with their models' names: the student first."""
     teachers = [term.teacher for term in objective.terms if isinstance(term, Distillation)]
     return [(options.model, objective.network), *((options.teacher_model, teacher) for teacher in teachers)]

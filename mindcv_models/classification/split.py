@@ -10,12 +10,12 @@ import numpy as np
 from ..data.files import class_folders, image_names
 from ..distributed import World
 from ..errors import InputError
-from ..options import Options
+from .options import ImageFolder
 
 __all__ = ["check_split", "read_split", "settle_split", "split_images"]
 
 
-def settle_split(options: Options, world: World) -> str:
+def settle_split(options: ImageFolder, world: World) -> str:
     """The path of the split file that this run uses; rank 0 writes ``split.json`` in ``ckpt_save_dir`` at first.
 
     A split that is there stays, so that a resumed run validates on images that it has never trained on.
@@ -65,7 +65,7 @@ def split_images(root: Path, val_ratio: float, seed: int) -> Dict[str, List[str]
     return {"train": train, "val": val}
 
 
-def check_split(options: Options) -> None:
+def check_split(options: ImageFolder) -> None:
     """Refuse a split whose images are not all there.
 
     Raises:
@@ -80,7 +80,7 @@ def check_split(options: Options) -> None:
                 )
 
 
-def read_split(options: Options, split: str) -> List[str]:
+def read_split(options: ImageFolder, split: str) -> List[str]:
     """The paths, below ``data_dir``, of a split's images."""
     return _read(Path(options.split_file))["train" if split == options.train_split else "val"]
 

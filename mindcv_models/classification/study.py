@@ -17,10 +17,10 @@ from .details import ClassificationReport
 from .folders import class_names, prepare
 from .imagenet import corruption_errors, read_real_labels, real_accuracy, resolve_targets
 from .images import STANDARD_DATASETS, list_images
+from .options import ValidateOptions
 from .plots import plot_corruptions, plot_report
 from .predict import VIEWS, Predictions, Predictor
 from .transforms import EvalTransform
-from .validate_options import ValidateOptions
 from .validator import ClassificationValidator
 
 __all__ = ["ValidationRun"]

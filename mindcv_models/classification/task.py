@@ -10,12 +10,12 @@ from mindspore import Tensor, nn
 
 from ..distributed import World
 from ..input_size import refused_sizes
-from ..options import Options
 from ..training import Objective
 from .folders import prepare
 from .loader import create_train_loader
 from .names import save_class_names
 from .objective import build_objective, networks_of
+from .options import TrainOptions
 from .transforms import EvalTransform
 from .validator import ClassificationValidator
 
@@ -25,30 +25,30 @@ __all__ = ["TASK"]
 class Classification:
     """See :class:`mindcv_models.tasks.Task`."""
 
-    train_options = Options
+    train_options = TrainOptions
 
-    def prepare(self, options: Options, world: World) -> Options:
+    def prepare(self, options: TrainOptions, world: World) -> TrainOptions:
         return prepare(options, world, training=True)
 
-    def train_loader(self, options: Options, world: World):
+    def train_loader(self, options: TrainOptions, world: World):
         return create_train_loader(options, world.rank, world.size)
 
-    def objective(self, options: Options, network: nn.Cell) -> Objective:
+    def objective(self, options: TrainOptions, network: nn.Cell) -> Objective:
         return build_objective(options, network)
 
-    def validator(self, options: Options, network: nn.Cell, world: World) -> ClassificationValidator:
+    def validator(self, options: TrainOptions, network: nn.Cell, world: World) -> ClassificationValidator:
         return ClassificationValidator(network, options, world)
 
-    def example_batch(self, options: Options, size: Tuple[int, int]) -> Tuple[Tensor, ...]:
+    def example_batch(self, options: TrainOptions, size: Tuple[int, int]) -> Tuple[Tensor, ...]:
         """Images ``(B, C, H, W)`` of noise and labels ``(B,)``."""
         shape = (options.batch_size, options.in_channels, *size)
         images = Tensor(np.random.default_rng(0).standard_normal(shape, np.float32))
         return images, Tensor(np.arange(options.batch_size) % options.num_classes, ms.int32)
 
-    def save_names(self, options: Options, folder: Path) -> None:
+    def save_names(self, options: TrainOptions, folder: Path) -> None:
         save_class_names(options, folder)
 
-    def explain_errors(self, options: Options, objective: Objective) -> AbstractContextManager:
+    def explain_errors(self, options: TrainOptions, objective: Objective) -> AbstractContextManager:
         size = EvalTransform.resolve(options).size
         return refused_sizes(networks_of(options, objective), size, options.in_channels)
 

@@ -12,9 +12,8 @@ from mindspore.dataset import vision
 from PIL import Image
 
 from ..data.images import Picture
-from ..options import Options
-from ..options.config import IMAGENET_MEAN, IMAGENET_STD
 from .augment import FILTERS, ColorJitter, create_augment
+from .options import IMAGENET_MEAN, IMAGENET_STD, Preparation, TrainOptions
 
 __all__ = ["EvalTransform", "SmallImageTransform", "TrainTransform"]
 
@@ -43,7 +42,7 @@ class EvalTransform:
     std: Tuple[float, ...]
 
     @classmethod
-    def resolve(cls, options: Options) -> "EvalTransform":
+    def resolve(cls, options: Preparation) -> "EvalTransform":
         """The model's own transform, with what the options override."""
         own = get_pretrained_cfg(options.model)
         of_model = cls(
@@ -91,7 +90,7 @@ class EvalTransform:
 class TrainTransform:
     """Random crop, flips, augmentation, normalisation and erasing: ``(H, W, 3)`` uint8 to ``(3, h, w)`` float32."""
 
-    def __init__(self, options: Options):
+    def __init__(self, options: TrainOptions):
         own = EvalTransform.resolve(options)
         self.crop = RandomResizedCrop(own.size, options.scale, options.ratio, own.interpolation)
         self.hflip = options.hflip
@@ -208,7 +207,7 @@ class RandomErasing:
 class SmallImageTransform:
     """MindCV's transform of its standard data sets, for training: CIFAR's images are moved and flipped at random."""
 
-    def __init__(self, options: Options):
+    def __init__(self, options: TrainOptions):
         name = options.dataset.lower()
         self.moves = name.startswith("cifar")
         size = EvalTransform.resolve(options).image_resize

@@ -11,9 +11,9 @@ from mindspore import Tensor, nn, ops
 from ..distributed import ONE_DEVICE, World, sum_over_ranks
 from ..errors import InputError
 from ..evaluation import Result
-from ..options import Options
 from .eval_loader import batches, create_eval_loader
 from .objective import first_of
+from .options import ImageFolder
 
 __all__ = ["ClassificationValidator", "Evaluator", "Metrics", "at_chance", "pad_rows"]
 
@@ -59,7 +59,7 @@ class ClassificationValidator:
         columns: see :class:`mindcv_models.evaluation.Validator`.
     """
 
-    def __init__(self, network: nn.Cell, options: Options, world: World = ONE_DEVICE):
+    def __init__(self, network: nn.Cell, options: ImageFolder, world: World = ONE_DEVICE):
         self.options = options
         self.loader, self.images = create_eval_loader(options, world.rank, world.size)
         self.evaluator = Evaluator(network, options.num_classes, options.batch_size, world)

@@ -1,16 +1,65 @@
-"""Options of the scripts: typed, from a command line and a YAML file."""
+"""Options of the scripts: typed, in groups with their checks, from a command line and a YAML file."""
 
-from .config import IMAGENET_MEAN, IMAGENET_STD, Options, check_preparation, parse_options, save_options
-from .parse import option, parse, show
+from dataclasses import dataclass
+
+from .model import AmpLevel, Averages, LossScale, Model, MovingAverage, Precision, TrainedModel, Weights, check_kwargs
+from .optimizer import OPTIMIZERS, SCHEDULERS, Optimizer, Schedule
+from .option import Group, check_options, groups_of, option, titled_fields
+from .parse import parse, peek
+from .run import Batches, Checkpoints, Epochs, Safety, TrainBatches
+from .system import Device, Logging, System
+from .values import show
+from .yaml_file import read_recipe, save_options
 
 __all__ = [
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
+    "OPTIMIZERS",
+    "SCHEDULERS",
+    "AmpLevel",
+    "Averages",
+    "Batches",
+    "Checkpoints",
+    "Device",
+    "Epochs",
+    "Group",
+    "Logging",
+    "LossScale",
+    "Model",
+    "MovingAverage",
+    "Optimizer",
     "Options",
-    "check_preparation",
+    "Precision",
+    "RunOptions",
+    "Safety",
+    "Schedule",
+    "System",
+    "TrainBatches",
+    "TrainedModel",
+    "Weights",
+    "check_kwargs",
+    "check_options",
+    "groups_of",
     "option",
     "parse",
     "parse_options",
+    "peek",
+    "read_recipe",
     "save_options",
     "show",
+    "titled_fields",
 ]
+
+
+@dataclass
+class RunOptions(
+    System, Logging, TrainBatches, Model, MovingAverage, TrainedModel, Precision, LossScale, Epochs, Checkpoints,
+    Safety, Optimizer, Schedule,
+):  # fmt: skip
+    """The options of every training run, whatever its task; a task adds those of its data and its loss."""
+
+
+Options = RunOptions  # until every caller says RunOptions, or its task's own
+
+
+def parse_options(description, arguments=None, cls=RunOptions):
+    """The older form of :func:`parse`."""
+    return parse(cls, description, arguments)

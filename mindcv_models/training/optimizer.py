@@ -35,7 +35,7 @@ def build_optimizer(options: Options, network: nn.Cell, schedule: Schedule) -> n
         return _mindcv_optimizer(options, groups, network.trainable_params(), schedule)
     changes = {"betas": options.opt_betas, "eps": options.opt_eps}
     if own is SophiaG:
-        changes.update(rho=options.rho, k=options.k)
+        changes.update(rho=options.sophia_rho, k=options.sophia_k)
     rates = [schedule.rate(group.peak, group.scale) for group in groups]
     return own(groups, rates, **{name: value for name, value in changes.items() if value is not None})
 

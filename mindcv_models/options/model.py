@@ -1,0 +1,160 @@
+"""Options of the network: which it is, its weights, and its precision."""
+
+from dataclasses import dataclass
+from typing import Any, Dict, Optional, Tuple
+
+from ..errors import InputError
+from .option import Group, option
+
+__all__ = [
+    "AmpLevel",
+    "Averages",
+    "LossScale",
+    "Model",
+    "MovingAverage",
+    "Precision",
+    "TrainedModel",
+    "Weights",
+    "check_kwargs",
+]
+
+# What create_model is given by options of their own; and MindCV's own way to load a file, past this project's reader.
+_TAKEN = {
+    "model_name": "model", "num_classes": "num_classes", "in_channels": "in_channels", "pretrained": "pretrained",
+    "pretrained_torch": "ckpt_path", "checkpoint_path": "ckpt_path", "use_ema": "use_ema", "drop_rate": "drop_rate",
+    "drop_path_rate": "drop_path_rate",
+}  # fmt: skip
+
+
+def check_kwargs(name: str, kwargs: Optional[Dict[str, Any]]) -> None:
+    """Refuse a mapping of model options that has what an option of its own is for.
+
+    Raises:
+        InputError: naming the other option.
+    """
+    for key in kwargs or ():
+        if key in _TAKEN:
+            raise InputError(f"{name} has {key}: leave it out there, and use the option {_TAKEN[key]}.")
+
+
+@dataclass
+class Model(Group):
+    """The network."""
+
+    title = "Model"
+
+    model: str = option(
+        "fastvit_t8", "name of a model of this project or of MindCV", also=("arch", "model_name", "network")
+    )
+    model_kwargs: Optional[Dict[str, Any]] = option(
+        None,
+        "further options of the model, such as alpha=0.2 or window_size=[7,7,4,2]; a mapping in YAML",
+        also=("model_args",),
+    )
+    num_classes: Optional[int] = option(
+        None, "classes; default: as many as the data set has", at_least=1, also=("nb_classes", "n_classes", "classes")
+    )
+    in_channels: int = option(3, "channels of the input", at_least=1, also=("in_chans", "channels"))
+
+    def check(self) -> None:
+        check_kwargs("model_kwargs", self.model_kwargs)
+
+
+@dataclass
+class Weights(Group):
+    """The checkpoint that a network is filled from."""
+
+    title = "Model"
+
+    ckpt_path: str = option(
+        "", "weights to start from: a .ckpt of this project, or a PyTorch checkpoint of any kind", path=True,
+        also=("checkpoint", "checkpoint_path", "initial_checkpoint", "weights", "finetune", "load_from", "model_path"),
+    )  # fmt: skip
+    use_ema: Optional[bool] = option(
+        None, "whether to take ckpt_path's moving averages; default: as ema says, and a PyTorch checkpoint's weights"
+    )
+
+    @property
+    def averages(self) -> Optional[bool]:
+        """What ``load_weights`` is to do about moving averages: True takes them, None takes any, False none."""
+        return bool(self.use_ema)
+
+
+@dataclass
+class Averages(Weights):
+    """A checkpoint of a run whose moving averages count, where there are any."""
+
+    title = "Model"
+
+    ema: bool = option(
+        False, "keep a moving average of the weights; validation, the best checkpoint and prediction use it",
+        also=("model_ema",),
+    )  # fmt: skip
+
+    @property
+    def averages(self) -> Optional[bool]:
+        """As ``use_ema`` says; else, with ``ema``, take any."""
+        return self.use_ema if self.use_ema is not None else None if self.ema else False
+
+
+@dataclass
+class MovingAverage(Averages):
+    """How the moving average is kept in training."""
+
+    title = "Model"
+
+    ema_decay: float = option(0.9999, "decay of the moving average", at_least=0, below=1, also=("model_ema_decay",))
+    ema_ramp: bool = option(True, "start with a smaller decay, ema_decay * (1 - exp(-step / 2000)), as MindCV does")
+
+
+@dataclass
+class TrainedModel(Group):
+    """The network while it is trained."""
+
+    title = "Model"
+
+    pretrained: bool = option(False, "start from MindCV's published weights")
+    new_head: bool = option(False, "leave the classifier of ckpt_path out, for another set of classes")
+    freeze: Optional[Tuple[str, ...]] = option(
+        None, "parameters that are not trained, by shell-style names such as 'patch_embed.*'"
+    )
+    freeze_backbone: bool = option(False, "train the classifier only")
+    drop_rate: Optional[float] = option(None, "dropout rate", at_least=0, below=1, also=("drop", "dropout"))
+    drop_path_rate: Optional[float] = option(
+        None, "stochastic depth rate of the last block", at_least=0, below=1, also=("drop_path", "stochastic_depth")
+    )
+    sync_bn: bool = option(False, "batch normalisation over the images of all devices; on Ascend", also=("syncbn",))
+
+
+@dataclass
+class AmpLevel(Group):
+    """How much is computed in float16."""
+
+    title = "Precision"
+
+    amp_level: str = option(
+        "O0", "mixed precision: O0 float32, O1 convolutions and matrices in float16, O2 all but norms, O3 all",
+        ("O0", "O1", "O2", "O3"), also=("amp", "fp16", "half", "mixed_precision", "apex_amp", "native_amp"),
+    )  # fmt: skip
+
+
+@dataclass
+class Precision(AmpLevel):
+    """Mixed precision."""
+
+    title = "Precision"
+
+    amp_cast_list: Optional[str] = option(
+        None, "cells to cast with O1, or to keep with O2, such as '[nn.Dense, nn.Conv2d]'"
+    )
+
+
+@dataclass
+class LossScale(Group):
+    """What keeps small gradients from vanishing in float16."""
+
+    title = "Precision"
+
+    loss_scale_type: str = option("fixed", "loss scaling", ("fixed", "dynamic", "auto"))
+    loss_scale: float = option(1.0, "loss scale, or the first one when it is dynamic", at_least=1)
+    drop_overflow_update: bool = option(False, "skip an update whose gradients overflowed; dynamic scaling always does")
