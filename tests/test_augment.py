@@ -11,11 +11,11 @@ from sklearn.datasets import load_sample_image
 from mindcv_models.classification import augment
 from mindcv_models.classification.augment import FILTERS, ColorJitter, _Surface, create_augment
 from mindcv_models.classification.mixing import Mixing
+from mindcv_models.classification.options import TrainOptions
 from mindcv_models.classification.transforms import RandomErasing, RandomResizedCrop, TrainTransform
 from mindcv_models.data.images import Picture, UnreadableImageError, decode
 from mindcv_models.data.order import generator
 from mindcv_models.errors import InputError
-from mindcv_models.options import Options
 
 PHOTO = np.ascontiguousarray(load_sample_image("flower.jpg")[100:292, 200:424])
 GREY = (128, 128, 128)
@@ -153,9 +153,9 @@ def test_three_augment_takes_one_of_three_and_colour_jitter_beside():
     blurred = [result for result, g, s in zip(results, grey, solarized) if not g and not s]
     edges = [np.abs(np.diff(result.astype(int), axis=1)).mean() for result in blurred]
     assert max(edges) <= np.abs(np.diff(photo.astype(int), axis=1)).mean() and min(edges) < max(edges) / 1.5
-    assert len(TrainTransform(Options(auto_augment="3a", color_jitter=(0.3,))).augment) == 2
-    assert len(TrainTransform(Options(auto_augment="3a", color_jitter=None)).augment) == 1
-    assert len(TrainTransform(Options(auto_augment="randaug-m9", color_jitter=(0.4,))).augment) == 1
+    assert len(TrainTransform(TrainOptions(auto_augment="3a", color_jitter=(0.3,))).augment) == 2
+    assert len(TrainTransform(TrainOptions(auto_augment="3a", color_jitter=None)).augment) == 1
+    assert len(TrainTransform(TrainOptions(auto_augment="randaug-m9", color_jitter=(0.4,))).augment) == 1
 
 
 @pytest.mark.parametrize(
@@ -237,13 +237,13 @@ def test_erasing_fills_what_it_says_as_often_as_it_says(value):
 
 
 def test_the_input_is_normalised_by_mean_and_deviation():
-    options = Options(image_resize=(8,), scale=(1.0, 1.0), ratio=(1.0, 1.0), hflip=0.0, color_jitter=None,
+    options = TrainOptions(image_resize=(8,), scale=(1.0, 1.0), ratio=(1.0, 1.0), hflip=0.0, color_jitter=None,
                       mean=(10.0, 20.0, 30.0), std=(2.0, 4.0, 5.0))  # fmt: skip
     flat = np.full((8, 8, 3), 50, np.uint8)
     out = TrainTransform(options)(flat, generator(0))
     assert out.dtype == np.float32 and out.shape == (3, 8, 8)
     np.testing.assert_allclose(out[:, 0, 0], [20.0, 7.5, 4.0], rtol=1e-6)
-    flipped = TrainTransform(Options(**{**vars(options), "hflip": 1.0, "vflip": 1.0}))(PHOTO[:8, :8], generator(0))
+    flipped = TrainTransform(TrainOptions(**{**vars(options), "hflip": 1.0, "vflip": 1.0}))(PHOTO[:8, :8], generator(0))
     plain = TrainTransform(options)(PHOTO[:8, :8], generator(0))
     np.testing.assert_array_equal(flipped, plain[:, ::-1, ::-1])
 

@@ -12,11 +12,12 @@ from PIL import Image
 from mindcv_models.classification.eval_loader import batches, create_eval_loader
 from mindcv_models.classification.folders import find_bad_images, prepare, write_digits
 from mindcv_models.classification.loader import create_train_loader
+from mindcv_models.classification.options import TrainOptions
 from mindcv_models.classification.transforms import EvalTransform, SmallImageTransform
 from mindcv_models.data.order import EpochOrder, generator
 from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError, RunError
-from mindcv_models.options import Options, parse_options
+from mindcv_models.options import parse
 from tests.helpers.images import image_folder, noise_folder, options
 
 
@@ -64,14 +65,14 @@ def test_training_shards_are_disjoint_and_of_one_length(tmp_path):
 
 
 def test_the_evaluation_transform_is_the_models_own_unless_overridden():
-    own = EvalTransform.resolve(Options(model="fastvit_sa36"))
+    own = EvalTransform.resolve(TrainOptions(model="fastvit_sa36"))
     assert (own.image_resize, own.crop_pct, own.interpolation) == (256, 0.95, "bicubic")
     np.testing.assert_allclose(own.mean, (0.485 * 255, 0.456 * 255, 0.406 * 255))
-    changed = EvalTransform.resolve(Options(model="fastvit_sa36", image_resize=64, crop_pct=1.0))
+    changed = EvalTransform.resolve(TrainOptions(model="fastvit_sa36", image_resize=64, crop_pct=1.0))
     assert (changed.image_resize, changed.crop_pct, changed.interpolation) == (64, 1.0, "bicubic")
-    assert EvalTransform.resolve(Options(model="resnet18")).crop_pct == 0.875
-    assert EvalTransform.resolve(Options(model="faster_vit_4_21k_384")).crop_mode == "squash"
-    assert EvalTransform.resolve(Options(model="faster_vit_0_224")).crop_mode == "center"
+    assert EvalTransform.resolve(TrainOptions(model="resnet18")).crop_pct == 0.875
+    assert EvalTransform.resolve(TrainOptions(model="faster_vit_4_21k_384")).crop_mode == "squash"
+    assert EvalTransform.resolve(TrainOptions(model="faster_vit_0_224")).crop_mode == "center"
 
 
 @pytest.mark.parametrize(("crop_mode", "frame", "box"), [
@@ -322,31 +323,31 @@ def test_images_need_not_be_square(tmp_path):
     images, _ = next(batches(create_eval_loader(opts)[0]))
     assert images.shape == (4, 3, 24, 40)
     assert EvalTransform.resolve(replace(opts, image_resize=(48, 48))).image_resize == 48
-    assert EvalTransform.resolve(Options(model="faster_vit_0_any_res")).image_resize == (576, 960)
+    assert EvalTransform.resolve(TrainOptions(model="faster_vit_0_any_res")).image_resize == (576, 960)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ("--image_resize 224 224 3", "image_resize is 224 224 3, but must be one size, or height and width"),
-        ("--image_resize 0", "image_resize is 0, but must be one size"),
-        ("--hflip 1.5", "hflip is 1.5, but a probability is from 0 to 1"),
-        ("--re_prob -0.1", "re_prob is -0.1, but a probability"),
-        ("--mixup -1", "mixup is -1.0, but must not be negative"),
-        ("--aug_repeats -3", "aug_repeats is -3, but must not be negative"),
-        ("--scale 1.0 0.08", "scale is 1.0 0.08, but must be positive, the smaller number first"),
+        ("--image_resize 0", "image_resize is 0, but must be at least 1"),
+        ("--hflip 1.5", "hflip is 1.5, but must be from 0 to 1"),
+        ("--re_prob -0.1", "re_prob is -0.1, but must be from 0 to 1"),
+        ("--mixup -1", "mixup is -1.0, but must be at least 0"),
+        ("--aug_repeats -3", "aug_repeats is -3, but must be at least 0"),
+        ("--scale 1.0 0.08", "scale is 1.0 0.08, but must be two numbers, the smaller one first"),
         ("--color_jitter 0.4 0.4", "color_jitter is 0.4 0.4, but must be one strength, or three"),
         ("--re_value noise", "re_value is 'noise', but must be a number, one for each channel, or random"),
         ("--re_value [0,1]", "re_value is [0, 1], but must be a number, one for each channel"),
-        ("--crop_pct 90", "crop_pct is 90.0, but must be above 0 and at most 1"),
-        ("--val_ratio 20", "val_ratio is 20.0, but must be between 0 and 1"),
+        ("--crop_pct 90", "crop_pct is 90.0, but must be above 0 and at most 1; for 90 % write 0.9"),
+        ("--val_ratio 20", "val_ratio is 20.0, but must be between 0 and 1; for 20 % write 0.2"),
         ("--num_samples 0", "num_samples is 0, but must be at least 1"),
         ("--class_balanced_sampling often", "class_balanced_sampling is 'often', but must be True or False"),
     ],
 )
 def test_wrong_options_are_one_clear_line(arguments, message):
     with pytest.raises(InputError) as refused:
-        parse_options("", arguments.split())
+        parse(TrainOptions, "", arguments.split())
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
@@ -402,7 +403,7 @@ def test_a_standard_data_set_of_mindcvs_is_trained_and_validated_on(tmp_path):
 
 def test_cifars_images_are_moved_and_flipped():
     image = np.arange(32 * 32 * 3, dtype=np.int64).reshape(32, 32, 3).astype(np.uint8)
-    transform = SmallImageTransform(Options(dataset="cifar10", image_resize=(32,)))
+    transform = SmallImageTransform(TrainOptions(dataset="cifar10", image_resize=(32,)))
     views = [transform(image, generator(number)) for number in range(60)]
     assert all(view.shape == (3, 32, 32) and view.dtype == np.float32 for view in views)
     assert len({view.tobytes() for view in views}) > 30

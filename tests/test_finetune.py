@@ -7,8 +7,8 @@ from mindspore import Tensor
 from mindcv_models import create_model
 from mindcv_models.checkpoint import save_checkpoint
 from mindcv_models.classification.objective import build_objective
+from mindcv_models.classification.options import TrainOptions
 from mindcv_models.distributed import ONE_DEVICE
-from mindcv_models.options import Options
 from mindcv_models.training import Schedule, build_network, build_step
 
 MODELS = ["fastvit_t8", "faster_vit_0_224", "litv2_s"]
@@ -21,7 +21,7 @@ def make(tmp_path):
     def build(model, **changes):
         first = create_model(model, num_classes=10)
         save_checkpoint(first.get_parameters(), tmp_path / "first.ckpt")
-        options = Options(
+        options = TrainOptions(
             model=model, num_classes=3, ckpt_path=str(tmp_path / "first.ckpt"), new_head=True, opt="adamw",
             warmup_epochs=0, **changes,
         )  # fmt: skip

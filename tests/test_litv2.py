@@ -11,9 +11,10 @@ from mindspore import nn, ops
 import mindcv_models
 from mindcv_models.checkpoint.names import torch_names
 from mindcv_models.checkpoint.torch_weights import load_torch_state_dict
+from mindcv_models.classification.options import TrainOptions
 from mindcv_models.errors import InputError
 from mindcv_models.models.litv2 import VARIANTS, HiLo
-from mindcv_models.options import parse_options
+from mindcv_models.options import parse
 from tests.helpers import parity
 
 FAMILY = "litv2"
@@ -315,7 +316,7 @@ def test_five_training_steps_equal_the_official_ones(case):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_ascend.yaml")), ids=lambda path: path.stem)
 def test_recipes(path):
     """Section 12, at 1024 images a step."""
-    options = parse_options("", ["--config", str(path)])
+    options = parse(TrainOptions, "", ["--config", str(path)])
     fine_tuning = options.model == "litv2_b_384"
     assert options.image_resize == (VARIANTS[options.model].image_size,)
     assert (options.lr, options.min_lr) == ((4e-5, 4e-7) if fine_tuning else (1e-3, 1e-5))

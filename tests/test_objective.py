@@ -15,9 +15,10 @@ from mindcv_models.classification.objective import (
     build_objective,
     build_teacher,
 )
+from mindcv_models.classification.options import TrainOptions
 from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError
-from mindcv_models.options import Options, parse_options
+from mindcv_models.options import parse
 from mindcv_models.training import Schedule, TrainStep, build_network, build_step
 from tests.helpers.networks import RATE, Linear, data
 
@@ -126,7 +127,7 @@ def test_losses_follow_their_formula(loss, smoothing, mixed):
         targets = 0.7 * targets + 0.3 * targets[::-1]
     smooth = targets * (1 - smoothing) + smoothing / 2
     expected = bce(logits, smooth) if loss == "BCE" else -(smooth * log_softmax(logits)).sum(1).mean()
-    objective = build_objective(Options(loss=loss, label_smoothing=smoothing), student)
+    objective = build_objective(TrainOptions(loss=loss, label_smoothing=smoothing), student)
     labels = targets.astype(np.float32) if mixed else LABELS
     np.testing.assert_allclose(float(objective(Tensor(x), Tensor(labels))), expected, rtol=1e-5)
 
@@ -141,7 +142,7 @@ def teacher_path(tmp_path):
 
 def distilling(path, **changes):
     small = {"num_classes": 10, "teacher_model": "squeezenet1_1", "teacher_path": path, "distillation_type": "hard"}
-    return Options(**{**small, **changes})
+    return TrainOptions(**{**small, **changes})
 
 
 def test_the_teacher_has_the_weights_of_its_file(teacher_path):
@@ -206,10 +207,10 @@ def test_a_step_from_options_keeps_teacher_and_average_out_of_what_learns(teache
 )
 def test_an_objective_that_cannot_be_is_refused(arguments, message):
     with pytest.raises(InputError, match=message):
-        parse_options("test", arguments)
+        parse(TrainOptions, "test", arguments)
 
 
 def test_freezing_the_backbone_leaves_the_classifier():
-    options = Options(model="fastvit_t8", num_classes=3, freeze_backbone=True, opt="adamw")
+    options = TrainOptions(model="fastvit_t8", num_classes=3, freeze_backbone=True, opt="adamw")
     network = build_network(options, ONE_DEVICE)
     assert [p.name for p in network.trainable_params()] == ["head.weight", "head.bias"]

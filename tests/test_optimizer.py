@@ -11,7 +11,7 @@ import mindcv_models
 from mindcv_models.classification.objective import ClassificationObjective
 from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError
-from mindcv_models.options import Options, parse_options
+from mindcv_models.options import RunOptions, parse
 from mindcv_models.training import CurvatureStep, LossScale, Schedule, TrainStep, build_optimizer
 from mindcv_models.training.groups import freeze, layer_of_parameters, parameter_groups
 from tests.helpers.networks import Linear, data
@@ -46,7 +46,7 @@ class Block(nn.Cell):
 
 def options_for(**changes):
     constant = {"scheduler": "constant", "warmup_epochs": 0, "epoch_size": 4, "lr": RATE, "min_lr": 0.0}
-    return Options(**{**constant, "momentum": 0.0, "weight_decay": DECAY, **changes})
+    return RunOptions(**{**constant, "momentum": 0.0, "weight_decay": DECAY, **changes})
 
 
 def optimizer_for(network, **changes):
@@ -203,7 +203,7 @@ def test_lr_scale_multiplies_the_peak_of_the_parameters_it_names():
 
 
 def test_litv2s_offsets_stay_at_the_smallest_rate_after_the_warm_up():
-    options = Options(lr=1e-3, min_lr=1e-5, warmup_factor=1e-3, warmup_epochs=2, decay_epochs=8, epoch_size=10)
+    options = RunOptions(lr=1e-3, min_lr=1e-5, warmup_factor=1e-3, warmup_epochs=2, decay_epochs=8, epoch_size=10)
     schedule = Schedule(options, 5)
     rate = schedule.rate(peak=0.01)
     rates = [float(rate(Tensor(step, ms.int32)).asnumpy()) for step in range(50)]
@@ -309,4 +309,4 @@ def test_a_freeze_that_cannot_be_meant_is_refused(patterns, classifier, message)
 )
 def test_values_that_no_optimizer_can_have_are_refused(arguments, message):
     with pytest.raises(InputError, match=re.escape(message)):
-        parse_options("test", arguments)
+        parse(RunOptions, "test", arguments)

@@ -14,9 +14,10 @@ from mindcv_models import create_model
 from mindcv_models.classification.folders import prepare
 from mindcv_models.classification.loader import create_train_loader
 from mindcv_models.classification.objective import build_objective
+from mindcv_models.classification.options import TrainOptions
 from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError
-from mindcv_models.options import parse_options
+from mindcv_models.options import parse
 from mindcv_models.training import Schedule, build_network, build_step, learning_rates
 from tests.helpers.images import noise_folder
 
@@ -27,7 +28,7 @@ CLASSES = 2
 
 
 def read(path):
-    return parse_options("", ["--config", str(path)])
+    return parse(TrainOptions, "", ["--config", str(path)])
 
 
 def reduced(path, folder):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mindcv_models.classification.options import TrainOptions
 from mindcv_models.errors import InputError
-from mindcv_models.options import Options, save_options
+from mindcv_models.options import save_options
 from mindcv_models.training.report import read_results, write_report
 from mindcv_models.training.tensorboard import TensorBoard
 from tools.report import read_run
@@ -22,8 +23,9 @@ RESULTS = """epoch,lr,train_loss,images_per_second,val_loss,top1,top5,ema_val_lo
 @pytest.fixture
 def run(tmp_path):
     (tmp_path / "results.csv").write_text(RESULTS)
-    save_options(Options(model="fastvit_t8", dataset="digits", num_classes=10, lr=0.002, epoch_size=3, scale=(0.6, 1.0),
-                         color_jitter=None), tmp_path / "config.yaml")  # fmt: skip
+    options = TrainOptions(model="fastvit_t8", dataset="digits", num_classes=10, lr=0.002, epoch_size=3,
+                           scale=(0.6, 1.0), color_jitter=None)  # fmt: skip
+    save_options(options, tmp_path / "config.yaml")
     return tmp_path
 
 
@@ -73,10 +75,10 @@ def test_without_matplotlib_there_is_a_page_and_a_line(run, monkeypatch, caplog)
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"cannot read .*results\.csv .*: give the folder of a training run"):
-        write_report(tmp_path, Options())
+        write_report(tmp_path, TrainOptions())
     (tmp_path / "results.csv").write_text("epoch,lr\n")
     with pytest.raises(InputError, match="has no epochs"):
-        write_report(tmp_path, Options())
+        write_report(tmp_path, TrainOptions())
 
 
 def test_tensorboard_gets_every_number_of_an_epoch_once(tmp_path):

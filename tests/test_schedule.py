@@ -8,7 +8,7 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 
 from mindcv_models.errors import InputError
-from mindcv_models.options import Options, parse_options
+from mindcv_models.options import RunOptions, parse
 from mindcv_models.training import Schedule, build_optimizer, learning_rates
 
 STEPS = 5  # updates an epoch
@@ -17,7 +17,7 @@ PEAK, LOW = 1.0, 0.1
 
 def rates(scheduler, **changes):
     given = {"lr": PEAK, "min_lr": LOW, "warmup_epochs": 2, "warmup_factor": 0.2, "decay_epochs": 8, "epoch_size": 12}
-    return learning_rates(Options(scheduler=scheduler, **{**given, **changes}), STEPS)
+    return learning_rates(RunOptions(scheduler=scheduler, **{**given, **changes}), STEPS)
 
 
 def expected(after, stair=False, warmup=2, shift=True, epochs=12):
@@ -95,7 +95,7 @@ def test_polynomial(stair, shift, length):
 
 
 def test_fastvits_schedule():
-    options = Options(
+    options = RunOptions(
         scheduler="cosine_decay", lr=1e-3, min_lr=1e-5, warmup_epochs=5, warmup_factor=1e-3, warmup_prefix=False,
         decay_epochs=300, epoch_size=310, lr_epoch_stair=True,
     )  # fmt: skip
@@ -111,7 +111,7 @@ def test_fastvits_schedule():
 
 def plateau(**changes):
     given = {"lr": PEAK, "min_lr": 0.3, "warmup_epochs": 0, "epoch_size": 9, "val_while_train": True}
-    return Options(**{**given, "scheduler": "plateau", "decay_rate": 0.5, "patience_epochs": 1, **changes})
+    return RunOptions(**{**given, "scheduler": "plateau", "decay_rate": 0.5, "patience_epochs": 1, **changes})
 
 
 def test_plateau_lowers_the_rate_of_a_compiled_optimizer():
@@ -148,7 +148,7 @@ def test_plateau_goes_on_from_its_state():
 
 
 def test_other_schedules_do_not_listen_to_validation():
-    schedule = Schedule(Options(scheduler="constant", warmup_epochs=0, lr=PEAK, epoch_size=2), 1)
+    schedule = Schedule(RunOptions(scheduler="constant", warmup_epochs=0, lr=PEAK, epoch_size=2), 1)
     for _ in range(20):
         schedule.after_validation(0.1)
     assert schedule.at(1) == PEAK
@@ -175,4 +175,4 @@ def test_an_unknown_state_is_not_half_loaded():
 )
 def test_values_that_no_schedule_can_have_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
-        parse_options("test", arguments)
+        parse(RunOptions, "test", arguments)

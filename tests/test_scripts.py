@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from mindspore import load_checkpoint
 
+from mindcv_models.classification.options import TrainOptions
 from mindcv_models.classification.transforms import TrainTransform
-from mindcv_models.options import parse_options
+from mindcv_models.options import parse
 from tests.helpers.images import image_folder
 from tests.helpers.scripts import MINDCV_RECIPE, call, common, train_arguments
 
@@ -38,7 +39,7 @@ def test_training_writes_what_it_says_and_validation_repeats_it(data, tmp_path, 
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert list(rows[0]) == ["epoch", "lr", "train_loss", "images_per_second", "val_loss", "top1", "top2", "seconds"]
-    resolved = parse_options("", ["-c", str(output / "config.yaml")])
+    resolved = parse(TrainOptions, "", ["-c", str(output / "config.yaml")])
     assert (resolved.num_classes, resolved.epoch_size, resolved.model) == (2, 2, "squeezenet1_1")
 
     caplog.clear()

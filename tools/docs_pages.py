@@ -15,14 +15,18 @@ os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors 
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # MkDocs runs this file from elsewhere
+
+from mindcv_models.options import titled_fields  # noqa: E402
+
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 # Where the class of each script's options is.
 OPTIONS = {
-    "train.py": ("mindcv_models.options", "Options"),
-    "validate.py": ("mindcv_models.classification.validate_options", "ValidateOptions"),
-    "infer.py": ("infer", "InferOptions"),
+    "train.py": ("mindcv_models.classification.options", "TrainOptions"),
+    "validate.py": ("mindcv_models.classification.options", "ValidateOptions"),
+    "infer.py": ("mindcv_models.classification.options", "InferOptions"),
     "export.py": ("export", "ExportOptions"),
-    "convert_torch_weights.py": ("convert_torch_weights", "Options"),
+    "convert_torch_weights.py": ("convert_torch_weights", "ConvertOptions"),
     "benchmark.py": ("benchmark", "BenchmarkOptions"),
 }
 INTRODUCTION = """# Options
@@ -55,26 +59,24 @@ def relinked(text):
 
 
 def options_page():
-    """Every option of every script in tables, a group each; those that a class inherits are in its base's tables."""
-    parts = [INTRODUCTION]
+    """Every option of every script in tables, a group each; options that are in an earlier script's are named only."""
+    parts, shown = [INTRODUCTION], {}
     for script, cls in options_classes().items():
-        base = cls.__mro__[1]
-        inherited = {f.name: f for f in dataclasses.fields(base)} if dataclasses.is_dataclass(base) else {}
-        own = [f for f in dataclasses.fields(cls) if f is not inherited.get(f.name)]
-        parts.append(f"## {script}\n" + ("\nBeside the options of `train.py`:\n" if inherited else ""))
-        for option in own:
-            if option.metadata["group"] or option is own[0]:
-                parts.append(f"### {option.metadata['group'] or 'Main'}\n\n| option | default | |\n|---|---|---|")
-            parts.append(row(option))
-            if option is own[-1] or own[own.index(option) + 1].metadata["group"]:
-                parts.append("")
+        parts.append(f"## {script}\n")
+        titled = titled_fields(cls)
+        known = [f.name for group in titled.values() for f in group if shown.get(f.name) is f]
+        if known:
+            parts.append("Described above: " + ", ".join(f"`--{name}`" for name in known) + ".\n")
+        for title, group in titled.items():
+            own = [f for f in group if f.name not in known]
+            if own:
+                parts += [f"### {title}\n\n| option | default | |\n|---|---|---|", *map(row, own), ""]
+        shown = {**{f.name: f for f in dataclasses.fields(cls)}, **shown}
     return "\n".join(parts)
 
 
 def options_classes():
     """The options class of every script that has one, by the script's name."""
-    if str(ROOT) not in sys.path:
-        sys.path.insert(0, str(ROOT))
     return {script: getattr(importlib.import_module(module), name) for script, (module, name) in OPTIONS.items()}
 
 

@@ -51,7 +51,7 @@ __all__ = [
 
 @dataclass
 class RunOptions(
-    System, Logging, TrainBatches, Model, MovingAverage, TrainedModel, Precision, LossScale, Epochs, Checkpoints,
+    System, Logging, TrainBatches, Model, MovingAverage, TrainedModel, Precision, LossScale, Checkpoints,
     Safety, Optimizer, Schedule,
 ):  # fmt: skip
     """The options of every training run, whatever its task; a task adds those of its data and its loss."""

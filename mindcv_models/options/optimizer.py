@@ -18,6 +18,7 @@ SCHEDULERS = (
     "warmup_cosine_decay",
     "exponential_decay",
     "polynomial_decay",
+    "poly",
     "step_decay",
     "multi_step_decay",
     "one_cycle",
@@ -100,7 +101,7 @@ class Schedule(Epochs):
         100, "epochs over which cosine_decay decays, or after each of which step_decay does", at_least=1
     )
     decay_rate: float = option(
-        0.9, "decay factor of the exponential, step, multi-step and plateau schedules; power of the polynomial one",
+        0.9, "decay factor of the exponential, step, multi-step and plateau schedules; power of the polynomial ones",
         above=0,
     )  # fmt: skip
     multi_step_decay_milestones: Tuple[int, ...] = option(

@@ -1,7 +1,8 @@
 """Options classes: dataclasses of typed fields, put together from groups that carry a title and a check."""
 
+import re
 from dataclasses import Field, field, fields
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Type
+from typing import Any, Dict, List, Optional, Sequence, Type
 
 from ..errors import InputError
 from .values import show
@@ -97,14 +98,12 @@ def _check_limits(f, value, item) -> None:
 
 
 def _in_words(limits: Dict[str, float]) -> str:
-    return " and ".join(f"{word} {limit}" for word, limit in limits.items())
+    words = " and ".join(f"{word} {limit}" for word, limit in limits.items())
+    return re.sub(
+        r"above (\S+) and below", r"between \1 and", re.sub(r"at least (\S+) and at most", r"from \1 to", words)
+    )
 
 
 def _share(limits, item) -> str:
     top = limits.get("at most", limits.get("below"))
     return f"; for {item:g} % write {item / 100:g}" if top == 1 and 1 < item <= 100 else ""
-
-
-def limits_of(f: Field) -> Tuple[str, ...]:
-    """The limits of a field in words, for tables of options."""
-    return tuple(f"{word} {limit}" for word, limit in f.metadata["limits"].items())

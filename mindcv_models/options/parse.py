@@ -118,13 +118,15 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(cls, description) -> _Parser:
+    reads_files = bool(getattr(cls, "scripts", dict)())
     parser = _Parser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS, allow_abbrev=False,
+        usage="%(prog)s [-c FILE] [--option VALUE ...]" if reads_files else "%(prog)s [--option VALUE ...]",
     )  # fmt: skip
     parser.options = cls
-    if getattr(cls, "scripts", dict)():
-        parser.add_argument("-c", "--config", default="", help="YAML file with options")
+    if reads_files:
+        parser.add_argument("-c", "--config", default="", metavar="FILE", help="YAML file with options")
     for title, group in titled_fields(cls).items():
         section = parser.add_argument_group(title)
         for f in group:

@@ -14,7 +14,7 @@ class Device(Group):
 
     title = "System"
 
-    mode: int = option(0, "0 compiles the training step as a graph, 1 runs eagerly (PyNative)", (0, 1))
+    mode: int = option(0, "0 compiles the network as a graph, 1 runs eagerly (PyNative)", (0, 1))
     device_target: Optional[str] = option(
         None, "device to run on; default: the best that is there", ("Ascend", "GPU", "CPU"), also=("device",)
     )

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from mindcv_models.options import Options
+from mindcv_models.classification.options import TrainOptions
 
 PHOTO = load_sample_image("china.jpg")[:120:2, :200:2]  # (60, 100, 3)
 
@@ -33,4 +33,4 @@ def noise_folder(root, images=24):
 
 def options(root, **changes):
     given = {"image_resize": 32, "crop_pct": 1.0, "mean": (0.0,) * 3, "std": (1.0,) * 3, "num_parallel_workers": 1}
-    return Options(**{"data_dir": str(root), "batch_size": 4, **given, **changes})
+    return TrainOptions(**{"data_dir": str(root), "batch_size": 4, **given, **changes})
