@@ -338,7 +338,7 @@ def test_images_need_not_be_square(tmp_path):
         ("--scale 1.0 0.08", "scale is 1.0 0.08, but must be two numbers, the smaller one first"),
         ("--color_jitter 0.4 0.4", "color_jitter is 0.4 0.4, but must be one strength, or three"),
         ("--re_value noise", "re_value is 'noise', but must be a number, one for each channel, or random"),
-        ("--re_value [0,1]", "re_value is [0, 1], but must be a number, one for each channel"),
+        ("--re_value [0,1]", "re_value is 0 1, but must be a number, one for each channel"),
         ("--crop_pct 90", "crop_pct is 90.0, but must be above 0 and at most 1; for 90 % write 0.9"),
         ("--val_ratio 20", "val_ratio is 20.0, but must be between 0 and 1; for 20 % write 0.2"),
         ("--num_samples 0", "num_samples is 0, but must be at least 1"),

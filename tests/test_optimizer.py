@@ -151,7 +151,7 @@ def sophia_step(network, optimizer, loss_scale=None, **kwargs):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_sophia_estimates_the_curvature_every_k_updates_from_labels_that_it_draws(accumulate):
     network = Linear()
-    options = options_for(opt="sophiag", k=2, rho=0.5, weight_decay=0.0)
+    options = options_for(opt="sophiag", sophia_k=2, sophia_rho=0.5, weight_decay=0.0)
     optimizer = build_optimizer(options, network, Schedule(options, 1))
     step = sophia_step(network, optimizer, LossScale(8.0), accumulate=accumulate)
     x, _ = data()
@@ -188,7 +188,7 @@ def test_sophias_estimate_leaves_the_statistics_of_batch_normalisation_alone(mod
 
 def test_sophia_moves_by_its_momentum_over_the_curvature_and_clips():
     network = Weights()
-    optimizer = optimizer_for(network, opt="sophiag", rho=0.5, weight_decay=0.0)
+    optimizer = optimizer_for(network, opt="sophiag", sophia_rho=0.5, weight_decay=0.0)
     optimizer.h[0].set_data(Tensor([[1.0, 1e-3], [4.0, 1.0]], ms.float32))
     gradient = np.array([[2.0, 2.0], [-2.0, 40.0]], np.float32)
     optimizer((Tensor(gradient), Tensor(gradient), Tensor(gradient[0])))
@@ -299,11 +299,11 @@ def test_a_freeze_that_cannot_be_meant_is_refused(patterns, classifier, message)
     ("arguments", "message"),
     [
         (["--opt", "sofia"], "opt is 'sofia', which is not known: did you mean sophiag?"),
-        (["--opt_betas", "0.9"], "opt_betas is 0.9, but must be two numbers from 0 to below 1."),
-        (["--opt_betas", "0.9", "1"], "opt_betas is 0.9 1.0, but must be"),
+        (["--opt_betas", "0.9"], "opt_betas is 0.9, but must be two numbers, such as 0.9 0.999."),
+        (["--opt_betas", "0.9", "1"], "opt_betas is 0.9 1.0, but must be at least 0 and below 1."),
         (["--opt_eps", "0"], "opt_eps is 0.0, but must be above 0."),
-        (["--rho", "0"], "rho is 0.0, but must be above 0."),
-        (["--k", "0"], "k is 0, but must be at least 1."),
+        (["--sophia_rho", "0"], "sophia_rho is 0.0, but must be above 0."),
+        (["--sophia_k", "0"], "sophia_k is 0, but must be at least 1."),
         (["--layer_decay", "1.5"], "layer_decay is 1.5, but must be above 0 and at most 1."),
     ],
 )

@@ -169,7 +169,7 @@ def test_an_unknown_state_is_not_half_loaded():
         (["--scheduler", "plateau", "--val_while_train", "--patience_epochs", "-1"], "patience_epochs is -1"),
         (["--scheduler", "one_cycle"], "one_cycle has its own warm-up"),
         (["--warmup_epochs", "-1"], "warmup_epochs is -1"),
-        (["--decay_epochs", "0"], "decay_epochs 0"),
+        (["--decay_epochs", "0"], "decay_epochs is 0"),
         (["--lr", "0"], "lr is 0.0"),
     ],
 )

@@ -23,7 +23,7 @@ def option(
         also: names that other projects have for it; whoever types one is told this one.
         example: what to type, for the message on a value of the wrong type.
     """
-    limits = {"at least": at_least, "at most": at_most, "above": above, "below": below}
+    limits = {"at least": at_least, "above": above, "at most": at_most, "below": below}
     limits = {word: limit for word, limit in limits.items() if limit is not None}
     metadata = {"help": help, "choices": choices, "limits": limits, "path": path, "also": also, "example": example}
     return field(default=default, metadata=metadata)
@@ -99,9 +99,8 @@ def _check_limits(f, value, item) -> None:
 
 def _in_words(limits: Dict[str, float]) -> str:
     words = " and ".join(f"{word} {limit}" for word, limit in limits.items())
-    return re.sub(
-        r"above (\S+) and below", r"between \1 and", re.sub(r"at least (\S+) and at most", r"from \1 to", words)
-    )
+    words = re.sub(r"at least (\S+) and at most", r"from \1 to", words)
+    return re.sub(r"above (\S+) and below", r"between \1 and", words)
 
 
 def _share(limits, item) -> str:
