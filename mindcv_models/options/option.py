@@ -105,4 +105,4 @@ def _in_words(limits: Dict[str, float]) -> str:
 
 def _share(limits, item) -> str:
     top = limits.get("at most", limits.get("below"))
-    return f"; for {item:g} % write {item / 100:g}" if top == 1 and 1 < item <= 100 else ""
+    return f"; for {item:g} % write {item / 100:g}" if top == 1 and 5 <= item <= 100 else ""
