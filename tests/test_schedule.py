@@ -42,7 +42,7 @@ def test_poly_falls_to_the_smallest_rate_over_the_rest_of_the_run(stair):
     values = rates("poly", decay_rate=0.9, lr_epoch_stair=stair)
     assert values == expected(lambda epoch: LOW + (PEAK - LOW) * (1 - epoch / 10) ** 0.9, stair)
     official = learning_rates(
-        Options(scheduler="poly", lr=1e-4, min_lr=1e-6, decay_rate=0.9, warmup_epochs=0, epoch_size=80), 1000
+        RunOptions(scheduler="poly", lr=1e-4, min_lr=1e-6, decay_rate=0.9, warmup_epochs=0, epoch_size=80), 1000
     )
     assert len(official) == 80000
     for t in (0, 1, 40000, 79999):
@@ -51,7 +51,7 @@ def test_poly_falls_to_the_smallest_rate_over_the_rest_of_the_run(stair):
 
 def test_a_warm_up_in_steps_is_a_factor_on_the_schedule():
     """mmdetection's: lr * (1 - (1 - t / 500) * (1 - factor)), over the rates of the schedule from the run's start."""
-    options = Options(scheduler="multi_step_decay", warmup_epochs=0, warmup_factor=0.001, lr=PEAK, min_lr=0.0,
+    options = RunOptions(scheduler="multi_step_decay", warmup_epochs=0, warmup_factor=0.001, lr=PEAK, min_lr=0.0,
                       multi_step_decay_milestones=(8, 11), decay_rate=0.1, epoch_size=12)  # fmt: skip
     plain = learning_rates(options, STEPS)
     options.warmup_steps = 50

@@ -36,7 +36,7 @@ def learning_rates(options: Options, updates_per_epoch: int, peak: float = 1.0) 
         rates = _table(options, updates_per_epoch, peak, options.warmup_epochs, "constant")[:warmup]
         rates += _table(options, updates_per_epoch, peak, 0, options.scheduler)[warmup:]
     rates = rates[:warmup] + [max(rate, options.min_lr) for rate in rates[warmup:]]
-    steps, start = getattr(options, "warmup_steps", 0), options.warmup_factor
+    steps, start = options.warmup_steps, options.warmup_factor
     return [rate * (1 - (1 - t / steps) * (1 - start)) if t < steps else rate for t, rate in enumerate(rates)]
 
 
