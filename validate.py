@@ -5,70 +5,18 @@ python validate.py -c ... --data_dir DIR --ckpt_path A B C --distribute False --
 mpirun -n 8 python validate.py -c ... --data_dir DIR --ckpt_path FILE
 """
 
-import logging
 import os
-from pathlib import Path
 
 os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
 
-from mindspore import Tensor
-
-from mindcv_models import create_model, reparameterize
-from mindcv_models.cells import cast_network
-from mindcv_models.checkpoint import load_average, load_weights, save_checkpoint
-from mindcv_models.classification.options import ValidateOptions
-from mindcv_models.classification.study import ValidationRun
-from mindcv_models.evaluation import csv_table, markdown_table
-from mindcv_models.files import write_text
-from mindcv_models.input_size import refused_sizes
-from mindcv_models.options import parse
-from mindcv_models.process import output_folder, run, set_up
-
-logger = logging.getLogger("validate")
+from mindcv_models.options import parse, peek
+from mindcv_models.process import run
+from mindcv_models.tasks import task_of
 
 
 def main():
-    options = parse(ValidateOptions, __doc__)
-    folder = output_folder(options.report_dir, "report_dir") if options.report_dir else None
-    world = set_up(options)
-    validation = ValidationRun(options, world)
-    network = create_model(
-        options.model, num_classes=validation.options.num_classes, in_channels=options.in_channels,
-        **(options.model_kwargs or {}),
-    )  # fmt: skip
-    own = validation.transform
-    logger.info("%s at %s, crop %g, %s%s", options.model, own.image_resize, own.crop_pct, own.interpolation,
-                ", reparameterized" if options.reparam else "")  # fmt: skip
-    evaluated, rows = None, []
-    for name in load_each(network, options, world):
-        form = reparameterize(network) if options.reparam else network
-        if evaluated is None:
-            evaluated = cast_network(form, options.amp_level, options.amp_cast_list)
-            validate = validation.validator(evaluated)
-        elif form is not evaluated:  # new weights in the graph that is compiled already
-            for parameter, value in zip(evaluated.get_parameters(), form.get_parameters()):
-                parameter.set_data(Tensor(value.asnumpy(), parameter.dtype))
-        with refused_sizes([(options.model, evaluated)], own.size, options.in_channels):
-            rows.append({"checkpoint": name, **validate(name)})
-    if len(rows) > 1 or "images" not in rows[0]:
-        logger.info("%s", markdown_table(rows))
-    if folder and world.is_main:
-        write_text(folder / "results.csv", csv_table(rows))
-        write_text(folder / "results.md", markdown_table(rows))
-
-
-def load_each(network, options, world):
-    """Names of what is to be validated, one after another, each loaded into ``network`` when it is its turn."""
-    if options.average:
-        logger.info("loaded %s", load_average(network, options.ckpt_path, options.averages))
-        if options.average_path and world.is_main:
-            save_checkpoint(network.get_parameters(), Path(options.average_path))
-        yield "average"
-        return
-    stems = [path.stem for path in options.ckpt_path]
-    for path in options.ckpt_path:
-        logger.info("loaded %s", load_weights(network, str(path), options.averages))
-        yield path.stem if stems.count(path.stem) == 1 else "_".join(path.with_suffix("").parts).lstrip("/_")
+    task = task_of(peek("model"))
+    task.validate(parse(task.validate_options, __doc__))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
-from typing import Optional, Protocol, Tuple
+from typing import Optional, Protocol, Sequence, Tuple
 
 from mindcv.models.registry import get_pretrained_cfg
 from mindspore import Tensor, nn
@@ -19,10 +19,12 @@ class Task(Protocol):
     """What the scripts ask of a task. Each room has one instance, ``TASK`` of its module ``task``.
 
     Attributes:
-        train_options: the dataclass of ``train.py``'s options.
+        train_options, validate_options, infer_options: the dataclasses of the scripts' options.
     """
 
     train_options: type
+    validate_options: type
+    infer_options: type
 
     def prepare(self, options, world: World):
         """The options with data and number of classes settled, after checking what the run will read.
@@ -48,6 +50,12 @@ class Task(Protocol):
 
     def explain_errors(self, options, objective: Objective) -> AbstractContextManager:
         """A context that turns errors of networks that do not support the image size into an InputError."""
+
+    def validate(self, options) -> None:
+        """What ``validate.py`` does: validate checkpoints, log their table, and write it and their reports."""
+
+    def infer(self, options, paths: Sequence[str]) -> int:
+        """What ``infer.py`` does: predict images and print the results; 1 if one could not be decoded."""
 
 
 def task_of(model: Optional[str]) -> Task:

@@ -48,7 +48,7 @@ def prepare(options: ImageFolder, world: World, training: bool) -> ImageFolder:
     if options.split_file:
         check_split(options)
     splits = [options.train_split] if training else [options.val_split]
-    if options.val_while_train and training:
+    if training and options.val_while_train:
         splits.append(options.val_split)
     classes = _number_of_classes(options, splits[0])
     if not options.split_file and split_root(options, options.train_split).is_dir() and options.val_split in splits:

@@ -6,7 +6,7 @@ import numpy as np
 from mindspore import Tensor
 
 from ..data.loader import Loader, stack, threads
-from ..data.order import EpochOrder
+from ..data.order import EpochOrder, StepsOrder
 from ..errors import InputError
 from .images import STANDARD_DATASETS, list_images
 from .mixing import Mixing, one_hot
@@ -68,11 +68,12 @@ def create_train_loader(options: TrainOptions, rank: int = 0, ranks: int = 1) ->
         images = images.some(options.num_samples, options.seed)
     weights = 1 / np.bincount(images.labels)[images.labels] if options.class_balanced_sampling else None
     views = max(options.aug_repeats, 1)
+    order = EpochOrder(len(images), options.seed, options.shuffle, views, weights, rank, ranks)
     small = options.dataset.lower() in STANDARD_DATASETS
     mixes = options.mixup + options.cutmix > 0
     loader = TrainLoader(
         images,
-        EpochOrder(len(images), options.seed, options.shuffle, views, weights, rank, ranks),
+        StepsOrder(order, options.steps_per_epoch, options.batch_size) if options.steps_per_epoch else order,
         _Sample(SmallImageTransform(options) if small else TrainTransform(options)),
         options.batch_size,
         _Collate(

@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Tuple
+from typing import Sequence, Tuple
 
 import mindspore as ms
 import numpy as np
@@ -11,11 +11,12 @@ from mindspore import Tensor, nn
 from ..distributed import World
 from ..input_size import refused_sizes
 from ..training import Objective
+from . import infer, validate
 from .folders import prepare
 from .loader import create_train_loader
 from .names import save_class_names
 from .objective import build_objective, networks_of
-from .options import TrainOptions
+from .options import InferOptions, TrainOptions, ValidateOptions
 from .transforms import EvalTransform
 from .validator import ClassificationValidator
 
@@ -26,6 +27,8 @@ class Classification:
     """See :class:`mindcv_models.tasks.Task`."""
 
     train_options = TrainOptions
+    validate_options = ValidateOptions
+    infer_options = InferOptions
 
     def prepare(self, options: TrainOptions, world: World) -> TrainOptions:
         return prepare(options, world, training=True)
@@ -51,6 +54,12 @@ class Classification:
     def explain_errors(self, options: TrainOptions, objective: Objective) -> AbstractContextManager:
         size = EvalTransform.resolve(options).size
         return refused_sizes(networks_of(options, objective), size, options.in_channels)
+
+    def validate(self, options: ValidateOptions) -> None:
+        validate.run(options)
+
+    def infer(self, options: InferOptions, paths: Sequence[str]) -> int:
+        return infer.run(options, paths)
 
 
 TASK = Classification()

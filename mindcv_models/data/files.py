@@ -1,12 +1,13 @@
 """Which files of a folder are images."""
 
+import glob
 import os
 from pathlib import Path
 from typing import Iterator, List
 
 from ..errors import InputError
 
-__all__ = ["IMAGE_SUFFIXES", "LAYOUT", "class_folders", "image_names", "is_image_name"]
+__all__ = ["IMAGE_SUFFIXES", "LAYOUT", "class_folders", "find_images", "image_names", "is_image_name"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 LAYOUT = "an image folder looks like train/<class>/<image>.jpg and val/<class>/<image>.jpg"
@@ -61,3 +62,26 @@ def class_folders(root: Path) -> List[str]:
                 f"class folder {root / name} has no images: add {', '.join(IMAGE_SUFFIXES)} files or remove it."
             )
     return names
+
+
+def find_images(given: Path) -> List[str]:
+    """The image files that a path, a folder (with all below it), a glob or ``samples`` stands for.
+
+    ``samples`` are the two photographs that scikit-learn brings.
+
+    Raises:
+        InputError: there are none.
+    """
+    if given.is_file():
+        return [str(given)]
+    if given.is_dir():
+        found = [str(given / name) for name in image_names(given)]
+    elif str(given) == "samples":
+        from sklearn.datasets import load_sample_images
+
+        found = load_sample_images().filenames
+    else:
+        found = sorted(path for path in glob.glob(str(given), recursive=True) if os.path.isfile(path))
+    if not found:
+        raise InputError(f"no image at {given}: give a file, a folder with images, a glob in quotes, or samples.")
+    return found

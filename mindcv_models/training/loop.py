@@ -215,8 +215,7 @@ class Trainer:
 
     def _stops_early(self):
         """Whether ``early_stopping`` ends the run here, as on every rank, which all have the same results."""
-        patience = getattr(self.options, "early_stopping", 0)
-        if not patience or self.position.without_gain < patience:
+        if not 0 < self.options.early_stopping <= self.position.without_gain:
             return False
         logger.info("early stopping: no better validation in the last %d", self.position.without_gain)
         return True

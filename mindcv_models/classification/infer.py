@@ -1,0 +1,85 @@
+"""``infer.py`` for classifiers: the most probable classes of images, as a table, JSON or CSV, and activation maps."""
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Sequence
+
+from ..cells import cast_network
+from ..checkpoint import load_weights
+from ..input_size import refused_sizes
+from ..models.registry import create_model
+from ..options import System
+from ..process import output_folder, set_up
+from ..reparameterize import reparameterize
+from .cam import draw_activations
+from .names import find_class_names
+from .options import InferOptions
+from .predict import VIEWS, Predictor, probabilities
+from .transforms import EvalTransform
+
+__all__ = ["run"]
+
+
+def run(options: InferOptions, paths: Sequence[str]) -> int:
+    """Predict the images at ``paths`` and print the results; 1 if an image could not be decoded.
+
+    Raises:
+        InputError: the checkpoint or the class names are missing, damaged or of something else.
+    """
+    folder = output_folder(options.cam, "cam") if options.cam else None
+    set_up(System(options.mode, options.device_target))
+    names = find_class_names(options.class_names, Path(options.ckpt_path), options.num_classes)
+    network = create_model(options.model, num_classes=len(names), **(options.model_kwargs or {}))
+    load_weights(network, options.ckpt_path, options.averages)
+    network = cast_network(
+        reparameterize(network) if options.reparam else network, options.amp_level, options.amp_cast_list
+    )
+    batch, transform = min(options.batch_size, len(paths)), EvalTransform.resolve(options)
+    predictor = Predictor(
+        network, len(names), transform, batch, options.num_parallel_workers, VIEWS[options.tta], upright=True
+    )
+    with refused_sizes([(options.model, network)], transform.size):
+        logits, bad = predictor.run(paths)
+    for number, reason in bad.items():
+        print(f"cannot decode {paths[number]}: {reason}", file=sys.stderr)
+    shares = probabilities(logits)
+    results = [
+        {"image": path, **({"error": bad[i]} if i in bad else {"classes": best(shares[i], names, options.topk)})}
+        for i, path in enumerate(paths)
+    ]
+    sys.stdout.write({"table": as_table, "json": as_json, "csv": as_csv}[options.format](results))
+    good = [i for i in range(len(paths)) if i not in bad]
+    if folder and good:
+        draw_activations(network, [paths[i] for i in good], shares[good], names, transform, batch, folder)
+    return 1 if bad else 0
+
+
+def best(shares, names, count):
+    order = (-shares).argsort(kind="stable")[:count]
+    return [{"class": names[i], "label": int(i), "probability": round(float(shares[i]), 6)} for i in order]
+
+
+def as_table(results):
+    lines = []
+    for result in results:
+        lines.append(result["image"])
+        lines += [f"  {100 * c['probability']:6.2f} %  {c['class']}" for c in result.get("classes", ())]
+        lines += [f"  cannot be decoded: {result['error']}"] if "error" in result else []
+    return "\n".join(lines) + "\n"
+
+
+def as_json(results):
+    return json.dumps(results, indent=2, ensure_ascii=False) + "\n"
+
+
+def as_csv(results):
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "rank", "class", "label", "probability"])
+    for result in results:
+        for rank, c in enumerate(result.get("classes", ()), 1):
+            writer.writerow([result["image"], rank, c["class"], c["label"], c["probability"]])
+    return text.getvalue()
