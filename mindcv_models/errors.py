@@ -48,9 +48,9 @@ def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
 
 
 def refuse_pretrained(name: str, pretrained: bool) -> None:
-    """Raise InputError for MindCV's ``pretrained=True``: no MindSpore weights of ``name`` can be downloaded."""
+    """Raise InputError for ``pretrained=True`` of MindCV's own ``create_model``, which knows no weights of ``name``."""
     if pretrained:
         raise InputError(
-            f"pretrained=True: no MindSpore weights of {name} are published. Give an official PyTorch checkpoint as "
-            "pretrained_torch=PATH."
+            f"pretrained=True: MindCV has no weights of {name}. Use mindcv_models.create_model({name!r}, "
+            "pretrained=True), which loads the official ones."
         )

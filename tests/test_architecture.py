@@ -14,7 +14,7 @@ LEVELS = [
     {"backend", "cells"},
     {"layers"},
     {"models"},
-    {"distributed", "graph", "input_size", "options", "process", "profile", "reparameterize"},
+    {"distributed", "graph", "input_size", "options", "pretrained", "process", "profile", "reparameterize"},
     {"checkpoint", "data", "evaluation", "export", "training"},
     {"classification", "detection", "segmentation"},
     {"tasks"},

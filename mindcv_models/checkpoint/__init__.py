@@ -2,6 +2,15 @@
 
 from .average import load_average
 from .files import EMA_PREFIX, load_weights, save_checkpoint
+from .official import create_pretrained
 from .torch_weights import LoadReport, load_torch_checkpoint
 
-__all__ = ["EMA_PREFIX", "LoadReport", "load_average", "load_torch_checkpoint", "load_weights", "save_checkpoint"]
+__all__ = [
+    "EMA_PREFIX",
+    "LoadReport",
+    "create_pretrained",
+    "load_average",
+    "load_torch_checkpoint",
+    "load_weights",
+    "save_checkpoint",
+]
