@@ -393,7 +393,6 @@ def test_weights_of_another_variant_are_refused(source):
         ({"ct_size": 0}, "from 1 to 7"),
         ({"num_heads": [2, 4, 7, 16]}, "does not divide the 256 channels"),
         ({"features_only": True, "out_indices": [4]}, "numbered 0, 1, 2 and 3"),
-        ({"pretrained": True}, "pretrained_torch=PATH"),
         ({"windows": 7}, "windows"),
     ],
 )

@@ -224,7 +224,6 @@ def test_images_too_small_for_stage_4_are_refused():
         ({"features_only": True, "out_indices": [4]}, "choose from 0, 1, 2, 3"),
         ({"features_only": True, "dense": "pose"}, "detection"),
         ({"alpha": -1}, "number from 0 to 1"),
-        ({"pretrained": True}, "pretrained_torch=PATH"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, message):

@@ -146,5 +146,9 @@ def test_wrong_names_and_options_are_refused():
         mindcv_models.create_model("fastvit_t8", window=7)
     with pytest.raises(InputError, match="maps are numbered 0, 1, 2 and 3"):
         mindcv_models.create_model("fastvit_t8", features_only=True, out_indices=[4])
-    with pytest.raises(InputError, match="no MindSpore weights"):
-        mindcv_models.create_model("fastvit_t8", pretrained=True)
+
+
+@pytest.mark.parametrize("name", ["fastvit_t8", "faster_vit_0_224", "litv2_s", "retinanet"])
+def test_mindcvs_own_function_names_the_one_that_has_weights(name):
+    with pytest.raises(InputError, match=rf"mindcv_models.create_model\('{name}', pretrained=True\)"):
+        mindcv.create_model(name, pretrained=True)

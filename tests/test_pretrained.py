@@ -1,0 +1,254 @@
+"""Models with published weights by name, from stand-in files in the official envelopes on a server of this machine."""
+
+from types import SimpleNamespace
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import torch
+from mindspore.nn.utils import no_init_parameters
+from safetensors.numpy import save_file
+
+import mindcv_models
+from mindcv_models.checkpoint.names import torch_names
+from mindcv_models.checkpoint.torch_weights import fit_state_dict
+from mindcv_models.errors import InputError, RunError
+from mindcv_models.pretrained import choose_weights, download, table
+from tests.helpers import parity
+from tests.helpers.server import serving
+from tools import pretrained_weights
+
+FASTVIT, FASTERVIT = parity.manifest("fastvit"), parity.manifest("fastervit")
+
+
+# The table.
+
+
+def test_the_table_has_every_published_file_once():
+    names = mindcv_models.list_pretrained()
+    assert len(names) == len(set(names)) == len(table()) + 11  # FasterViT's weights go into two models each
+    addresses = [address for row in table() for address in row.addresses]
+    assert len(addresses) == len(set(addresses)) == 79 + 7
+    assert all(urlsplit(address).scheme == "https" for address in addresses)
+    paths = [(row.name, row.file_name) for row in table()]
+    assert len(paths) == len(set(paths))
+    assert mindcv_models.list_pretrained("litv2_[mb]*") == ["litv2_m.in1k", "litv2_b.in1k", "litv2_b_384.in1k"]
+    assert mindcv_models.list_pretrained("fastvit_sa12*") == [
+        "fastvit_sa12.in1k", "fastvit_sa12.in1k_reparam", "fastvit_sa12.apple_in1k", "fastvit_sa12.dist_in1k",
+        "fastvit_sa12.dist_in1k_reparam", "fastvit_sa12.apple_dist_in1k",
+    ]  # fmt: skip
+
+
+def test_every_classifier_has_weights():
+    listed = {name.partition(".")[0] for name in mindcv_models.list_pretrained()}
+    dense = {"retinanet", "mask_rcnn", "semantic_fpn"}
+    assert set(mindcv_models.list_models()) - dense == listed - dense
+
+
+@pytest.mark.parametrize(
+    ("name", "published", "address"),
+    [
+        (
+            "fastvit_sa12.dist_in1k", "81.9",
+            "https://docs-assets.developer.apple.com/ml-research/models/fastvit/image_classification_distilled_models/"
+            "fastvit_sa12.pth.tar",
+        ),
+        ("fastvit_ma36", "83.9",
+         "https://docs-assets.developer.apple.com/ml-research/models/fastvit/image_classification_models/"
+         "fastvit_ma36.pth.tar"),
+        ("fastvit_t8.apple_dist_in1k", "77.2",
+         "https://huggingface.co/timm/fastvit_t8.apple_dist_in1k/resolve/main/model.safetensors"),
+        ("faster_vit_2_any_res", "84.2",
+         "https://huggingface.co/ahatamiz/FasterViT/resolve/main/fastervit_2_224_1k.pth.tar"),
+        ("faster_vit_4_21k_384.in21k_ft_in1k", "87.6",
+         "https://huggingface.co/ahatamiz/FasterViT/resolve/main/fastervit_4_21k_384_w24.pth.tar"),
+        ("litv2_s.alpha_0.2_in1k", "81.89", "https://github.com/ziplab/LITv2/releases/download/v1.1/alpha_0.2.pth"),
+        ("mask_rcnn.litv2_m_ws_4_coco", "46.5/42.0",
+         "https://github.com/ziplab/LITv2/releases/download/v1.0/mask_rcnn_litv2_m_fpn_1x_coco_ws_4.pth"),
+        ("semantic_fpn.litv2_b_ade20k", "47.2",
+         "https://github.com/ziplab/LITv2/releases/download/v1.0/litv2_b_fpn_r50_512x512_80k_ade20k.pth"),
+    ],
+)  # fmt: skip
+def test_names_stand_for_these_files(name, published, address):
+    _, weights, _ = choose_weights(name)
+    assert (weights.published, weights.addresses[0]) == (published, address)
+
+
+def test_the_drive_is_the_second_address():
+    _, weights, _ = choose_weights("faster_vit_6_224")
+    assert weights.addresses[1] == "https://drive.google.com/uc?export=download&id=12jtavR2QxmMzcKwPzWe7kw-oy34IYi59"
+    assert not weights.licence.commercial
+    assert weights.file_name == "fastervit_6_224_1k.pth.tar"
+
+
+def test_options_choose_the_weights_and_weights_the_options():
+    assert choose_weights("litv2_s.alpha_0.2_in1k")[2] == {"alpha": 0.2}
+    assert choose_weights("litv2_s", {"alpha": 0.5, "drop_path_rate": None})[1].tag == "alpha_0.5_in1k"
+    assert choose_weights("litv2_s", {"alpha": 0})[1].tag == "alpha_0_in1k"
+    assert choose_weights("litv2_s")[1].tag == "in1k"
+    model, weights, options = choose_weights("retinanet", {"backbone": "litv2_m", "window_size": 4})
+    assert (model, weights.tag) == ("retinanet", "litv2_m_ws_4_coco")
+    assert options == {"backbone": "litv2_m", "window_size": 4}
+    assert choose_weights("mask_rcnn.litv2_b_coco")[2] == {"backbone": "litv2_b", "window_size": 2}
+    assert choose_weights("resnet50", {"x": 1}) == ("resnet50", None, {"x": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("fastvit_sa12.dist_in1", {}, r"fastvit_sa12 has no weights with the tag 'dist_in1': did you mean dist_in1k\?"),
+        ("litv2_m.xyz", {}, r"no weights with the tag 'xyz': it has in1k\."),
+        ("resnet50.in1k", {}, r"resnet50 has no weights with the tag 'in1k': it has no published weights\."),
+        ("litv2_s", {"alpha": 0.3}, r"litv2_s.in1k was trained with alpha=0.9, not alpha=0.3"),
+        ("litv2_s.alpha_1_in1k", {"alpha": 0.5}, r"litv2_s.alpha_1_in1k was trained with alpha=1, not alpha=0.5"),
+        ("retinanet", {"backbone": "fastvit_t8"}, r"with backbone=litv2_s window_size=2, not backbone=fastvit_t8"),
+    ],
+)
+def test_names_and_options_without_weights_are_refused(name, options, message):
+    with pytest.raises(InputError, match=message):
+        choose_weights(name, options)
+
+
+# Models. FastViT-T8's stand-in weights follow from their names, so that it shows which file was loaded.
+
+
+def entries(key, form, salt):
+    return parity.state_dict(FASTVIT[key][form], salt)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A server with FastViT-T8's files, and an options dict that leads there."""
+    folder = tmp_path_factory.mktemp("site")
+    with serving() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(download, "PAUSE", 0)
+        for tag, form in (("in1k", "train"), ("dist_in1k", "train"), ("dist_in1k_reparam", "fused")):
+            tensors = {name: torch.from_numpy(value) for name, value in entries("t8", form, tag).items()}
+            torch.save({"state_dict": tensors}, folder / "file")
+            path = urlsplit(choose_weights(f"fastvit_t8.{tag}")[1].addresses[0]).path
+            server.files[path] = (folder / "file").read_bytes()
+        save_file(entries("timm_t8", "train", "timm"), folder / "file")
+        path = urlsplit(choose_weights("fastvit_t8.apple_in1k")[1].addresses[0]).path
+        server.files[path] = (folder / "file").read_bytes()
+        cache = tmp_path_factory.mktemp("cache")
+        yield SimpleNamespace(
+            server=server, cache=cache,
+            options={"pretrained": True, "pretrained_cache": str(cache), "pretrained_mirror": server.address},
+        )  # fmt: skip
+
+
+def assert_holds(network, salt, form="train", key="t8", but=()):
+    tensors = entries(key, form, salt)
+    names = torch_names(network)
+    assert len(names) > 100
+    for parameter in network.get_parameters():
+        if not parameter.name.startswith(but):
+            np.testing.assert_array_equal(parameter.asnumpy(), tensors[names[parameter.name]], parameter.name)
+
+
+def test_the_preferred_weights_come_without_a_tag(site, caplog):
+    caplog.set_level("INFO")
+    network = mindcv_models.create_model("fastvit_t8", **site.options)
+    assert_holds(network, "in1k")
+    path = site.cache / "fastvit_t8.in1k" / "fastvit_t8.pth.tar"
+    assert f"loaded fastvit_t8.in1k from {path}: {len(torch_names(network))} parameters carried over" in caplog.text
+    assert "Apple's terms" in caplog.text
+    asked = len(site.server.asked)
+    mindcv_models.create_model("fastvit_t8", **site.options)
+    assert len(site.server.asked) == asked
+
+
+def test_a_tag_names_others(site):
+    assert_holds(mindcv_models.create_model("fastvit_t8.dist_in1k", **site.options), "dist_in1k")
+    fused = mindcv_models.create_model("fastvit_t8.dist_in1k_reparam", **site.options)
+    assert_holds(fused, "dist_in1k_reparam", "fused")
+    timm = mindcv_models.create_model("fastvit_t8.apple_in1k", **site.options)
+    official = {name: value for name, value in torch_names(timm).items() if value.startswith("stem")}
+    assert official == {}
+    np.testing.assert_array_equal(timm.head.bias.asnumpy(), parity.parameter("head.fc.bias", (1000,), "timm"))
+
+
+def test_a_tag_without_pretrained_gives_the_options_alone(site):
+    network = mindcv_models.create_model("fastvit_t8.dist_in1k", num_classes=3)
+    assert network.head.weight.shape == (3, 768)
+
+
+@pytest.mark.parametrize("classes", [10, 0])
+def test_another_number_of_classes_leaves_the_classifier_out(site, caplog, classes):
+    caplog.set_level("INFO")
+    network = mindcv_models.create_model("fastvit_t8", num_classes=classes, **site.options)
+    assert_holds(network, "in1k", but="head.")
+    assert "2 weights of the old classifier dropped: head.bias, head.weight" in caplog.text
+    if classes:
+        assert network.head.weight.shape == (10, 768)
+        assert "2 parameters of the new classifier begin afresh: head.bias, head.weight" in caplog.text
+        assert np.abs(network.head.bias.asnumpy()).max() == 0
+
+
+def test_a_file_of_ones_own_takes_the_place_of_a_download(site, tmp_path):
+    path = tmp_path / "own.safetensors"
+    save_file(entries("t8", "train", "own"), path)
+    asked = len(site.server.asked)
+    network = mindcv_models.create_model("fastvit_t8", pretrained_torch=str(path), **site.options)
+    assert_holds(network, "own")
+    assert len(site.server.asked) == asked
+
+
+def test_weights_of_another_model_under_the_address_do_not_fit(site, monkeypatch):
+    path = urlsplit(choose_weights("fastvit_t12")[1].addresses[0]).path
+    t8 = urlsplit(choose_weights("fastvit_t8")[1].addresses[0]).path
+    monkeypatch.setitem(site.server.files, path, site.server.files[t8])
+    with pytest.raises(InputError, match=r"fastvit_t12.in1k/fastvit_t12.pth.tar: the checkpoint does not fit"):
+        mindcv_models.create_model("fastvit_t12", **site.options)
+
+
+def test_weights_that_are_not_there_are_named(site):
+    with pytest.raises(
+        RunError, match=r"cannot download litv2_m.in1k from http://127.0.0.1:\d+/ziplab/.*404 Not Found"
+    ):
+        mindcv_models.create_model("litv2_m", **site.options)
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_any_resolution_takes_the_weights_of_224(number):
+    """Names and shapes; the tables of positions are computed, and those that a rectangle has no use for dropped."""
+    shapes = {
+        name: SimpleNamespace(shape=tuple(shape), dtype=np.dtype(np.float32))
+        for name, shape in FASTERVIT[f"faster_vit_{number}_224"].items()
+    }
+    with no_init_parameters():
+        network = mindcv_models.create_model(f"faster_vit_{number}_any_res")
+    report = fit_state_dict(network, shapes).report
+    assert report.fresh == report.replaced == ()
+    assert report.loaded == len(list(network.get_parameters()))
+    assert all("hat_pos_embed" in name for name in report.unused)
+
+
+def test_mindcvs_own_weights_come_from_mindcv(monkeypatch):
+    given = {}
+    monkeypatch.setattr(
+        "mindcv_models.models.registry.mindcv.create_model", lambda name, **o: given.update(o, name=name)
+    )
+    mindcv_models.create_model("resnet50", pretrained=True)
+    assert given == {"name": "resnet50", "num_classes": 1000, "in_channels": 3, "pretrained": True}
+
+
+def test_the_guide_has_the_table():
+    text = pretrained_weights.PAGE.read_text(encoding="utf-8")
+    assert pretrained_weights.page(text) == text
+    assert text.count("| `") == len(table())
+    assert "Licence: NVIDIA Source Code License-NC and CC-BY-NC-SA-4.0, **not for commercial use**." in text
+
+
+def test_the_tool_lists_and_downloads(site, monkeypatch, capsys):
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["pretrained_weights.py", *arguments])
+        pretrained_weights.main()
+        return capsys.readouterr().out.splitlines()
+
+    assert call() == mindcv_models.list_pretrained()
+    assert call("litv2_b_384.*", "litv2_m.in1k") == ["litv2_b_384.in1k", "litv2_m.in1k"]
+    where = ["--pretrained_cache", str(site.cache), "--pretrained_mirror", site.server.address]
+    assert call("fastvit_t8.in1k", "--download", *where) == [str(site.cache / "fastvit_t8.in1k" / "fastvit_t8.pth.tar")]
+    with pytest.raises(InputError, match="no published weights are called 'resnet"):
+        call("resnet*")
