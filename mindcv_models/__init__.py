@@ -39,7 +39,7 @@ def create_model(
         pretrained_torch: official or timm checkpoint to load instead, a file of ``torch.save`` or safetensors.
         use_ema: take the moving averages that ``pretrained_torch`` holds.
         pretrained_cache: folder of the downloaded files; by default the one in the environment variable
-            MINDCV_MODELS_CACHE, or ``~/.cache/mindcv_models``.
+            MINDCV_MODELS_CACHE, or ``~/.cache/mindcv_models/weights``.
         pretrained_mirror: server to download from, instead of the published addresses' servers, with their paths; by
             default the one in MINDCV_MODELS_MIRROR. HF_ENDPOINT replaces https://huggingface.co alone.
         **kwargs: the model's own options, such as ``drop_path_rate`` or ``features_only`` with ``out_indices``;

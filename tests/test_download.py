@@ -304,7 +304,7 @@ def test_addresses_and_folder_follow_options_and_environment(monkeypatch, tmp_pa
     for name in (cache.CACHE_VARIABLE, cache.MIRROR_VARIABLE, "HF_ENDPOINT", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     both = replace(WEIGHTS, addresses=("https://huggingface.co/a/b.pth", "https://drive.google.com/uc?id=1"))
-    assert Source().folder == Path.home() / ".cache" / "mindcv_models"
+    assert Source().folder == Path.home() / ".cache" / "mindcv_models" / "weights"
     assert Source().addresses(both) == both.addresses
     monkeypatch.setenv("HF_ENDPOINT", "https://hf.example/")
     assert Source().addresses(both) == ("https://hf.example/a/b.pth", "https://drive.google.com/uc?id=1")

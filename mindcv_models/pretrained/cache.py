@@ -37,7 +37,7 @@ class Source:
     """Where published weights come from.
 
     Attributes:
-        cache: folder to keep them in; None for the one in MINDCV_MODELS_CACHE, or ``~/.cache/mindcv_models``.
+        cache: folder to keep them in; None for the one in MINDCV_MODELS_CACHE, or ``~/.cache/mindcv_models/weights``.
         mirror: server to ask instead of the published ones, with their paths, such as ``https://hf-mirror.com``; None
             for the one in MINDCV_MODELS_MIRROR. HF_ENDPOINT replaces https://huggingface.co alone.
         file: the weights as a file that is here already; then nothing is downloaded.
@@ -53,7 +53,7 @@ class Source:
         given = self.cache or os.environ.get(CACHE_VARIABLE)
         if given:
             return Path(given).expanduser().absolute()
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mindcv_models"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mindcv_models" / "weights"
 
     def addresses(self, weights: Weights) -> Tuple[str, ...]:
         """The addresses to ask, in turn."""
