@@ -11,11 +11,13 @@ from contextlib import nullcontext
 
 os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
 
+from mindcv_models.distributed import on_every_rank
 from mindcv_models.options import parse, peek, save_options
 from mindcv_models.process import output_folder, run, set_up
 from mindcv_models.tasks import task_of
 from mindcv_models.training import CheckpointManager, Schedule, Trainer, build_network, build_step
 from mindcv_models.training.report import write_report
+from mindcv_models.training.run_folder import locked, set_earlier_run_aside
 from mindcv_models.training.tensorboard import TensorBoard
 
 logger = logging.getLogger("train")
@@ -26,6 +28,11 @@ def main():
     options = parse(task.train_options, __doc__)
     world = set_up(options)
     folder = output_folder(options.ckpt_save_dir)
+    with locked(folder, world):
+        train(task, options, folder, world)
+
+
+def train(task, options, folder, world):
     options = task.prepare(options, world)
     network = build_network(options, world)
     loader = task.train_loader(options, world)
@@ -34,10 +41,8 @@ def main():
     objective = task.objective(options, network)
     step = build_step(options, objective, schedule, world)
     validator = task.validator(options, network, world) if options.val_while_train else None
+    on_every_rank(lambda: world.is_main and write_names(task, options, folder), world)
     checkpoints = CheckpointManager(folder, options.model, options.ckpt_save_policy, options.keep_checkpoint_max)
-    if world.is_main:
-        save_options(options, folder / "config.yaml")
-        task.save_names(options, folder)
 
     parameters = sum(p.size for p in network.trainable_params())
     logger.info(
@@ -54,6 +59,13 @@ def main():
         logger.info("best checkpoint: %s (%s)", checkpoints.best, best)
     if world.is_main and (folder / "results.csv").exists():
         logger.info("report: %s", write_report(folder, options, parameters, world.size))
+
+
+def write_names(task, options, folder):
+    """The options and classes of a run, in a folder that has nothing of another one."""
+    set_earlier_run_aside(folder, options.resume or "")
+    save_options(options, folder / "config.yaml")
+    task.save_names(options, folder)
 
 
 if __name__ == "__main__":

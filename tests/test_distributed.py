@@ -199,7 +199,7 @@ def test_two_ranks_killed_and_resumed_end_as_two_that_were_not(images, tmp_path)
     done = run(tiny(MPIRUN, images, output, "--resume", "auto"))
     assert done.returncode == 0, done.stderr[-2000:]
     reached = f"{epoch - 1} epochs" + (f" and {step} steps" if step else "")
-    assert re.findall("^resuming after (.*)$", done.stdout, re.MULTILINE) == [reached]
+    assert re.findall("^resuming the run of .* after (.*)$", done.stdout, re.MULTILINE) == [reached]
     for rank in (0, 1):
         runs.assert_same_run(output, whole, rank)
 

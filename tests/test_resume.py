@@ -93,7 +93,7 @@ def test_a_signal_lets_the_step_end_and_saves(images, whole, tmp_path, monkeypat
     assert signal.getsignal(number) == handler
     assert states(tmp_path) == [(2, 4), (2, 5)]
     assert call(images, tmp_path, "--resume", "auto") == 0
-    assert "resuming after 1 epochs and 5 steps" in caplog.text
+    assert "after 1 epochs and 5 steps" in caplog.text
     assert_same_run(tmp_path, whole)
 
 
@@ -109,7 +109,7 @@ def teacher(tmp_path_factory):
     "more",
     [
         ["--distillation_type", "hard", "--mesa", "0.1", "--mesa_start_ratio", "0.25"],  # MESA from epoch 3 on
-        ["--distillation_type", "soft", "--opt", "sophiag", "--lr", "0.001", "--k", "2"],
+        ["--distillation_type", "soft", "--opt", "sophiag", "--lr", "0.001", "--sophia_k", "2"],
     ],
     ids=["hard distillation, MESA", "soft distillation, Sophia-G"],
 )

@@ -3,6 +3,7 @@
 import json
 import logging
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import List, Optional, Tuple
 
@@ -32,7 +33,7 @@ _FIXED = (
     "ema",
 )
 # Options that say nothing about the training.
-_SILENT = ("resume", "ckpt_save_dir", "ckpt_path")
+_SILENT = ("resume", "ckpt_save_dir")
 # Parameters that come from elsewhere, or are filled anew in each step.
 _NOT_SAVED = ("learning_rate", "teacher.", "kept.")
 
@@ -86,6 +87,11 @@ class RunState:
         if where == "auto":
             found = self.files.newest()
             if found is None:
+                if self.files.exist():
+                    raise InputError(
+                        f"no state in {self.files.folder} is whole on all {self.world.size} processes: resume with as "
+                        "many as saved it, give --resume a state, or start anew in another ckpt_save_dir."
+                    )
                 logger.info("no state to resume from in %s: starting anew", self.files.folder)
                 return None
         else:
@@ -96,7 +102,8 @@ class RunState:
             logger.warning("resuming with other options: %s", ", ".join(changed))
         position, best = self._take(facts, arrays)
         done = f"{position.epoch - 1} epochs" + (f" and {position.step} steps" if position.step else "")
-        logger.info("resuming after %s", done)
+        began = datetime.fromtimestamp(self.files.run).strftime("%Y-%m-%d %H:%M:%S")
+        logger.info("resuming the run of %s after %s", began, done)
         if self.options["drop_rate"]:
             logger.warning("dropout draws its random numbers anew: the run goes on, but not bit for bit")
         return position, best

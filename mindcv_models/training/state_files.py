@@ -85,6 +85,10 @@ class StateFiles:
                 return found
         return None
 
+    def exist(self) -> bool:
+        """Whether any rank has a file here, whole or not."""
+        return bool(sum_over_ranks([len(self._own_files())], self.world)[0])
+
     def read(self, path: Path) -> Tuple[dict, Dict[str, np.ndarray]]:
         """Facts and arrays of one state, by the path of any rank's file.
 
