@@ -26,7 +26,6 @@ __all__ = [
     "Model",
     "MovingAverage",
     "Optimizer",
-    "Options",
     "Precision",
     "RunOptions",
     "Safety",
@@ -40,7 +39,6 @@ __all__ = [
     "groups_of",
     "option",
     "parse",
-    "parse_options",
     "peek",
     "read_recipe",
     "save_options",
@@ -55,11 +53,3 @@ class RunOptions(
     Safety, Optimizer, Schedule,
 ):  # fmt: skip
     """The options of every training run, whatever its task; a task adds those of its data and its loss."""
-
-
-Options = RunOptions  # until every caller says RunOptions, or its task's own
-
-
-def parse_options(description, arguments=None, cls=RunOptions):
-    """The older form of :func:`parse`."""
-    return parse(cls, description, arguments)

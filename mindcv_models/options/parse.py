@@ -79,7 +79,8 @@ def suggest(name: str, cls: type) -> str:
         if plain in theirs and other != script:
             known = "" if theirs[plain] == plain else f"{dashes}{theirs[plain]}, "
             return f"it is {known}an option of {other}, and {script} does not use it; leave it out."
-    return nearest(name.partition("=")[0], [dashes + f.name for f in fields(cls)], "see --help.")
+    known = {f.name for f in fields(cls)} | (set() if dashes else _shared(cls))
+    return nearest(name.partition("=")[0], [dashes + option for option in sorted(known)], "see --help.")
 
 
 def _names(cls) -> Dict[str, str]:

@@ -29,9 +29,10 @@ class Words(list):
 def show(value: Any) -> str:
     """A value in the words of an error message, cut where it is long."""
     short = reprlib.Repr()
-    short.maxstring = short.maxother = 120
+    short.maxlevel, short.maxstring, short.maxother = 2, 120, 120
     if isinstance(value, list):
-        return " ".join(str(item) if isinstance(item, (int, float)) else _bare(item, short) for item in value[:8])
+        text = " ".join(str(item) if isinstance(item, (int, float)) else _bare(item, short) for item in value[:8])
+        return text + " ..." * (len(value) > 8)
     return short.repr(str(value) if isinstance(value, str) else value)
 
 

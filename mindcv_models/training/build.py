@@ -10,7 +10,7 @@ from ..checkpoint import load_weights
 from ..distributed import World, broadcast_parameters, synchronize_batch_norm
 from ..errors import InputError
 from ..models.registry import create_model
-from ..options import Options
+from ..options import RunOptions
 from .curvature import CurvatureStep
 from .ema import EMA
 from .groups import freeze
@@ -25,7 +25,7 @@ __all__ = ["build_network", "build_step", "cast_as_options_say", "create_network
 logger = logging.getLogger(__name__)
 
 
-def build_network(options: Options, world: World) -> nn.Cell:
+def build_network(options: RunOptions, world: World) -> nn.Cell:
     """The network with its first weights, the same on every rank, in its training precision, frozen where told to."""
     network = create_network(options, options.pretrained)
     classifier = get_pretrained_cfg(options.model).get("classifier")
@@ -43,7 +43,7 @@ def build_network(options: Options, world: World) -> nn.Cell:
     return cast_as_options_say(network, options)
 
 
-def create_network(options: Options, pretrained: bool = False) -> nn.Cell:
+def create_network(options: RunOptions, pretrained: bool = False) -> nn.Cell:
     """The model of the options with its own initial weights, or with MindCV's if ``pretrained``."""
     return create_model(
         options.model,
@@ -57,12 +57,12 @@ def create_network(options: Options, pretrained: bool = False) -> nn.Cell:
     )
 
 
-def cast_as_options_say(network: nn.Cell, options: Options) -> nn.Cell:
+def cast_as_options_say(network: nn.Cell, options: RunOptions) -> nn.Cell:
     """``network`` in the precision of training."""
     return cast_network(network, options.amp_level, options.amp_cast_list)
 
 
-def build_step(options: Options, objective: Objective, schedule: Schedule, world: World) -> TrainStep:
+def build_step(options: RunOptions, objective: Objective, schedule: Schedule, world: World) -> TrainStep:
     """The compiled step with the optimizer, loss scale, moving average and clipping that the options ask for."""
     network = objective.network
     optimizer = build_optimizer(options, network, schedule)

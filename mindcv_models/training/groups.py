@@ -9,7 +9,7 @@ from typing import Dict, List, Optional, Sequence
 from mindspore import Parameter, nn
 
 from ..errors import InputError, nearest
-from ..options import Options
+from ..options import RunOptions
 
 __all__ = ["Group", "freeze", "layer_of_parameters", "parameter_groups"]
 
@@ -76,7 +76,7 @@ def layer_of_parameters(network: nn.Cell) -> Dict[str, int]:
     }
 
 
-def parameter_groups(options: Options, network: nn.Cell) -> List[Group]:
+def parameter_groups(options: RunOptions, network: nn.Cell) -> List[Group]:
     """The network's trainable parameters, grouped by learning rate and weight decay.
 
     A network may say ``no_weight_decay()``, names that weight decay spares when it spares norms and biases, and

@@ -14,7 +14,7 @@ from ..distributed import ONE_DEVICE, World, average_parameters, on_every_rank
 from ..errors import InputError, NotFiniteError, RunError, Stopped
 from ..evaluation import Result, Validator
 from ..layers import DropPathDraws
-from ..options import Options
+from ..options import RunOptions
 from .checkpoints import CheckpointManager
 from .progress import EpochProgress, RunPosition
 from .results import Results
@@ -45,7 +45,7 @@ class Trainer:
         best: the best validation; of the moving average, where there is one.
     """
 
-    def __init__(self, options: Options, step: TrainStep, loader, schedule: Schedule,
+    def __init__(self, options: RunOptions, step: TrainStep, loader, schedule: Schedule,
                  validator: Optional[Validator], checkpoints: CheckpointManager, world: World = ONE_DEVICE,
                  on_epoch_end: Optional[Callable[[Dict[str, float]], None]] = None):  # fmt: skip
         self.options = options

@@ -13,7 +13,7 @@ from mindcv.optim import create_optimizer
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from ..errors import InputError
-from ..options import Options
+from ..options import RunOptions
 from .groups import Group, parameter_groups
 from .schedule import Rate, Schedule
 
@@ -23,7 +23,7 @@ __all__ = ["AdamW", "GroupedOptimizer", "Lamb", "SophiaG", "build_optimizer"]
 _WITH_BETAS = ("adam", "lion", "nadam")
 
 
-def build_optimizer(options: Options, network: nn.Cell, schedule: Schedule) -> nn.Cell:
+def build_optimizer(options: RunOptions, network: nn.Cell, schedule: Schedule) -> nn.Cell:
     """The optimizer over the network's trainable parameters; the loss scale is the training step's business.
 
     Raises:

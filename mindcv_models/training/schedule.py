@@ -10,14 +10,14 @@ from mindspore import Parameter, Tensor, ops
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
 from ..cells import set_value
-from ..options import Options
+from ..options import RunOptions
 
 __all__ = ["Rate", "Schedule", "learning_rates"]
 
 _BETTER = 1e-4  # the relative gain that plateau counts as one, as in PyTorch
 
 
-def learning_rates(options: Options, updates_per_epoch: int, peak: float = 1.0) -> List[float]:
+def learning_rates(options: RunOptions, updates_per_epoch: int, peak: float = 1.0) -> List[float]:
     """The learning rate of every update of the run.
 
     MindCV's tables, with additions of this project: after the warm-up no rate is below ``min_lr``, whatever the
@@ -76,7 +76,7 @@ class Schedule:
     and one more, did not raise top-1. The factor is a parameter of the compiled step, which stays as it is.
     """
 
-    def __init__(self, options: Options, updates_per_epoch: int):
+    def __init__(self, options: RunOptions, updates_per_epoch: int):
         self.options = options
         self.updates_per_epoch = updates_per_epoch
         self.rates = learning_rates(options, updates_per_epoch)

@@ -13,7 +13,7 @@ from ..cells import is_running_statistic, set_value
 from ..distributed import World, on_every_rank, sum_over_ranks
 from ..errors import InputError, NotFiniteError, RunError
 from ..evaluation import Result
-from ..options import Options
+from ..options import RunOptions
 from .progress import RunPosition
 from .state_files import StateFiles
 
@@ -47,7 +47,7 @@ class RunState:
     the place. Learning rates come from the options, and a teacher from its own file.
     """
 
-    def __init__(self, options: Options, step, schedule, checkpoints, results, steps: int, world: World):
+    def __init__(self, options: RunOptions, step, schedule, checkpoints, results, steps: int, world: World):
         self.parameters = [p for p in step.get_parameters() if not p.name.startswith(_NOT_SAVED)]
         self.parts = {"schedule": schedule, "keeper": checkpoints, "results": results}
         self.options = json.loads(json.dumps({**asdict(options), "ranks": world.size, "steps": steps}))
