@@ -154,7 +154,7 @@ def peak_memory() -> Optional[int]:
     if device_target() != "CPU":
         return ms.runtime.max_memory_allocated()
     try:
-        peak = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+        peak = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     except OSError:
         return None
     return int(peak[1]) * 1024 if peak else None

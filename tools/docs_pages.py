@@ -40,7 +40,7 @@ options and take them from the command line alone.
 def on_files(files, config):
     """Add the generated pages."""
     for source, page in PAGES.items():
-        files.append(File.generated(config, page, content=relinked((ROOT / source).read_text())))
+        files.append(File.generated(config, page, content=relinked((ROOT / source).read_text(encoding="utf-8"))))
     files.append(File.generated(config, "options.md", content=options_page()))
     return files
 

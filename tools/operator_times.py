@@ -63,7 +63,7 @@ def profile(network, images, steps):
         whole = (time.perf_counter() - start) / steps * 1e3
         profiler.analyse()
         (table,) = Path(folder).rglob("cpu_op_detail_info_*.csv")
-        with open(table) as file:
+        with open(table, encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     cells = dict(network.cells_and_names())
     return [_operator(row, cells, steps) for row in rows], whole

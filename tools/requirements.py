@@ -37,7 +37,7 @@ def text(project: dict, file: str, version_of: Callable[[str], str]) -> str:
 
 def pins(file: str) -> Dict[str, str]:
     """The versions that ``file`` has now, by name."""
-    return dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / file).read_text(), re.MULTILINE))
+    return dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def disagreements(project: dict) -> List[str]:
@@ -48,7 +48,7 @@ def disagreements(project: dict) -> List[str]:
         requirements = stated(project, file)
         if set(own) != set(requirements):
             found.append(f"{file}: {', '.join(sorted(set(own) ^ set(requirements)))} in one of the two only")
-        elif (ROOT / file).read_text() != text(project, file, own.get):
+        elif (ROOT / file).read_text(encoding="utf-8") != text(project, file, own.get):
             found.append(f"{file}: differs in order or comments")
         for name in set(own) & set(requirements):
             if own[name] not in requirements[name].specifier:
@@ -57,7 +57,7 @@ def disagreements(project: dict) -> List[str]:
 
 
 def read_project() -> dict:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def main() -> int:
@@ -69,7 +69,7 @@ def main() -> int:
         print("\n".join(disagreements(project)) or "requirements*.txt follow from pyproject.toml")
         return 1 if disagreements(project) else 0
     for file in project["tool"]["requirements"]:
-        (ROOT / file).write_text(text(project, file, version))
+        (ROOT / file).write_text(text(project, file, version), encoding="utf-8")
     return 0
 
 

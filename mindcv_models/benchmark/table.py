@@ -105,7 +105,7 @@ def write_csv(rows: Sequence[Row], path: str) -> None:
     Raises:
         InputError: the folder is not writable.
     """
-    with aside(Path(path)) as partial, open(partial, "w", newline="") as file:
+    with aside(Path(path)) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

@@ -90,7 +90,7 @@ def read_real_labels(path: str) -> List[List[int]]:
         InputError: the file cannot be read or has another format.
     """
     try:
-        labels = json.loads(Path(path).read_text())
+        labels = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}): give real_labels the file real.json.") from error
     except ValueError:

@@ -22,7 +22,9 @@ def read_class_names(path: Path) -> List[str]:
         InputError: it is neither.
     """
     try:
-        return sorted(p.name for p in path.iterdir() if p.is_dir()) if path.is_dir() else path.read_text().splitlines()
+        if path.is_dir():
+            return sorted(p.name for p in path.iterdir() if p.is_dir())
+        return path.read_text(encoding="utf-8-sig").rstrip("\n").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read class_names {path}: give a text file, or a folder of class folders.") from error
 

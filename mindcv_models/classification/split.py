@@ -34,7 +34,9 @@ def settle_split(options: ImageFolder, world: World) -> str:
                     "out to use it, or point data_dir to the class folders."
                 )
         aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        aside.write_text(json.dumps({**made_by, **split_images(root, options.val_ratio, options.seed)}, indent=0))
+        aside.write_text(
+            json.dumps({**made_by, **split_images(root, options.val_ratio, options.seed)}, indent=0), "utf-8"
+        )
         os.replace(aside, path)
     world.barrier()
     found = _read(path)
@@ -87,7 +89,7 @@ def read_split(options: ImageFolder, split: str) -> List[str]:
 
 def _read(path):
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         return {**found, "train": list(found["train"]), "val": list(found["val"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

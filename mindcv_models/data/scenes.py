@@ -83,8 +83,8 @@ def write_scenes(folder, counts: Tuple[int, int] = SCENES) -> Path:
         for name in (split, f"images/{other}", f"annotations/{other}"):
             (aside / name).mkdir(parents=True, exist_ok=True)
         annotations = write_split(aside, part, count, photographs[part], digits[part])
-        (aside / "annotations" / f"instances_{split}.json").write_text(json.dumps(annotations))
-    (aside / "classes.txt").write_text("\n".join((*CLASS_NAMES, "background")) + "\n")
+        (aside / "annotations" / f"instances_{split}.json").write_text(json.dumps(annotations), encoding="utf-8")
+    (aside / "classes.txt").write_text("\n".join((*CLASS_NAMES, "background")) + "\n", encoding="utf-8")
     aside.replace(root)
     return root
 

@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import InputError
 from ..evaluation import new_figure, save_figure
 from ..files import write_text
-from ..options import Options
+from ..options import RunOptions
 
 __all__ = ["read_results", "write_report"]
 
@@ -37,7 +37,7 @@ def read_results(path: Path) -> Dict[str, np.ndarray]:
         InputError: there is no such file, or no epoch in it.
     """
     try:
-        with open(path, newline="") as file:
+        with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}): give the folder of a training run.") from error
@@ -47,7 +47,7 @@ def read_results(path: Path) -> Dict[str, np.ndarray]:
     return {name: values for name, values in columns.items() if np.isfinite(values).any()}
 
 
-def write_report(folder: Path, options: Options, parameters: Optional[int] = None, devices: int = 1) -> Path:
+def write_report(folder: Path, options: RunOptions, parameters: Optional[int] = None, devices: int = 1) -> Path:
     """Write ``report/`` into the folder of a run, from its ``results.csv``: pictures and a page.
 
     Without matplotlib there are no pictures, and the log says so.

@@ -53,7 +53,7 @@ class Results:
         writer.writerows(self.rows)
         aside = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         try:
-            aside.write_text(text.getvalue(), newline="")
+            aside.write_text(text.getvalue(), newline="", encoding="utf-8")
             os.replace(aside, self.path)
         finally:
             aside.unlink(missing_ok=True)
