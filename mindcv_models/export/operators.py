@@ -274,3 +274,16 @@ def _pad(graph, node, x):
     margins = node.attributes["paddings"]
     pads = [before for before, _ in margins] + [after for _, after in margins]
     return graph.add("Pad", [x, graph.constant(pads)], node.shape)
+
+
+@translates("ResizeNearestNeighbor", "ResizeNearestNeighborV2", "UpsampleNearest2D")
+def _nearest(graph, node, x, *_):
+    """Pixel ``i`` comes from ``floor(i * before / after)``; only the two last sizes change."""
+    size = graph.constant(np.array(node.shape[2:], np.int64))
+    shape = graph.add("Shape", [x], (4,))
+    batch = graph.add("Slice", [shape, graph.constant([0]), graph.constant([2])], (2,))
+    sizes = graph.add("Concat", [batch, size], (4,), axis=0)
+    return graph.add(
+        "Resize", [x, "", "", sizes], node.shape,
+        mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor",
+    )  # fmt: skip
