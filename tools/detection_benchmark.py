@@ -1,0 +1,219 @@
+"""Measure what a detector costs beside its network: its joints, decoding, data and the first call of a training step.
+
+python tools/detection_benchmark.py
+python tools/detection_benchmark.py --backbone litv2_s --size 320 480 --parts joints first_call
+
+`joints`: the detector's forward pass against backbone, neck and head as graphs of their own, in turns. `decoding`:
+from raw outputs to at most 100 detections, at 800 x 1344. `data`: decoding a file, resizing, flipping, padding and
+assigning anchors, against a plain loop of Pillow and NumPy that does the same. `first_call`: of a training step at
+320 x 320, against the backbone's classifier's.
+"""
+
+import logging
+import os
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Tuple
+
+os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+from PIL import Image
+
+from mindcv_models import create_model
+from mindcv_models.detection.anchors import RETINANET
+from mindcv_models.detection.coco import Annotated, CocoSet
+from mindcv_models.detection.losses import retinanet_losses
+from mindcv_models.detection.predict import detect
+from mindcv_models.detection.transforms import Buckets, Preparation, TrainTransform
+from mindcv_models.options import Group, option, parse
+from mindcv_models.process import run
+
+logger = logging.getLogger("detection_benchmark")
+
+PARTS = ("joints", "decoding", "data", "first_call")
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+@dataclass
+class BenchmarkOptions(Group):
+    """What is measured."""
+
+    title = "Benchmark"
+
+    parts: Tuple[str, ...] = option(PARTS, "what to measure", example="joints data")
+    backbone: str = option("fastvit_t8", "the detector's backbone")
+    size: Tuple[int, ...] = option((320, 320), "joints: height and width of the image", at_least=64)
+    rounds: int = option(7, "rounds, each with all that are compared, after one that does not count", at_least=1)
+
+
+def main():
+    options = parse(BenchmarkOptions, __doc__)
+    for part in options.parts:
+        globals()[f"measure_{part}"](options)
+
+
+def medians(rounds, **works):
+    """The median seconds of each work, all done in turns."""
+    seconds = {name: [] for name in works}
+    for _ in range(rounds + 1):
+        for name, work in works.items():
+            begin = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - begin)
+    return {name: float(np.median(values[1:])) for name, values in seconds.items()}
+
+
+class Part(nn.Cell):
+    """A part of the detector as a network of its own."""
+
+    def __init__(self, cell):
+        super().__init__(auto_prefix=False)
+        self.cell = cell
+
+    def construct(self, *inputs):
+        return self.cell(inputs) if len(inputs) > 1 else self.cell(inputs[0])
+
+
+def measure_joints(options):
+    network = create_model("retinanet", backbone=options.backbone, num_classes=80).set_train(False)
+    images = Tensor(np.random.default_rng(0).standard_normal((1, 3, *options.size), np.float32))
+    backbone, neck, head = (Part(cell).set_train(False) for cell in (network.backbone, network.neck, network.bbox_head))
+    maps = backbone(images)
+    levels = neck(*maps)
+
+    def parts():
+        for cell, inputs in ((backbone, [images]), (neck, maps), (head, levels)):
+            cell(*inputs)[0].asnumpy()
+
+    found = medians(options.rounds, whole=lambda: network(images)[0].asnumpy(), parts=parts)
+    logger.info(
+        "joints, %s at %d x %d: %.1f ms, its parts alone %.1f ms, ratio %.3f", options.backbone, *options.size,
+        1e3 * found["whole"], 1e3 * found["parts"], found["whole"] / found["parts"],
+    )  # fmt: skip
+
+
+def measure_decoding(options):
+    """Outputs as a trained network gives them: about 600 scores above 0.05 around 100 objects."""
+    rng = np.random.default_rng(0)
+    sizes = RETINANET.sizes(800, 1344)
+    anchors, counts = RETINANET.all(sizes), RETINANET.counts(sizes)
+    logits = rng.normal(-7, 0.8, (len(anchors), 80)).astype(np.float32)
+    places = rng.integers(len(anchors), size=100)[:, None] + np.arange(6)
+    logits[places % len(anchors), rng.integers(80, size=(100, 1))] = rng.normal(0, 1.5, places.shape)
+    deltas = rng.normal(0, 0.3, (len(anchors), 4)).astype(np.float32)
+    found = medians(5 * options.rounds, ours=lambda: detect(logits, deltas, anchors, counts, (800, 1333), (2, 2)))
+    kept = len(detect(logits, deltas, anchors, counts, (800, 1333), (2, 2)).boxes)
+    logger.info("decoding at 800 x 1344: %.1f ms an image, %d detections", 1e3 * found["ours"], kept)
+
+
+def measure_data(options, count=32, scale=(1333, 800)):
+    buckets = Buckets(scale)
+    transform = TrainTransform(Preparation(scale, MEAN, STD), buckets, 80)
+    with tempfile.TemporaryDirectory() as folder:
+        data = photographs(Path(folder), count)
+        found = medians(
+            options.rounds,
+            ours=lambda: [transform(data.read(k), np.random.default_rng(k)) for k in range(count)],
+            plain=lambda: [plain_sample(data, k, buckets.shapes[1]) for k in range(count)],
+        )
+    ours, plain = (count / found[name] for name in ("ours", "plain"))
+    logger.info("data: %.1f images/s a core, a plain loop %.1f, ratio %.2f", ours, plain, ours / plain)
+
+
+def photographs(folder, count) -> CocoSet:
+    """JPEG files of 640 x 480 with seven objects each, as COCO has on average."""
+    from sklearn.datasets import load_sample_images
+
+    rng = np.random.default_rng(0)
+    images = []
+    for k in range(count):
+        name = f"{k}.jpg"
+        Image.fromarray(load_sample_images().images[k % 2]).resize((640, 480)).save(folder / name, quality=90)
+        corners = rng.uniform([0, 0], [480, 360], (7, 2))
+        boxes = np.concatenate([corners, corners + rng.uniform(20, 120, (7, 2))], 1).astype(np.float32)
+        images.append(Annotated(k, name, 480, 640, boxes, rng.integers(80, size=7).astype(np.int32)))
+    return CocoSet(folder / "none.json", folder, (), tuple(images))
+
+
+def plain_sample(data, k, shape):
+    """What a reader would write at once: Pillow, and NumPy over all anchors and boxes."""
+    image, rng = data.images[k], np.random.default_rng(k)
+    picture = Image.open(data.folder / image.file_name).convert("RGB")
+    factor = min(1333 / max(picture.size), 800 / min(picture.size))
+    width, height = (int(side * factor + 0.5) for side in picture.size)
+    pixels = np.asarray(picture.resize((width, height), Image.BILINEAR), np.float32)
+    boxes = image.boxes * factor
+    if rng.random() < 0.5:
+        pixels = pixels[:, ::-1]
+        boxes = np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1)
+    padded = np.zeros((3, *shape), np.float32)
+    padded[:, :height, :width] = ((pixels - np.float32(MEAN)) / np.float32(STD)).transpose(2, 0, 1)
+    anchors = RETINANET.all(RETINANET.sizes(*shape))
+    low = np.maximum(anchors[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(anchors[:, None, 2:], boxes[None, :, 2:])
+    shared = np.clip(high - low, 0, None).prod(2)
+    areas = [(b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) for b in (anchors, boxes)]
+    overlaps = shared / np.maximum(areas[0][:, None] + areas[1] - shared, 1e-6)
+    best, which = overlaps.max(1), overlaps.argmax(1)
+    labels = np.where(best < 0.4, 80, np.where(best >= 0.5, image.classes[which], -1))
+    for g in range(len(boxes)):
+        labels[overlaps[:, g] == overlaps[:, g].max()] = image.classes[g]
+    sides, centres = anchors[:, 2:] - anchors[:, :2], (anchors[:, :2] + anchors[:, 2:]) / 2
+    own = boxes[which]
+    deltas = np.concatenate(
+        [((own[:, :2] + own[:, 2:]) / 2 - centres) / sides, np.log((own[:, 2:] - own[:, :2]) / sides)], 1
+    )
+    return padded, labels, np.where(((labels >= 0) & (labels < 80))[:, None], deltas, 0)
+
+
+class Step(nn.Cell):
+    """A loss and its gradients by all parameters, as one graph."""
+
+    def __init__(self, loss, parameters):
+        super().__init__(auto_prefix=False)
+        self.gradient = ms.value_and_grad(loss, None, parameters)
+
+    def construct(self, *batch):
+        return self.gradient(*batch)
+
+
+def measure_first_call(options, side=320):
+    images = Tensor(np.random.default_rng(0).standard_normal((2, 3, side, side), np.float32))
+    classifier = create_model(options.backbone, num_classes=80).set_train()
+    labels = Tensor(np.array([1, 2], np.int32))
+
+    def cross_entropy(x, y):
+        return ops.cross_entropy(classifier(x), y)
+
+    detector = create_model("retinanet", backbone=options.backbone, num_classes=80).set_train()
+    rows = sum(RETINANET.counts(RETINANET.sizes(side, side)))
+    answers = np.full((2, rows), 80, np.int32)
+    answers[:, ::50] = 3
+
+    def detection(x, y, targets):
+        cls, box = retinanet_losses(*detector(x), y, targets)
+        return cls + box
+
+    seconds = {}
+    for name, loss, network, batch in (
+        ("classifier", cross_entropy, classifier, (images, labels)),
+        ("detector", detection, detector, (images, Tensor(answers), Tensor(np.zeros((2, rows, 4), np.float32)))),
+    ):
+        begin = time.perf_counter()
+        Step(loss, list(network.trainable_params()))(*batch)[0].asnumpy()
+        seconds[name] = time.perf_counter() - begin
+    logger.info(
+        "first call of a training step at %d x %d, %s: detector %.1f s, classifier %.1f s, ratio %.2f", side, side,
+        options.backbone, seconds["detector"], seconds["classifier"], seconds["detector"] / seconds["classifier"],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    run(main)
