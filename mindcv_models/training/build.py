@@ -29,6 +29,10 @@ def build_network(options: RunOptions, world: World) -> nn.Cell:
     """The network with its first weights, the same on every rank, in its training precision, frozen where told to."""
     network = create_network(options, options.pretrained)
     classifier = get_pretrained_cfg(options.model).get("classifier")
+    if getattr(options, "backbone_path", ""):
+        from ..checkpoint import load_backbone
+
+        logger.info("backbone: %s", load_backbone(network.backbone, options.backbone_path, options.averages))
     if options.ckpt_path:
         head = classifier if options.new_head else None
         logger.info("loaded %s", load_weights(network, options.ckpt_path, options.averages, head))

@@ -1,0 +1,83 @@
+"""From the options of detectors to data: the images of a split, and the loaders and transforms over them."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+from mindcv.models.registry import get_pretrained_cfg
+
+from ..data.loader import Loader, threads
+from ..data.order import GroupedOrder, StepsOrder
+from ..data.scenes import write_scenes
+from ..distributed import World
+from ..errors import InputError
+from .anchors import retinanet_anchors
+from .coco import CocoSet, find_annotations, find_images, read_coco
+from .options import CocoFolder, Scaling, TrainOptions
+from .transforms import Buckets, EvalTransform, Preparation, TrainTransform
+
+__all__ = ["eval_transform", "preparation", "read_split", "train_loader", "training_images", "write_embedded"]
+
+
+def write_embedded(data_dir: str) -> None:
+    """Write the embedded data set, unless it is there.
+
+    Raises:
+        InputError: other files are in ``data_dir``.
+    """
+    root = Path(data_dir)
+    if root.exists() and not (root / "annotations").is_dir() and any(root.iterdir()):
+        raise InputError(f"data_dir is {root}, which has other files: give digits_scenes a new folder.")
+    write_scenes(root)
+
+
+def read_split(options: CocoFolder, part: str) -> CocoSet:
+    """The images and annotations of a part: "train" or "val".
+
+    Raises:
+        InputError: see :func:`mindcv_models.detection.coco.read_coco`; or images are missing.
+    """
+    split, given = getattr(options, f"{part}_split"), getattr(options, f"{part}_annotations")
+    path = find_annotations(given, options.data_dir, split)
+    return _read(path, find_images(options.image_dir, given, options.data_dir, split), options.skip_bad_images)
+
+
+@functools.lru_cache(maxsize=2)  # COCO's annotations take a while to read
+def _read(path: Path, folder: Path, skip_missing: bool) -> CocoSet:
+    return read_coco(path, folder).present(skip_missing)
+
+
+def training_images(options: TrainOptions) -> CocoSet:
+    """The images that are trained on: as many as the options want, always the same ones."""
+    data = read_split(options, "train").to_train()
+    if options.num_samples is None or options.num_samples >= len(data):
+        return data
+    chosen = np.random.default_rng(options.seed).permutation(len(data))[: options.num_samples]
+    return data.chosen(np.sort(chosen))
+
+
+def train_loader(options: TrainOptions, world: World) -> Loader:
+    """Batches of images ``(B, 3, H, W)``, labels ``(B, A)`` and deltas ``(B, A, 4)``."""
+    data, buckets = training_images(options), Buckets(tuple(options.img_scale))
+    groups = np.array([buckets.group(image) for image in data.images])
+    order = GroupedOrder(groups, options.batch_size, options.seed, options.shuffle, world.rank, world.size)
+    if options.steps_per_epoch:
+        order = StepsOrder(order, options.steps_per_epoch, options.batch_size)
+    anchors = retinanet_anchors(options.anchor_scale)
+    transform = TrainTransform(preparation(options), buckets, options.num_classes, options.hflip, anchors)
+    return Loader(
+        data, order, transform, options.batch_size,
+        replace_bad=options.skip_bad_images, workers=threads(options.num_parallel_workers),
+    )  # fmt: skip
+
+
+def eval_transform(options: Scaling) -> EvalTransform:
+    """How an image is prepared to be searched."""
+    return EvalTransform(preparation(options), Buckets(tuple(options.img_scale)), options.padding == "own")
+
+
+def preparation(options: Scaling) -> Preparation:
+    """How the options resize and normalise."""
+    config = get_pretrained_cfg(options.model)
+    mean, std = (tuple(getattr(options, name) or (255 * value for value in config[name])) for name in ("mean", "std"))
+    return Preparation(tuple(options.img_scale), mean, std)

@@ -1,0 +1,189 @@
+"""RetinaNet's losses and outputs by hand, and a detector through the scripts on a few scenes."""
+
+import csv
+import json
+
+import mindspore as ms
+import numpy as np
+import pytest
+from PIL import Image
+
+import infer
+import train
+import validate
+from mindcv_models.detection.losses import focal_loss, retinanet_losses
+from mindcv_models.models.registry import create_model
+from tests.helpers import parity
+from tests.helpers.tiny_detector import IMAGES, NETWORK, call, scenes
+
+RUN = [
+    *NETWORK, *IMAGES, "--dataset", "digits_scenes", "--batch_size", "4", "--epoch_size", "2", "--opt", "adamw",
+    "--lr", "0.01", "--warmup_epochs", "0", "--val_while_train", "True", "--log_interval", "1", "--ema", "True",
+    "--ema_decay", "0.5", "--save_every", "2",
+]  # fmt: skip
+
+
+def formula(logits, labels):
+    """Equation 5 of the paper, in float64: p is the probability of what is true."""
+    loss = 0.0
+    for row, label in zip(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)):
+        for k, x in enumerate(row.astype(np.float64)) if label >= 0 else ():
+            p = 1 / (1 + np.exp(-x))
+            p, alpha = (p, 0.25) if k == label else (1 - p, 0.75)
+            loss -= alpha * (1 - p) ** 2 * np.log(p)
+    return loss
+
+
+def test_focal_loss_is_the_papers():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 3, (2, 6, 3)).astype(np.float32)
+    labels = np.array([[0, 1, 2, 3, 3, -1], [-1, -1, 3, 3, 3, 3]], np.int32)
+    value = float(focal_loss(ms.Tensor(logits), ms.Tensor(labels)))
+    np.testing.assert_allclose(value, formula(logits, labels), rtol=1e-5)
+
+
+def test_focal_loss_is_finite_far_out_and_so_is_its_gradient():
+    logits = ms.Tensor(np.array([[[-90.0, 90.0, 0.0]]], np.float32))
+    labels = ms.Tensor(np.array([[0]], np.int32))
+    loss, gradient = ms.value_and_grad(lambda x: focal_loss(x, labels))(logits)
+    np.testing.assert_allclose(float(loss), 0.25 * 90 + 0.75 * 90 + 0.75 * 0.25 * np.log(2), rtol=1e-5)
+    np.testing.assert_allclose(gradient.asnumpy()[0, 0, :2], [-0.25, 0.75], rtol=1e-4)
+
+
+def test_losses_are_divided_by_the_anchors_with_a_box():
+    rng = np.random.default_rng(1)
+    logits, deltas, targets = (rng.standard_normal((2, 6, n)).astype(np.float32) for n in (3, 4, 4))
+    labels = np.array([[0, 1, 2, 3, 3, -1], [3] * 6], np.int32)
+    cls, box = retinanet_losses(*map(ms.Tensor, (logits, deltas, labels, targets)))
+    np.testing.assert_allclose(float(cls), formula(logits, labels) / 4, rtol=1e-5)  # 3, and 1 for the empty image
+    np.testing.assert_allclose(float(box), np.abs(deltas - targets)[0, :3].sum() / 4, rtol=1e-5)
+    _, box = retinanet_losses(*map(ms.Tensor, (logits, deltas, np.full((2, 6), 3, np.int32), targets)))
+    assert float(box) == 0
+
+
+def test_rows_are_in_the_order_of_anchors():
+    """Row ``(y * width + x) * 9 + a`` of a level is anchor a of cell (y, x)."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    network = create_model("retinanet", backbone="tiny_features", num_classes=2, channels=8, convs=1)
+    x = ms.Tensor(parity.images(1, 64, 96))
+    logits, deltas = network.set_train(False)(x)
+    classes, boxes = network.bbox_head.level(network.neck(network.backbone(x))[0])  # (1, 9 * 2, 8, 12)
+    y, column, anchor = 5, 7, 4
+    row = (y * 12 + column) * 9 + anchor
+    np.testing.assert_allclose(logits[0, row].asnumpy(), classes[0, 8:10, y, column].asnumpy(), rtol=1e-5)
+    np.testing.assert_allclose(deltas[0, row].asnumpy(), boxes[0, 16:20, y, column].asnumpy(), rtol=1e-5)
+    prior = network.bbox_head.retina_cls.bias.asnumpy()
+    np.testing.assert_allclose(prior, -np.log(99), rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return scenes(tmp_path_factory.mktemp("data") / "scenes")
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """A finished run; a third of its batches were seen again after a stop."""
+    folder = tmp_path_factory.mktemp("run")
+    ms.set_context(mode=ms.GRAPH_MODE)
+    code, _ = call(train.main, *RUN, "--data_dir", data, "--ckpt_save_dir", folder)
+    assert code == 0
+    return folder
+
+
+def table(path):
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+def rows(folder):
+    return [{k: float(v) for k, v in row.items() if v} for row in table(folder / "results.csv")]
+
+
+def test_a_run_reports_its_losses_by_part_and_its_precision(run):
+    first, second = rows(run)
+    for row in (first, second):
+        np.testing.assert_allclose(row["train_loss"], row["train_cls"] + row["train_box"], rtol=1e-4)
+        assert {"box_ap", "box_ap50", "ema_box_ap", "ema_box_ap50"} <= set(row)
+        assert 0 <= row["ema_box_ap"] <= row["ema_box_ap50"] <= 1
+    assert second["train_loss"] < first["train_loss"]
+    assert (run / "classes.txt").read_text().split() == list("0123456789")
+    assert (run / "retinanet_best.ckpt").is_file() or (run / "retinanet_last.ckpt").is_file()
+
+
+def test_a_resumed_run_is_the_same_bit_for_bit(run, data, tmp_path):
+    code, _ = call(train.main, *RUN, "--data_dir", data, "--ckpt_save_dir", tmp_path, "--epoch_size", "1",
+                   "--decay_epochs", "2")  # fmt: skip
+    assert code == 0
+    code, _ = call(train.main, *RUN, "--data_dir", data, "--ckpt_save_dir", tmp_path, "--resume", "auto")
+    assert code == 0
+    whole = {p.name for p in run.glob("*last*.ckpt")}
+    assert whole
+    for name in whole:
+        assert (tmp_path / name).read_bytes() == (run / name).read_bytes()
+
+
+def checkpoint(run):
+    return next(iter(sorted(run.glob("*last*.ckpt"))))
+
+
+def test_validation_writes_results_that_score_the_same(run, data, tmp_path):
+    common = ["--config", run / "config.yaml", "--distribute", "False"]
+    results, report = tmp_path / "found.json", tmp_path / "report"
+    low = ["--score_threshold", "0.001"]
+    code, _ = call(validate.main, *common, *low, "--ckpt_path", checkpoint(run), "--save_results", results,
+                   "--report_dir", report)  # fmt: skip
+    assert code == 0
+    found = json.loads(results.read_text())
+    assert found and set(found[0]) == {"image_id", "category_id", "bbox", "score"}
+    code, _ = call(validate.main, *common, "--results", results, "--report_dir", tmp_path / "again")
+    assert code == 0
+    tables = [table(folder / "results.csv") for folder in (report, tmp_path / "again")]
+    assert tables[0][0]["box_ap"] == tables[1][0]["box_ap"]
+    own = report / checkpoint(run).stem
+    assert len(table(own / "per_class.csv")) == 10
+    assert Image.open(own / "box_precision_recall.png").size[0] > 300
+
+
+def test_prediction_draws_and_tells(run, data, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    scene = Image.open(sorted((data / "val2017").glob("*.jpg"))[0])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    scene.save(pictures / "turned.jpg", exif=exif, quality=95)
+    scene.convert("L").save(pictures / "grey.png")
+    (pictures / "broken.jpg").write_bytes(b"no image")
+    given = ["--config", run / "config.yaml", "--ckpt_path", checkpoint(run), "--score_threshold", "0.01"]
+    code, out = call(infer.main, *given, "--images", pictures, "--format", "json", "--output_dir", tmp_path / "found")
+    assert code == 1
+    told = {row["image"].rpartition("/")[2]: row for row in json.loads(out)}
+    assert "error" in told["broken.jpg"] and "detections" in told["grey.png"]
+    assert json.loads((tmp_path / "found" / "detections.json").read_text()) == json.loads(out)
+    lines = (tmp_path / "found" / "detections.csv").read_text().splitlines()
+    assert lines[0] == "image,class,score,x1,y1,x2,y2"
+    assert len(lines) == 1 + sum(len(row.get("detections", ())) for row in told.values())
+    assert Image.open(tmp_path / "found" / "turned.png").size == scene.size[::-1]
+    assert Image.open(tmp_path / "found" / "grey.png").size == scene.size
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--img_scale", "96"], "img_scale is 96, but must be two sides"),
+        (["--num_classes", "3"], "num_classes is 3, but there are 10 categories"),
+        (["--backbone", "pvt_v2_b0"], "gives no feature maps"),
+        (["--window_size", "2"], "window_size"),
+        (["--dataset", "digit_scenes"], "did you mean digits_scenes"),
+        (["--anchor_scale", "0"], "anchor_scale"),
+        (["--hflip", "2"], "hflip"),
+        (["--score_threshold", "1"], "score_threshold"),
+        (["--train_annotations", "none.json"], "cannot read annotations none.json"),
+    ],
+)
+def test_bad_options_are_one_line_and_status_2(options, message, data, tmp_path, capfd):
+    code, _ = call(train.main, *RUN, "--data_dir", data, "--ckpt_save_dir", tmp_path, *options)
+    error = capfd.readouterr().err
+    assert code == 2
+    assert message in error
+    assert len([line for line in error.splitlines() if line.startswith("error")]) == 1
