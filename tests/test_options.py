@@ -10,6 +10,7 @@ import pytest
 from mindcv_models.classification.options import InferOptions, TrainOptions, ValidateOptions
 from mindcv_models.errors import InputError
 from mindcv_models.options import Group, RunOptions, option, parse, peek, read_recipe, save_options, titled_fields
+from mindcv_models.options.backbone import Backbone
 from mindcv_models.options.parse import suggest
 
 # MindCV's layout, old key names, numbers that YAML reads as text, and keys that mean nothing here.
@@ -416,8 +417,8 @@ def test_another_task_adds_its_own_groups(tmp_path):
                 raise InputError("max_boxes is 7, which cannot be meant.")
 
     @dataclass
-    class DetectionOptions(RunOptions, Boxes):
-        backbone: str = option("litv2_s", "the backbone")
+    class DetectionOptions(RunOptions, Backbone, Boxes):
+        title = "Detection"
 
         @classmethod
         def scripts(cls):
@@ -429,6 +430,10 @@ def test_another_task_adds_its_own_groups(tmp_path):
         (["--max_boxes", "0"], "max_boxes is 0, but must be at least 1."),
         (["--max_boxes", "7"], "max_boxes is 7, which cannot be meant."),
         (["--mixup", "1"], "unknown option --mixup: see --help."),
+        (
+            ["--model_kwargs", "backbone=a"],
+            "model_kwargs has backbone: leave it out there, and use the option backbone.",
+        ),
         (["--early_stopping", "3"], "early_stopping goes by validation: set val_while_train to True."),
     ):
         with pytest.raises(InputError, match=re.escape(message)):

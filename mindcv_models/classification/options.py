@@ -15,6 +15,7 @@ from ..options import (
     Group,
     Model,
     MovingAverage,
+    Normalization,
     Precision,
     RunOptions,
     System,
@@ -76,7 +77,7 @@ class Sampling(Group):
 
 
 @dataclass
-class Preparation(Model):
+class Preparation(Normalization):
     """How an image file becomes the network's input; whatever is not given is the model's own."""
 
     title = "Images"
@@ -97,39 +98,12 @@ class Preparation(Model):
         None, "validation: resize the shorter side and crop the middle, or both sides; default: the model's own",
         ("center", "squash"),
     )  # fmt: skip
-    mean: Optional[Tuple[float, ...]] = option(
-        None, "channel means, on the scale 0 to 255; default: the model's own", example="123.675 116.28 103.53",
-        at_least=0, at_most=255,
-    )  # fmt: skip
-    std: Optional[Tuple[float, ...]] = option(
-        None, "channel deviations, on the scale 0 to 255; default: the model's own", example="58.395 57.12 57.375",
-        above=0, at_most=255,
-    )  # fmt: skip
 
     def check(self) -> None:
         size = self.image_resize
         if size is not None and len(size) not in (1, 2):
             meant = f" (for {show(list(size[1:]))} write these two)" if len(size) == 3 and size[0] <= 4 else ""
             raise InputError(f"image_resize is {show(list(size))}, but must be one size, or height and width{meant}.")
-        for name in ("mean", "std"):
-            values = getattr(self, name)
-            if values is not None and len(values) != self.in_channels:
-                raise InputError(
-                    f"{name} is {show(list(values))}, but must be {self.in_channels} numbers, one for each channel."
-                )
-        self._check_scale()
-
-    def _check_scale(self) -> None:
-        """Refuse a mean and a deviation on the scale 0 to 1, on which everybody else writes them."""
-        raw = self.mean is not None and max(self.mean) > 1  # then a deviation of 1 is meant
-        for name, small in (("mean", self.mean and 0 < max(self.mean) <= 1), ("std", self.std and max(self.std) <= 1)):
-            if small and not (name == "std" and raw and set(self.std) == {1}):
-                values = getattr(self, name)
-                meant = " ".join(f"{255 * value:g}" for value in values)
-                raise InputError(
-                    f"{name} is {show(list(values))}, which is on the scale 0 to 1, but pixels are from 0 to 255 here: "
-                    f"write {meant}."
-                )
 
 
 @dataclass

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
 from ..errors import InputError, nearest
-from ..options import Averages, Batches, Device, Group, Model, Precision, RunOptions, System, option, show
+from ..options import Averages, Batches, Device, Group, Normalization, Precision, RunOptions, System, option, show
 from ..options.backbone import Backbone
 from .predict import Limits
 
@@ -67,7 +67,7 @@ class CocoFolder(Batches):
 
 
 @dataclass
-class Scaling(Group):
+class Scaling(Normalization):
     """How an image becomes the network's input."""
 
     title = "Images"
@@ -80,22 +80,10 @@ class Scaling(Group):
         "bucket", "validation: pad images to the two shapes of training, or each to its own multiples of 32, a "
         "compilation for each shape", ("bucket", "own"),
     )  # fmt: skip
-    mean: Optional[Tuple[float, ...]] = option(
-        None, "channel means, on the scale 0 to 255; default: the model's own", example="123.675 116.28 103.53",
-        at_least=0, at_most=255,
-    )  # fmt: skip
-    std: Optional[Tuple[float, ...]] = option(
-        None, "channel deviations, on the scale 0 to 255; default: the model's own", example="58.395 57.12 57.375",
-        above=0, at_most=255,
-    )  # fmt: skip
 
     def check(self) -> None:
         if len(self.img_scale) != 2:
             raise InputError(f"img_scale is {show(list(self.img_scale))}, but must be two sides, such as 1333 800.")
-        for name in ("mean", "std"):
-            value = getattr(self, name)
-            if value is not None and len(value) != 3:
-                raise InputError(f"{name} is {show(list(value))}, but must be three numbers: one for each channel.")
 
 
 @dataclass
@@ -132,7 +120,7 @@ class TrainOptions(RunOptions, Head, CocoFolder, Scaling, Finding, _Recipes):
 
 
 @dataclass
-class ValidateOptions(System, CocoFolder, Model, Head, Scaling, Finding, Averages, Precision, _Recipes):
+class ValidateOptions(System, CocoFolder, Head, Scaling, Finding, Averages, Precision, _Recipes):
     """The options of ``validate.py`` for detectors."""
 
     title = "Validation"
@@ -157,7 +145,7 @@ class ValidateOptions(System, CocoFolder, Model, Head, Scaling, Finding, Average
 
 
 @dataclass
-class InferOptions(Device, Model, Head, Scaling, Finding, Averages, Precision, _Recipes):
+class InferOptions(Device, Head, Scaling, Finding, Averages, Precision, _Recipes):
     """The options of ``infer.py`` for detectors."""
 
     title = "Prediction"

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from .images import Normalization
 from .model import AmpLevel, Averages, LossScale, Model, MovingAverage, Precision, TrainedModel, Weights, check_kwargs
 from .optimizer import OPTIMIZERS, SCHEDULERS, Optimizer, Schedule
 from .option import Group, check_options, groups_of, option, titled_fields
@@ -25,6 +26,7 @@ __all__ = [
     "LossScale",
     "Model",
     "MovingAverage",
+    "Normalization",
     "Optimizer",
     "Precision",
     "RunOptions",

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Any, Dict, Optional
 
-from .option import Group, option
+from .model import Model
+from .option import option
 
 __all__ = ["Backbone"]
 
 
 @dataclass
-class Backbone(Group):
+class Backbone(Model):
     """The network below a detector's or a segmenter's head."""
 
     title = "Model"
@@ -22,5 +23,4 @@ class Backbone(Group):
 
     @property
     def network_options(self) -> Dict[str, Any]:
-        """What ``create_model`` gets beside what every model gets; None leaves the model's default."""
         return {"backbone": self.backbone, "window_size": self.window_size}

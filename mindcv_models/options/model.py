@@ -1,7 +1,7 @@
 """Options of the network: which it is, its weights, and its precision."""
 
 from dataclasses import dataclass
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Iterable, Optional, Tuple
 
 from ..errors import InputError
 from .option import Group, option
@@ -26,15 +26,19 @@ _TAKEN = {
 }  # fmt: skip
 
 
-def check_kwargs(name: str, kwargs: Optional[Dict[str, Any]]) -> None:
+def check_kwargs(name: str, kwargs: Optional[Dict[str, Any]], others: Iterable[str] = ()) -> None:
     """Refuse a mapping of model options that has what an option of its own is for.
+
+    Args:
+        others: names of such options, beside those that every model has.
 
     Raises:
         InputError: naming the other option.
     """
+    taken = {**{other: other for other in others}, **_TAKEN}
     for key in kwargs or ():
-        if key in _TAKEN:
-            raise InputError(f"{name} has {key}: leave it out there, and use the option {_TAKEN[key]}.")
+        if key in taken:
+            raise InputError(f"{name} has {key}: leave it out there, and use the option {taken[key]}.")
 
 
 @dataclass
@@ -56,8 +60,13 @@ class Model(Group):
     )
     in_channels: int = option(3, "channels of the input", at_least=1, also=("in_chans", "channels"))
 
+    @property
+    def network_options(self) -> Dict[str, Any]:
+        """What ``create_model`` gets beside what every model gets; None leaves the model's default."""
+        return {}
+
     def check(self) -> None:
-        check_kwargs("model_kwargs", self.model_kwargs)
+        check_kwargs("model_kwargs", self.model_kwargs, self.network_options)
 
 
 @dataclass

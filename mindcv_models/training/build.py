@@ -56,7 +56,7 @@ def create_network(options: RunOptions, pretrained: bool = False) -> nn.Cell:
         pretrained=pretrained,
         drop_rate=options.drop_rate,
         drop_path_rate=options.drop_path_rate,
-        **getattr(options, "network_options", {}),
+        **options.network_options,
         **(options.model_kwargs or {}),
     )
 

@@ -1,0 +1,48 @@
+"""Options of pixels, the same for every task."""
+
+from dataclasses import dataclass
+from typing import Optional, Tuple
+
+from ..errors import InputError
+from .model import Model
+from .option import option
+from .values import show
+
+__all__ = ["Normalization"]
+
+
+@dataclass
+class Normalization(Model):
+    """Mean and deviation by which pixels are normalised; on the scale 0 to 255, as MindCV's."""
+
+    title = "Images"
+
+    mean: Optional[Tuple[float, ...]] = option(
+        None, "channel means, on the scale 0 to 255; default: the model's own", at_least=0, at_most=255,
+        example="123.675 116.28 103.53",
+    )  # fmt: skip
+    std: Optional[Tuple[float, ...]] = option(
+        None, "channel deviations, on the scale 0 to 255; default: the model's own", above=0, at_most=255,
+        example="58.395 57.12 57.375",
+    )  # fmt: skip
+
+    def check(self) -> None:
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.in_channels:
+                raise InputError(
+                    f"{name} is {show(list(values))}, but must be {self.in_channels} numbers, one for each channel."
+                )
+        caffe = self.mean is not None and max(self.mean) > 1 and self.std is not None and set(self.std) == {1}
+        if self.mean is not None and 0 < max(self.mean) <= 1:
+            self._refuse_scale("mean")
+        if self.std is not None and max(self.std) <= 1 and not caffe:
+            self._refuse_scale("std")
+
+    def _refuse_scale(self, name: str) -> None:
+        """Most other projects write these numbers on the scale 0 to 1; here they would leave pixels as they are."""
+        values = getattr(self, name)
+        raise InputError(
+            f"{name} is {show(list(values))}, which is on the scale 0 to 1, but pixels are from 0 to 255 here: write "
+            f"{' '.join(f'{255 * value:g}' for value in values)}."
+        )
