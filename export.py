@@ -33,8 +33,9 @@ from mindcv_models.export import Preparation, check_format, export
 from mindcv_models.export.check import example_images
 from mindcv_models.input_size import refused_sizes
 from mindcv_models.models.registry import task_of as task_name
-from mindcv_models.options import Weights, option, parse
+from mindcv_models.options import Weights, option, parse, peek
 from mindcv_models.process import run
+from mindcv_models.tasks import task_of
 
 logger = logging.getLogger("export")
 
@@ -77,6 +78,10 @@ def preparation_of(options: ExportOptions) -> Preparation:
 
 
 def main():
+    task = task_of(peek("model"))
+    if hasattr(task, "export"):  # its files give more than the network's outputs
+        task.export(parse(task.export_options, __doc__))
+        return
     options = parse(ExportOptions, __doc__)
     ms.set_context(mode=ms.GRAPH_MODE)
     with backend.portable_form():

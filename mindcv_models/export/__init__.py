@@ -21,7 +21,7 @@ from .operators import translate
 from .preparation import Preparation
 from .simplify import simplify
 
-__all__ = ["METADATA_KEY", "OutputsDifferError", "Preparation", "check_format", "export", "to_onnx"]
+__all__ = ["METADATA_KEY", "OutputsDifferError", "Preparation", "check_format", "export", "to_onnx", "write_network"]
 
 FORMATS = (".onnx", ".mindir")
 
@@ -56,12 +56,13 @@ def export(
         images = example_images(preparation, channels)
         outputs = run_network(network, images)
         shape = (batch_size, *images.shape[1:])
-        _write(reparameterize(network) if reparam else network, shape, partial, preparation.metadata())
+        write_network(reparameterize(network) if reparam else network, shape, partial, preparation.metadata())
         gc.collect()  # the fused copy, a reference cycle of up to 5 GB
         return agreement(partial, images, outputs, batch_size)
 
 
-def _write(network, shape, path, metadata):
+def write_network(network: nn.Cell, shape, path: Path, metadata) -> None:
+    """Write a network for images of ``shape``, None for a dynamic batch, without verifying the file."""
     if path.suffix == ".onnx":
         write_onnx_file(to_onnx(network, shape), path, metadata)
     else:

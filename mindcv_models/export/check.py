@@ -11,7 +11,7 @@ from PIL import Image
 from ..errors import RunError
 from .preparation import Preparation
 
-__all__ = ["OutputsDifferError", "agreement", "example_images", "reload", "run_network"]
+__all__ = ["OutputsDifferError", "agreement", "batches", "example_images", "reload", "run_network"]
 
 ABSOLUTE, RELATIVE = (
     1e-4,
@@ -75,7 +75,7 @@ def agreement(path: Path, images: np.ndarray, outputs: List[np.ndarray], batch_s
     run = reload(path)
     differences = np.array([
         [np.abs(result - output[index]).max() for result, output in zip(run(images[index]), outputs, strict=True)]
-        for index in _batches(len(images), batch_size)
+        for index in batches(len(images), batch_size)
     ]).max(0)  # fmt: skip
     for largest, output in zip(differences, outputs):
         allowed = max(ABSOLUTE, RELATIVE * float(np.abs(output).max()))
@@ -87,7 +87,8 @@ def agreement(path: Path, images: np.ndarray, outputs: List[np.ndarray], batch_s
     return float(differences.max())
 
 
-def _batches(count: int, batch_size: Optional[int]) -> Iterator[List[int]]:
+def batches(count: int, batch_size: Optional[int]) -> Iterator[List[int]]:
+    """The images of each trial of a file: ``batch_size`` at once, or 1, 2 and 3 if that is None."""
     if batch_size is None:
         yield from ([0], [1, 2], [1, 2, 3])
         return

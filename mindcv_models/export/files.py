@@ -93,7 +93,8 @@ def model_of(graph: OnnxGraph, external: Optional[Tuple[str, Dict[str, Tuple[int
 
     def value_info(name):
         shape = ["batch" if size < 0 else size for size in graph.shapes[name]]
-        return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(np.float32)), shape)
+        kind = np.int64 if name in graph.integers else np.float32
+        return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), shape)
 
     file, places = external or ("", {})
     tensors = [_tensor(name, value, file, places.get(name)) for name, value in graph.constants.items()]

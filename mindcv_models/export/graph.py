@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple, Union
 
 import numpy as np
 
@@ -25,7 +25,8 @@ class Operator:
 class OnnxGraph:
     """Operators in the order of execution, with the constants and the shapes of all tensors.
 
-    A shape has -1 for the dimension, at most one, that grows with a dynamic batch.
+    A shape has -1 for the dimension, at most one, that grows with a dynamic batch. Outputs are float32, but those in
+    ``integers``, which are int64.
     """
 
     input: str
@@ -33,6 +34,7 @@ class OnnxGraph:
     operators: List[Operator] = field(default_factory=list)
     constants: Dict[str, np.ndarray] = field(default_factory=dict)
     shapes: Dict[str, Shape] = field(default_factory=dict)
+    integers: Set[str] = field(default_factory=set)
     counts: Counter = field(default_factory=Counter)
 
     def name(self, kind: str) -> str:

@@ -269,6 +269,27 @@ def _ones_like(graph, node, x):
     return graph.add("Expand", [one, shape], node.shape)
 
 
+@translates("ResizeBilinearV2")
+def _bilinear(graph, node, x, *_):
+    """Between pixel centres; only the two last sizes change."""
+    if node.attributes.get("align_corners") or not node.attributes.get("half_pixel_centers"):
+        refuse(node, "corners that are aligned")
+    shape = graph.add("Shape", [x], (4,))
+    batch = graph.add("Slice", [shape, graph.constant([0]), graph.constant([2])], (2,))
+    sizes = graph.add("Concat", [batch, graph.constant(node.shape[2:])], (4,), axis=0)
+    return graph.add(
+        "Resize", [x, "", "", sizes], node.shape, mode="linear", coordinate_transformation_mode="half_pixel"
+    )
+
+
+@translates("Argmax")
+def _argmax(graph, node, x, *arguments):
+    axis = arguments[0] if arguments else node.attributes["axis"]
+    result = graph.add("ArgMax", [x], node.shape, axis=axis, keepdims=0)
+    graph.integers.add(result)
+    return result
+
+
 @translates("Pad")
 def _pad(graph, node, x):
     margins = node.attributes["paddings"]

@@ -7,6 +7,7 @@ from .drop_path import DropPath, DropPathDraws
 from .kernel import Kernel
 from .normalization import BatchNorm2d, ChannelNorm, LayerNorm
 from .pooling import GlobalAvgPool
+from .resize import resize
 
 __all__ = [
     "GELU",
@@ -21,4 +22,5 @@ __all__ = [
     "Kernel",
     "LayerNorm",
     "deformable_conv2d",
+    "resize",
 ]

@@ -1,6 +1,6 @@
 """The networks, a family a file, and their registry. Importing this registers them with MindCV."""
 
-from . import fastervit, fastvit, litv2, retinanet
+from . import fastervit, fastvit, litv2, retinanet, semantic_fpn
 from .registry import create_model, list_models
 
-__all__ = ["create_model", "fastervit", "fastvit", "list_models", "litv2", "retinanet"]
+__all__ = ["create_model", "fastervit", "fastvit", "list_models", "litv2", "retinanet", "semantic_fpn"]

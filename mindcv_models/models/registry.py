@@ -8,12 +8,12 @@ from mindcv.models.registry import get_pretrained_cfg, is_model
 from mindspore import nn
 
 from ..errors import InputError, nearest
-from . import fastervit, fastvit, litv2, retinanet
+from . import fastervit, fastvit, litv2, retinanet, semantic_fpn
 
 __all__ = ["create_model", "list_models"]
 
 FAMILIES = (fastvit, fastervit, litv2)
-DENSE = (retinanet,)  # models over a backbone
+DENSE = (retinanet, semantic_fpn)  # models over a backbone
 
 
 def list_models(pattern: str = "*", task: str = "classification") -> List[str]:

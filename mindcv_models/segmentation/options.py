@@ -1,0 +1,223 @@
+"""The options of segmentation: pictures with label maps, how they are prepared, and how a picture is predicted.
+
+Sizes are height and width; ``img_scale`` is a long and a short side, whatever the picture's orientation.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple
+
+from ..errors import InputError, nearest
+from ..options import Averages, Batches, Device, Group, Model, Precision, RunOptions, System, option, show
+from ..options.backbone import Backbone
+
+__all__ = ["DATASETS", "Head", "InferOptions", "Inferring", "LabelMaps", "Prepared", "TrainOptions", "Transforms",
+           "ValidateOptions"]  # fmt: skip
+
+DATASETS = ("ade20k", "digits_scenes", "folders")
+
+
+@dataclass
+class Head(Backbone):
+    """Semantic FPN's own sizes; with other ones than the defaults, official checkpoints do not fit."""
+
+    title = "Model"
+
+    channels: int = option(256, "width of the segmenter's neck", at_least=1)
+    head_channels: int = option(128, "width of its head", at_least=1)
+
+    @property
+    def network_options(self) -> Dict[str, Any]:
+        """What ``create_model`` gets beside what every model gets."""
+        return {**super().network_options, "channels": self.channels, "head_channels": self.head_channels}
+
+
+@dataclass
+class LabelMaps(Batches):
+    """Where the pictures and their label maps are."""
+
+    title = "Data"
+
+    dataset: str = option(
+        "ade20k", "'ade20k', 'digits_scenes' for the embedded one, or 'folders' for any pictures and label maps"
+    )
+    data_dir: str = option(
+        "./", "folder that the four folders below are in", path=True, also=("data", "data_path", "data_root", "root")
+    )
+    train_images: str = option("images/training", "folder of the training pictures", also=("img_dir",))
+    train_labels: str = option("annotations/training", "folder of their label maps", also=("ann_dir",))
+    val_images: str = option("images/validation", "folder of the pictures to validate on")
+    val_labels: str = option("annotations/validation", "folder of their label maps")
+    image_suffix: str = option("", "ending of the pictures' names, such as _leftImg8bit.png; default: any picture")
+    label_suffix: str = option(".png", "ending of the label maps' names, in place of the pictures'")
+    class_names: Optional[str] = option(
+        None, "text file with a name a line, in the order of the labels; default: classes.txt or ADE20K's list in "
+        "data_dir", path=True, also=("class_map", "names"),
+    )  # fmt: skip
+    ignore_label: Optional[int] = option(255, "label that counts nowhere", at_least=0, also=("ignore_index",))
+    reduce_zero_label: Optional[bool] = option(
+        None, "label 0 counts nowhere, and label k is class k - 1; default: so for ade20k and digits_scenes"
+    )
+
+    @property
+    def first_label(self) -> int:
+        """The label of the first class."""
+        default = self.dataset.lower() in ("ade20k", "digits_scenes")
+        return int(default if self.reduce_zero_label is None else self.reduce_zero_label)
+
+    def check(self) -> None:
+        if self.dataset.lower() not in DATASETS:
+            hint = nearest(self.dataset, DATASETS, f"choose from {', '.join(DATASETS)}.")
+            raise InputError(f"dataset is {show(self.dataset)}, which segmentation does not know: {hint}")
+
+
+@dataclass
+class Prepared(Model):
+    """How pixels become the network's input."""
+
+    title = "Images"
+
+    img_scale: Optional[Tuple[int, ...]] = option(
+        None, "long and short side that a picture is resized to fit into, its ratio kept; default: as it is",
+        at_least=1, example="2048 512",
+    )  # fmt: skip
+    mean: Optional[Tuple[float, ...]] = option(
+        None, "channel means, on the scale 0 to 255; default: the model's own", at_least=0, at_most=255,
+        example="123.675 116.28 103.53",
+    )  # fmt: skip
+    std: Optional[Tuple[float, ...]] = option(
+        None, "channel deviations, on the scale 0 to 255; default: the model's own", above=0, at_most=255,
+        example="58.395 57.12 57.375",
+    )  # fmt: skip
+
+    def check(self) -> None:
+        two_numbers(self, "img_scale")
+        if self.in_channels != 3:
+            raise InputError(f"in_channels is {self.in_channels}, but pictures are read in colour: use 3.")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if values is not None and (len(values) != 3 or max(values) <= 1):
+                raise InputError(f"{name} is {show(list(values))}, but must be three numbers on the scale 0 to 255.")
+
+
+@dataclass
+class Transforms(Group):
+    """What happens to a training picture."""
+
+    title = "Augmentation"
+
+    crop_size: Tuple[int, ...] = option(
+        (512, 512), "height and width of the random crop that the network sees", at_least=32, example="512 512"
+    )
+    ratio_range: Tuple[float, ...] = option(
+        (0.5, 2.0), "smallest and largest random factor on the size", above=0, example="0.5 2.0"
+    )
+    hflip: float = option(0.5, "probability of a horizontal flip", at_least=0, at_most=1)
+    photometric: bool = option(True, "change brightness, contrast, saturation and hue at random")
+
+    def check(self) -> None:
+        two_numbers(self, "crop_size")
+        two_numbers(self, "ratio_range")
+        if self.ratio_range[0] > self.ratio_range[1]:
+            raise InputError(f"ratio_range is {show(list(self.ratio_range))}, but needs the smaller number first.")
+
+
+@dataclass
+class Inferring(Group):
+    """How a whole picture is predicted."""
+
+    title = "Inference"
+
+    inference: str = option(
+        "whole", "show the network the whole picture, or windows that slide over it", ("whole", "slide")
+    )
+    window: Tuple[int, ...] = option((512, 512), "slide: height and width of a window", at_least=32, example="512 512")
+    stride: Tuple[int, ...] = option((341, 341), "slide: steps down and to the right", at_least=1, example="341 341")
+    pad_divisor: int = option(
+        1, "whole: pad pictures to multiples of this, so that fewer sizes are compiled; 1 is the official way",
+        at_least=1,
+    )  # fmt: skip
+    tta_ratios: Tuple[float, ...] = option(
+        (1.0,), "factors on the size of the views whose probabilities are averaged", above=0, example="0.75 1 1.25"
+    )
+    tta_flip: bool = option(False, "average over each view and its mirror image")
+
+    def check(self) -> None:
+        two_numbers(self, "window")
+        two_numbers(self, "stride")
+        if any(step > side for step, side in zip(self.stride, self.window)):
+            raise InputError(
+                f"stride is {show(list(self.stride))}, but windows of {show(list(self.window))} would leave gaps: use "
+                "a smaller stride."
+            )
+        if not self.tta_ratios:
+            raise InputError("tta_ratios is empty: give at least one factor, such as 1.0.")
+
+
+def two_numbers(options, name: str) -> None:
+    values = getattr(options, name)
+    if values is not None and len(values) != 2:
+        raise InputError(f"{name} is {show(list(values))}, but must be two numbers.")
+
+
+class _Recipes(Group):
+    """Read from recipes that ``train.py``, ``validate.py`` and ``infer.py`` share."""
+
+    @classmethod
+    def scripts(cls):
+        return {"train.py": TrainOptions, "validate.py": ValidateOptions, "infer.py": InferOptions}
+
+
+@dataclass
+class TrainOptions(RunOptions, Head, LabelMaps, Prepared, Transforms, Inferring, _Recipes):
+    """The options of ``train.py`` for a segmenter."""
+
+
+@dataclass
+class ValidateOptions(System, Head, LabelMaps, Prepared, Inferring, Averages, Precision, _Recipes):
+    """The options of ``validate.py`` for segmenters."""
+
+    title = "Validation"
+
+    ckpt_path: Tuple[Path, ...] = option(
+        (), "checkpoints to validate: .ckpt of this project, or PyTorch checkpoints", also=("checkpoint", "weights")
+    )
+    reparam: bool = option(
+        False, "fuse the network first (structural reparameterization)", also=("reparameterize", "fuse")
+    )
+    report_dir: Optional[str] = option(
+        None, "folder for the table as CSV and Markdown, and for each checkpoint's figures by class", path=True
+    )
+
+    def check(self) -> None:
+        if not self.ckpt_path:
+            raise InputError("ckpt_path is missing: give --ckpt_path the checkpoint to validate.")
+
+
+@dataclass
+class InferOptions(Device, Batches, Head, Prepared, Inferring, Averages, Precision, _Recipes):
+    """The options of ``infer.py`` for segmenters."""
+
+    title = "Prediction"
+
+    images: Tuple[Path, ...] = option(
+        (), "image files, folders, globs in quotes, or 'samples'", also=("input", "source", "image", "img")
+    )
+    batch_size: int = option(1, "pictures of one size that go through the network together", at_least=1)
+    reparam: bool = option(
+        True, "fuse the network first (structural reparameterization)", also=("reparameterize", "fuse")
+    )
+    class_names: Optional[str] = option(
+        None, "text file with a name a line; default: the run's, else numbers", path=True, also=("class_map", "names")
+    )
+    format: str = option("table", "what to print", ("table", "json", "csv"))
+    output_dir: Optional[str] = option(None, "folder for the pictures with their classes drawn over, and a legend")
+    labels_dir: Optional[str] = option(None, "folder for the label maps, as PNG: label k is class k - first_label")
+    first_label: int = option(0, "value of the first class in the label maps that are written", at_least=0, at_most=1)
+    opacity: float = option(0.6, "of the colours that are drawn over a picture", at_least=0, at_most=1)
+
+    def check(self) -> None:
+        if not self.ckpt_path:
+            raise InputError("ckpt_path is missing: give --ckpt_path the checkpoint to predict with.")
+        if not self.images:
+            raise InputError("images is missing: give --images files, folders, globs or samples.")

@@ -1,0 +1,105 @@
+"""Segmentation, as the scripts see it."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Sequence, Tuple
+
+import numpy as np
+from mindspore import Tensor, nn
+
+from ..data.loader import Loader, threads
+from ..data.order import EpochOrder, StepsOrder
+from ..distributed import World
+from ..errors import InputError
+from ..files import write_text
+from ..input_size import refused_sizes
+from ..training import Objective
+from . import export, infer, validate
+from .folders import CLASS_FILE, class_list, list_pictures, prepare
+from .objective import SegmentationObjective
+from .options import InferOptions, TrainOptions, ValidateOptions
+from .transforms import TrainTransform
+from .validator import SegmentationValidator, mean_and_std
+
+__all__ = ["TASK"]
+
+
+class TrainLoader(Loader):
+    """A :class:`~mindcv_models.data.loader.Loader` whose batches are tensors."""
+
+    def epoch(self, number: int = 1, start: int = 0):
+        for batch in super().epoch(number, start):
+            yield tuple(Tensor.from_numpy(array) for array in batch)
+
+
+class Segmentation:
+    """See :class:`mindcv_models.tasks.Task`."""
+
+    train_options = TrainOptions
+    validate_options = ValidateOptions
+    infer_options = InferOptions
+    export_options = export.ExportOptions
+
+    def prepare(self, options: TrainOptions, world: World) -> TrainOptions:
+        return prepare(options, world, training=True)
+
+    def train_loader(self, options: TrainOptions, world: World) -> TrainLoader:
+        """Images ``(B, 3, H, W)`` float32 and label maps ``(B, H, W)`` int32.
+
+        Raises:
+            InputError: fewer pictures than make a batch.
+        """
+        pictures = list_pictures(options, training=True)
+        if options.num_samples is not None and options.num_samples < len(pictures):
+            pictures = pictures.some(options.num_samples, options.seed)
+        order = EpochOrder(len(pictures), options.seed, options.shuffle, rank=world.rank, ranks=world.size)
+        if options.steps_per_epoch:
+            order = StepsOrder(order, options.steps_per_epoch, options.batch_size)
+        transform = TrainTransform(
+            options.crop_size, options.img_scale, options.ratio_range, options.hflip, options.photometric,
+            *mean_and_std(options),
+        )  # fmt: skip
+        loader = TrainLoader(
+            pictures, order, lambda raw, rng: transform(*raw, rng), options.batch_size,
+            last="drop" if options.drop_remainder else "keep", workers=threads(options.num_parallel_workers),
+        )  # fmt: skip
+        if not len(loader):
+            raise InputError(
+                f"batch_size is {options.batch_size}, but there are only {len(pictures)} training pictures for "
+                f"{world.size} ranks: use a smaller batch_size, or drop_remainder False."
+            )
+        return loader
+
+    def objective(self, options: TrainOptions, network: nn.Cell) -> Objective:
+        return SegmentationObjective(network)
+
+    def validator(self, options: TrainOptions, network: nn.Cell, world: World) -> SegmentationValidator:
+        return SegmentationValidator(network, options, world)
+
+    def example_batch(self, options: TrainOptions, size: Tuple[int, int]) -> Tuple[Tensor, ...]:
+        """Images ``(B, 3, H, W)`` of noise and label maps ``(B, H, W)``."""
+        rng = np.random.default_rng(0)
+        images = rng.standard_normal((options.batch_size, options.in_channels, *size), np.float32)
+        labels = rng.integers(0, options.num_classes, (options.batch_size, *size))
+        return Tensor(images), Tensor(labels.astype(np.int32))
+
+    def validate(self, options: ValidateOptions) -> None:
+        validate.run(options)
+
+    def infer(self, options: InferOptions, paths: Sequence[str]) -> int:
+        return infer.run(options, paths)
+
+    def export(self, options: export.ExportOptions) -> None:
+        export.run(options)
+
+    def save_names(self, options: TrainOptions, folder: Path) -> None:
+        names = class_list(options)
+        if names:
+            write_text(folder / CLASS_FILE, "\n".join(names) + "\n")
+
+    def explain_errors(self, options: TrainOptions, objective: Objective) -> AbstractContextManager:
+        size = tuple(options.crop_size)
+        return refused_sizes([(options.model, objective.network)], size, options.in_channels, "crop_size")
+
+
+TASK = Segmentation()

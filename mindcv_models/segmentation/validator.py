@@ -1,0 +1,78 @@
+"""Mean IoU and what goes with it over a data set, on any number of devices."""
+
+from typing import List, Tuple
+
+import numpy as np
+from mindcv.models.registry import get_pretrained_cfg
+from mindspore import nn
+
+from ..data.loader import Loader, threads
+from ..data.order import ShareOrder
+from ..distributed import ONE_DEVICE, World, sum_of_counts
+from ..evaluation import Result
+from .folders import list_pictures
+from .inference import Inference, InferenceSettings
+from .metrics import Scores, confusion_matrix
+
+__all__ = ["SegmentationValidator", "mean_and_std", "settings_of"]
+
+
+class SegmentationValidator:
+    """Validates a segmenter on the validation split of the options; see :class:`mindcv_models.evaluation.Validator`."""
+
+    columns: Tuple[str, ...] = ("miou", "mean_accuracy", "pixel_accuracy")
+
+    def __init__(self, network: nn.Cell, options, world: World = ONE_DEVICE):
+        self.classes = options.num_classes
+        self.world = world
+        self.pictures = list_pictures(options, training=False)
+        workers = threads(options.num_parallel_workers)
+        self.inference = Inference(network, settings_of(options), options.batch_size, workers)
+        order = ShareOrder(len(self.pictures), world.rank, world.size)
+        self.loader = Loader(
+            self.pictures, order, lambda raw, _: raw, options.batch_size, lambda samples, _: list(zip(*samples)),
+            last="keep", workers=workers,
+        )  # fmt: skip
+
+    def scores(self) -> Scores:
+        """The scores of the network's current weights, over the pictures of all ranks."""
+        total = np.zeros((self.classes, self.classes), np.int64)
+        for pictures, labels in self.loader.epoch():
+            for own, predicted in zip(labels, self.inference(pictures)):
+                total += confusion_matrix(own, predicted, self.classes)
+        return Scores(sum_of_counts(total, self.world))
+
+    def __call__(self) -> Result:
+        values = self.scores().values
+        return Result(values, values["miou"], len(self.pictures), text=in_words(values, len(self.pictures)))
+
+
+def in_words(values, pictures: int) -> str:
+    return (
+        f"mIoU {100 * values['miou']:.2f} %, mean accuracy {100 * values['mean_accuracy']:.2f} %, pixel accuracy "
+        f"{100 * values['pixel_accuracy']:.2f} % on {pictures} images"
+    )
+
+
+def mean_and_std(options) -> Tuple[List[float], List[float]]:
+    """Of the channels, on the scale 0 to 255: the options' or the model's own."""
+    own = get_pretrained_cfg(options.model)
+    given = options.mean, options.std
+    return tuple(
+        list(value) if value is not None else [255 * x for x in own[name]]
+        for value, name in zip(given, ("mean", "std"))
+    )
+
+
+def settings_of(options) -> InferenceSettings:
+    """How the options say that pictures are predicted."""
+    slides = options.inference == "slide"
+    return InferenceSettings(
+        options.img_scale,
+        *mean_and_std(options),
+        options.window if slides else None,
+        options.stride if slides else None,
+        options.pad_divisor,
+        options.tta_ratios,
+        options.tta_flip,
+    )
