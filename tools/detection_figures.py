@@ -66,7 +66,7 @@ def montage(tiles, gap=6):
 
 
 def plot_run(results, path):
-    with open(results) as file:
+    with open(results, encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     figure = new_figure(8, 3.6)
     left, right = figure.subplots(1, 2)
