@@ -11,6 +11,7 @@ from ..errors import RunError
 from ..export import METADATA_KEY, to_onnx
 from ..export.check import run_network
 from ..export.files import aside, model_of
+from ..reparameterize import reparameterize
 from .anchors import retinanet_anchors
 from .onnx_detections import add_detections
 from .predict import Limits, detect
@@ -28,8 +29,9 @@ def export_detections(network: nn.Cell, path: Path, images: np.ndarray, limits: 
                       ) -> float:  # fmt: skip
     """Write a detector with decoding and suppression as ONNX, and verify it on ``images``.
 
-    Build the network within ``backend.portable_form()``. See :func:`mindcv_models.detection.onnx_detections` for what
-    the file takes and gives; its batch size is any, its image size that of ``images (N, C, H, W)``.
+    Build the network within ``backend.portable_form()``; the file has its inference form, for any batch size and for
+    images of the size of ``images (N, C, H, W)``. See :func:`mindcv_models.detection.onnx_detections.add_detections`
+    for what it takes and gives.
 
     Returns:
         The largest difference between boxes of the file and of the network, in pixels.
@@ -44,7 +46,7 @@ def export_detections(network: nn.Cell, path: Path, images: np.ndarray, limits: 
     anchors = retinanet_anchors(network.anchor_scale)
     with aside(path) as partial:
         logits, deltas = run_network(network, images)
-        model = model_of(to_onnx(network, (None, *images.shape[1:])))
+        model = model_of(to_onnx(reparameterize(network), (None, *images.shape[1:])))
         model = add_detections(model, anchors, height, width, limits)
         onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata)})
         partial.write_bytes(model.SerializeToString())

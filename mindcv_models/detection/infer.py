@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -39,9 +40,10 @@ def run(options: InferOptions, paths: Sequence[str]) -> int:
     network = build(options, len(names))
     load_weights(network, options.ckpt_path, options.averages)
     network = cast_network(network, options.amp_level, options.amp_cast_list).set_train(False)
+    limits = replace(options.limits, score=max(options.score_threshold, options.min_score))
     rows, failed = [], 0
     for path in paths:
-        found, pixels, reason = predict(network, path, eval_transform(options), options.limits)
+        found, pixels, reason = predict(network, path, eval_transform(options), limits)
         if reason:
             print(f"cannot decode {path}: {reason}", file=sys.stderr)
             rows.append({"image": path, "error": reason})

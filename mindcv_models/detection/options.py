@@ -153,7 +153,7 @@ class InferOptions(Device, Head, Scaling, Finding, Averages, Precision, _Recipes
     images: Tuple[Path, ...] = option(
         (), "image files, folders, globs in quotes, or 'samples'", also=("input", "source", "image", "img")
     )
-    score_threshold: float = option(0.3, "least score of a detection", at_least=0, below=1, also=("conf", "score_thr"))
+    min_score: float = option(0.3, "tell and draw what has this score at least", at_least=0, below=1)
     format: str = option("table", "what to print", ("table", "json", "csv"))
     output_dir: Optional[str] = option(
         None, "folder for the pictures with what is in them, and for detections.json and detections.csv", path=True,

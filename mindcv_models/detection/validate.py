@@ -9,7 +9,9 @@ from mindspore import nn
 
 from ..cells import cast_network
 from ..checkpoint import load_weights
+from ..data.loader import threads
 from ..distributed import World
+from ..errors import InputError
 from ..evaluation import csv_table, markdown_table
 from ..files import write_text
 from ..models.registry import create_model
@@ -37,6 +39,10 @@ def run(options: ValidateOptions) -> None:
     folder = output_folder(options.report_dir, "report_dir") if options.report_dir else None
     world = set_up(options)
     data = read_split(options, "val")
+    if options.num_classes not in (None, len(data.categories)):
+        raise InputError(
+            f"num_classes is {options.num_classes}, but there are {len(data.categories)} categories: leave it out."
+        )
     rows = [_score(options, data, folder, world)] if options.results else _validate(options, data, folder, world)
     if len(rows) > 1:
         logger.info("%s", markdown_table(rows))
@@ -49,7 +55,7 @@ def build(options, categories: int) -> nn.Cell:
     """The network of the options for a data set of so many categories."""
     return create_model(
         options.model, num_classes=categories, in_channels=options.in_channels,
-        **options.network_options, **(options.model_kwargs or {}),
+        **{**options.network_options, **(options.model_kwargs or {})},
     )  # fmt: skip
 
 
@@ -67,7 +73,8 @@ def _validate(options, data: CocoSet, folder, world: World) -> List[Row]:
         if validator is None:
             validator = DetectionValidator(
                 cast_network(network, options.amp_level, options.amp_cast_list), data, eval_transform(options),
-                options.batch_size, options.num_parallel_workers, options.limits, world, options.skip_bad_images,
+                options.batch_size, threads(options.num_parallel_workers), options.limits, world,
+                options.skip_bad_images,
             )  # fmt: skip
         evaluation, results = validator.run()
         name = path.stem
