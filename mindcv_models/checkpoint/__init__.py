@@ -1,15 +1,17 @@
 """Checkpoints: PyTorch files into networks, and this project's own files, read strictly and written safely."""
 
 from .average import load_average
-from .files import EMA_PREFIX, load_weights, save_checkpoint
+from .files import EMA_PREFIX, load_backbone, load_weights, save_checkpoint
+from .fit import LoadReport
 from .official import create_pretrained
-from .torch_weights import LoadReport, load_torch_checkpoint
+from .torch_weights import load_torch_checkpoint
 
 __all__ = [
     "EMA_PREFIX",
     "LoadReport",
     "create_pretrained",
     "load_average",
+    "load_backbone",
     "load_torch_checkpoint",
     "load_weights",
     "save_checkpoint",

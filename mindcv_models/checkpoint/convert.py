@@ -20,10 +20,11 @@ from ..errors import InputError, RunError
 from ..models.registry import create_model
 from ..reparameterize import reparameterize
 from .files import choose_averages, load_weights
+from .fit import classes_of, find_prefix, fit_state_dict, under_prefix
 from .mindspore_file import is_ckpt, read_ckpt
 from .names import official_buffers, official_names, second_name, torch_names
 from .state_dict import StateDict, open_state_dict
-from .torch_weights import classes_of, fit_state_dict, load_torch_state_dict
+from .torch_weights import load_torch_state_dict
 from .writing import Entry, check_file, write_aside, write_ckpt, write_safetensors
 
 __all__ = ["DTYPES", "Conversion", "convert_checkpoint", "export_to_torch", "verify_logits"]

@@ -1,72 +1,117 @@
-"""This project's own checkpoint files: MindSpore's format, written aside and swapped in, read strictly."""
+"""Weights into networks from files of every kind, strictly, and this project's own files written atomically."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, Optional, TypeVar
+from typing import Dict, Iterable, Mapping, Optional, Tuple, TypeVar
 
 import mindspore as ms
-import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from ..errors import InputError
+from ..files import atomic_write
+from .fit import LoadReport, find_prefix, fit_state_dict, under_prefix
 from .mindspore_file import is_ckpt, read_ckpt
-from .torch_weights import load_torch_checkpoint
+from .names import official_names, own_names
+from .state_dict import open_state_dict
+from .tensors import FileTensor
+from .torch_weights import fill
 
-__all__ = ["EMA_PREFIX", "load_weights", "save_checkpoint"]
+__all__ = ["EMA_PREFIX", "choose_averages", "load_backbone", "load_weights", "save_checkpoint"]
 
 EMA_PREFIX = "ema."
 T = TypeVar("T")
 
 
 def save_checkpoint(parameters: Iterable[Parameter], path: Path) -> None:
-    """Write parameters by name to ``path``; a file that is there stays whole until the new one is.
+    """Write parameters by name to ``path`` atomically; ``mindspore.save_checkpoint`` alone deletes the old file first.
 
-    ``mindspore.save_checkpoint`` deletes the old file first, so this writes beside it and renames.
+    Raises:
+        OSError: the file cannot be written.
     """
-    aside = path.with_name(f".{path.stem}.{os.getpid()}.partial.ckpt")
-    try:
-        ms.save_checkpoint([{"name": p.name, "data": Tensor(p.asnumpy())} for p in parameters], str(aside))
-        with open(aside, "rb") as file:
-            os.fsync(file.fileno())
-        aside.chmod(0o644)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with atomic_write(path) as partial:
+        ms.save_checkpoint([{"name": p.name, "data": Tensor(p.asnumpy())} for p in parameters], str(partial))
+        partial.chmod(0o644)
 
 
 def load_weights(network: nn.Cell, path: str, use_ema: Optional[bool] = False, without: Optional[str] = None) -> str:
     """Fill ``network`` from ``path``: a ``.ckpt`` file of this project, or a PyTorch checkpoint of any kind.
 
-    A ``.safetensors`` file holds official names, whoever wrote it; a ``.ckpt`` file of MindSpore's holds the network's.
+    A ``.safetensors`` file has the official names, a ``.ckpt`` file this project's. They may lie under a prefix in
+    the file, such as ``backbone.``; what lies elsewhere is left out.
 
     Args:
-        use_ema: take the moving averages rather than the weights; None takes those that a ``.ckpt`` file has, and the
+        use_ema: load the moving averages instead of the weights; None: load those that a ``.ckpt`` file has, and the
             weights where it has none, and of a PyTorch checkpoint.
-        without: leave out the parameters of this cell (a new classifier, say).
+        without: leave out the parameters of this cell, such as a new classifier.
 
     Returns:
-        What was loaded, in words.
+        A description of what was loaded, for the log.
 
     Raises:
-        InputError: no such file, not a checkpoint, or a name or shape that does not fit; nothing is changed then.
+        InputError: no such file, not a checkpoint, or a name or shape does not fit; then nothing is changed.
     """
+    cells = (without,) if without else ()
+    checkpoint = _open(path, use_ema)
+    return checkpoint.describe(checkpoint.load(network, cells, cells))
+
+
+def load_backbone(backbone: nn.Cell, path: str, use_ema: Optional[bool] = False) -> LoadReport:
+    """Fill the backbone of a detector or segmenter from a classifier's file of any kind, or from another detector's.
+
+    Every parameter of the backbone must be in the file, with its shape. Two things differ between a backbone and a
+    classifier, and the report names both: cells that only the classifier has (its head, its last norm) are left out,
+    and the norms of the maps that only the backbone has (``backbone.output_norms``) keep their initial values where
+    the file has none.
+
+    Args:
+        backbone: the cell itself, such as ``network.backbone``. It may name cells of the classifier that it lacks in
+            ``classifier_cells``, if they are parts of cells that it has.
+        use_ema: as in :func:`load_weights`.
+
+    Raises:
+        InputError: as in :func:`load_weights`.
+    """
+    checkpoint = _open(path, use_ema)
+    prefix = find_prefix(backbone, checkpoint.tensors, checkpoint.torch, path)
+    inside = under_prefix(checkpoint.tensors, prefix)
+    given = {name.partition(".")[0] for name in (official_names(inside).values() if checkpoint.torch else inside)}
+    own = {name.partition(".")[0] for name in own_names(backbone).values()}
+    fresh = [norm for norm in getattr(backbone, "output_norms", ()) if norm not in given]
+    return checkpoint.load(backbone, (*(given - own), *getattr(backbone, "classifier_cells", ())), fresh)
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """The tensors of a file by name; ``torch`` is true for PyTorch's names."""
+
+    path: str
+    tensors: Mapping[str, FileTensor]
+    torch: bool
+    left_out: Tuple[str, ...] = ()
+    averaged: bool = False
+
+    def load(self, network, without, fresh) -> LoadReport:
+        fit = fit_state_dict(network, self.tensors, without, fresh, self.left_out, self.torch, self.path)
+        fill(network, self.tensors, fit.sources)
+        return fit.report
+
+    def describe(self, report: LoadReport) -> str:
+        if self.torch:
+            return f"the PyTorch checkpoint {self.path}: {report}"
+        words = str(report).replace(" parameters loaded", f" parameters{' (moving averages)' * self.averaged}", 1)
+        return f"{self.path}: {words}"
+
+
+def _open(path: str, use_ema: Optional[bool]) -> _Checkpoint:
     if not os.path.isfile(path):
         raise InputError(f"no checkpoint at {path}: set ckpt_path to an existing .ckpt, .pth or .safetensors file.")
     if not is_ckpt(path):
-        report = load_torch_checkpoint(network, path, without, bool(use_ema))
-        return f"the PyTorch checkpoint {path}: {report}"
+        state = open_state_dict(path, bool(use_ema))
+        return _Checkpoint(path, state.tensors, True, state.left_out)
     values = read_ckpt(path)
     averaged = any(name.startswith(EMA_PREFIX) for name in values) if use_ema is None else use_ema
-    chosen = choose_averages(path, values, averaged)
-    parameters = {
-        name: parameter
-        for name, parameter in network.parameters_dict().items()
-        if without is None or not name.startswith(f"{without}.")
-    }
-    _check_fit(path, chosen, parameters, without)
-    for name, parameter in parameters.items():
-        parameter.set_data(Tensor(np.asarray(chosen[name]), parameter.dtype))  # read from the file now, one by one
-    return f"{len(parameters)} parameters{' (moving averages)' if averaged else ''} of {path}"
+    return _Checkpoint(path, choose_averages(path, values, averaged), False, averaged=averaged)
 
 
 def choose_averages(path: str, values: Dict[str, T], use_ema: bool) -> Dict[str, T]:
@@ -81,18 +126,3 @@ def choose_averages(path: str, values: Dict[str, T], use_ema: bool) -> Dict[str,
     if use_ema:
         return averages
     return {name: value for name, value in values.items() if not name.startswith(EMA_PREFIX)}
-
-
-def _check_fit(path, values, parameters, without):
-    advice = "build the model that it was made for, with its num_classes"
-    for name, parameter in parameters.items():
-        if name not in values:
-            raise InputError(f"{path} does not fit the model: it has no {name}; {advice}.")
-        if values[name].shape != tuple(parameter.shape):
-            raise InputError(
-                f"{path} does not fit the model: {name} is {values[name].shape} there, but must be "
-                f"{tuple(parameter.shape)}; {advice}, or train with --new_head True if only the classifier differs."
-            )
-    unknown = [n for n in values if n not in parameters and not (without and n.startswith(f"{without}."))]
-    if unknown:
-        raise InputError(f"{path} does not fit the model: the model has no {unknown[0]}; {advice}.")

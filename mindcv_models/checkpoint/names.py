@@ -41,6 +41,11 @@ _TIMM_FASTVIT = (
 )
 
 
+def own_names(network: nn.Cell) -> Dict[str, str]:
+    """The name relative to ``network`` of each of its parameters, by its full name, in the network's order."""
+    return {parameter.name: name for name, parameter in network.parameters_and_names()}
+
+
 def torch_names(network: nn.Cell) -> Dict[str, str]:
     """The PyTorch state-dict name of every parameter of ``network``, by its MindSpore name, in the network's order."""
     names = {}

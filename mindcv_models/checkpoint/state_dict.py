@@ -2,8 +2,9 @@
 
 import json
 import os
+import re
 from dataclasses import dataclass
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, Iterator, Tuple
 
 from safetensors import SafetensorError, safe_open
 
@@ -14,14 +15,16 @@ from .torch_file import read_torch_file
 
 __all__ = ["StateDict", "open_state_dict"]
 
-# Where training scripts keep the weights, and where their moving averages.
+# Where training scripts keep the weights, and where their moving averages; other keys are found by what they hold.
 WEIGHTS = ("state_dict", "model", "model_state_dict")
-AVERAGES = ("state_dict_ema", "model_ema")
+AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict")
+AVERAGED = re.compile(r"(^|[._])ema([._]|$)|averaged?_model")
+NO_WEIGHTS = re.compile(r"optim|scaler|scheduler")
+MAX_DEPTH = 4  # of the dicts in a file that are searched
 
-# A wrapper's prefix, and what it adds beside the model's own entries.
-WRAPPER, WRAPPER_ENTRIES = "module.", ("n_averaged",)
-# What detectors, segmenters and pre-training call their backbone, which is what this project has.
-BACKBONES = ("backbone.", "encoder.")
+# Prefixes of wrappers around the whole network, and entries that wrappers add. ``torch.compile`` can also wrap a part.
+WRAPPERS, WRAPPER_ENTRIES = ("module.", "model.", "_orig_mod."), ("n_averaged",)
+COMPILED = re.compile(r"(?<![^.])_orig_mod\.")
 
 _SAFETENSORS = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
@@ -36,7 +39,7 @@ class StateDict:
 
     Attributes:
         origin: which part of the file they are, in words.
-        left_out: entries that belong to a wrapper, or to a detector around the backbone.
+        left_out: entries that a wrapper added.
     """
 
     tensors: Dict[str, FileTensor]
@@ -102,28 +105,44 @@ def _safetensor(storage, entry):
 
 def _unwrap(content: Any, use_ema: bool) -> Tuple[Dict, Tuple[str, ...]]:
     """The state dict that ``content`` is or holds, and the keys that lead there."""
-    keys = ()
-    while not _has_tensors(content):
-        if not isinstance(content, dict) or len(keys) == 3:
-            raise InputError("it holds no state dict: save model.state_dict()")
-        key = _choose(content, use_ema and not set(keys) & set(AVERAGES))
-        keys, content = (*keys, key), content[key]
-    if use_ema and not set(keys) & set(AVERAGES):
+    found = dict(_state_dicts(content, (), set()))
+    averages = {keys: found[keys] for keys in found if any(AVERAGED.search(key) for key in keys)}
+    candidates = averages if use_ema else {keys: found[keys] for keys in found if keys not in averages}
+    if not candidates:
+        _complain(content, averages, use_ema)
+    known = [keys for name in WEIGHTS + AVERAGES for keys in candidates if name in keys]
+    if not known and len(candidates) > 1:
+        places = ", ".join(".".join(keys)[:40] for keys in list(candidates)[:6])
+        raise InputError(f"it holds several state dicts, {places}: save one of them alone")
+    keys = known[0] if known else next(iter(candidates))
+    return candidates[keys], keys
+
+
+def _state_dicts(content, keys, seen) -> Iterator[Tuple[Tuple[str, ...], Dict]]:
+    """Every dict of tensors within dicts, after the keys that lead there."""
+    if not isinstance(content, dict) or id(content) in seen:
+        return
+    seen.add(id(content))
+    if _has_tensors(content):
+        yield keys, content
+    elif len(keys) < MAX_DEPTH:
+        for key, value in content.items():
+            if isinstance(key, str) and not NO_WEIGHTS.search(key):
+                yield from _state_dicts(value, (*keys, key), seen)
+
+
+def _complain(content, averages, use_ema):
+    if use_ema:
         raise InputError("it has no moving averages (state_dict_ema or model_ema): leave --use_ema out")
-    return content, keys
-
-
-def _choose(content, use_ema) -> str:
-    averages = [key for key in AVERAGES if isinstance(content.get(key), dict)]
-    weights = [key for key in WEIGHTS if isinstance(content.get(key), dict)]
-    if use_ema and averages:
-        return averages[0]
-    if weights:
-        return weights[0]
     if averages:
-        raise InputError(f"it has only moving averages ({averages[0]}): give --use_ema True to take them")
-    if isinstance(content, Inert):
-        raise InputError(f"it is a pickled {str(content.origin)[:80]!r}: save its state_dict() instead")
+        key = ".".join(next(iter(averages)))[:40]
+        raise InputError(f"it has only moving averages ({key}): give --use_ema True to take them")
+    inert = [content, *(content[key] for key in WEIGHTS if isinstance(content, dict) and key in content)]
+    for value in inert:
+        if isinstance(value, Inert):
+            raise InputError(f"it is a pickled {str(value.origin)[:80]!r}: save its state_dict() instead")
+    if not isinstance(content, dict):
+        raise InputError("it holds no state dict: save model.state_dict()")
     known = ", ".join(repr(key)[:40] for key in list(content)[:8] if isinstance(key, str)) or "no names"
     raise InputError(f"it holds no state dict under {', '.join(WEIGHTS)}; at its top are {known}")
 
@@ -144,18 +163,15 @@ def _check(content: Dict) -> Dict[str, FileTensor]:
 
 
 def _strip(tensors: Dict[str, FileTensor], keys: Tuple[str, ...]) -> StateDict:
-    """Take off the prefixes of wrappers and of a detector around its backbone."""
+    """Remove the prefixes of wrappers; whose other prefixes are is for the network to decide."""
     origin = f"{'.'.join(keys)} of the checkpoint" if keys else "the bare state dict"
-    left_out = []
-    own = [name for name in tensors if name not in WRAPPER_ENTRIES]
-    while own and all(name.startswith(WRAPPER) for name in own):
-        left_out += [name for name in tensors if not name.startswith(WRAPPER)]
-        tensors = {name[len(WRAPPER) :]: value for name, value in tensors.items() if name.startswith(WRAPPER)}
-        own = list(tensors)
-    for prefix in BACKBONES:
-        if any(name.startswith(prefix) for name in tensors):
-            left_out += [name for name in tensors if not name.startswith(prefix)]
-            tensors = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
-            origin += f", its {prefix[:-1]}"
+    left_out = tuple(name for name in tensors if name in WRAPPER_ENTRIES)
+    names = {name: COMPILED.sub("", name) for name in tensors if name not in WRAPPER_ENTRIES}
+    while names:
+        prefix = next((p for p in WRAPPERS if all(name.startswith(p) for name in names.values())), None)
+        if prefix is None:
             break
-    return StateDict(tensors, origin, tuple(left_out))
+        names = {name: inner[len(prefix) :] for name, inner in names.items()}
+    if len(set(names.values())) < len(names):
+        raise InputError("it has two entries of one name, with and without _orig_mod: save the network's own weights")
+    return StateDict({inner: tensors[name] for name, inner in names.items()}, origin, left_out)
