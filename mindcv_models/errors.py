@@ -1,8 +1,9 @@
 """Errors that end a script with a one-line message and an exit status."""
 
 import difflib
+import reprlib
 import signal
-from typing import Iterable
+from typing import Any, Iterable
 
 
 class InputError(ValueError):
@@ -39,6 +40,29 @@ class Stopped(Exception):  # noqa: N818, not an error
     def __init__(self, number: int, where: str):
         super().__init__(f"stopped by {signal.Signals(number).name} {where}")
         self.signal = number
+
+
+class _Short(reprlib.Repr):
+    """Representations whose cost is bounded, however large or nested a value is."""
+
+    def __init__(self):
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother, self.maxlong = 2, 80, 80, 40
+        self.maxtuple = self.maxlist = self.maxdict = self.maxset = self.maxfrozenset = 4
+
+    def repr_str(self, text, level):
+        return super().repr_str(text[:1000], level)
+
+    def repr_int(self, number, level):
+        return super().repr_int(number, level) if abs(number) < 1 << 256 else "a huge number"
+
+    def repr_instance(self, value, level):
+        return f"<{type(value).__name__[:80]}>"
+
+
+def shown(value: Any) -> str:
+    """A foreign value in an error message: its representation, cut where it is long or deeply nested."""
+    return _Short().repr(value)
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str) -> str:

@@ -1,11 +1,17 @@
-"""Files that are written completely or not at all."""
+"""Files: written completely or not at all, and read as what they are to be, or refused in one line."""
 
 import contextlib
+import json
 import os
+import stat
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator, Union
 
-__all__ = ["atomic_write", "write_text"]
+from .errors import InputError
+
+__all__ = ["atomic_write", "read_json", "read_text", "require_file", "write_text"]
+
+MAX_TEXT = 64 << 20  # bytes
 
 
 @contextlib.contextmanager
@@ -29,3 +35,56 @@ def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
     with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def require_file(path: Union[str, Path], kind: str, advice: str = "check the path") -> int:
+    """The size of a regular file in bytes. Anything else is refused without opening it, as a pipe would block.
+
+    Args:
+        kind: what the file should be, such as "checkpoint".
+        advice: the end of the message.
+
+    Raises:
+        InputError: there is no such file, it is a folder or a device, or may not be looked at.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a path"
+        reason = "" if isinstance(error, FileNotFoundError) else f" ({reason})"
+        raise InputError(f"no {kind} at {path}{reason}: {advice}.") from error
+    if not stat.S_ISREG(status.st_mode):
+        what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
+        raise InputError(f"{path} is {what}, not a {kind}: {advice}.")
+    return status.st_size
+
+
+def read_text(path: Union[str, Path], kind: str, limit: int = MAX_TEXT) -> str:
+    """A whole text file, UTF-8 with or without a byte-order mark.
+
+    Raises:
+        InputError: it is no regular file, cannot be read, is larger than ``limit`` bytes, or is not UTF-8.
+    """
+    if require_file(path, kind) > limit:
+        raise InputError(f"{path} is larger than {limit >> 20} MB: that is no {kind}.")
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}): check its permissions.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: save the {kind} as UTF-8.") from error
+
+
+def read_json(path: Union[str, Path], kind: str, limit: int = MAX_TEXT) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        InputError: as :func:`read_text`, or it is not JSON, or is nested too deep.
+    """
+    try:
+        return json.loads(read_text(path, kind, limit))
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else str(error)[:100]
+        raise InputError(f"{path} is not JSON ({reason}): write the {kind} again.") from error

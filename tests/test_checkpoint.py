@@ -1,5 +1,7 @@
 """Loading strictly, saving safely."""
 
+from dataclasses import replace
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -7,9 +9,10 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn
 from safetensors.numpy import save_file
 
 import mindcv_models
-from mindcv_models.checkpoint import load_average, load_torch_checkpoint, load_weights, save_checkpoint
+from mindcv_models.checkpoint import load_average, load_backbone, load_torch_checkpoint, load_weights, save_checkpoint
 from mindcv_models.checkpoint.names import official_names, torch_names
 from mindcv_models.errors import InputError
+from mindcv_models.models import litv2
 from tests.helpers import parity
 
 SHAPES = parity.manifest("fastvit")
@@ -67,7 +70,9 @@ def test_names_and_shapes_that_do_not_fit_are_named_and_nothing_is_changed(tmp_p
     assert "network.0.0.layer_scale" in refused(net, missing, tmp_path)
     assert "stray.weight" in refused(net, {**tensors, "stray.weight": np.zeros(1, np.float32)}, tmp_path)
     wrong = {**tensors, "head.weight": np.zeros((10, 768), np.float32)}
-    assert "head.weight has shape (10, 768), but this network needs (1000, 768)" in refused(net, wrong, tmp_path)
+    assert "does not fit the model: head.weight is (10, 768) there, but must be (1000, 768)" in refused(
+        net, wrong, tmp_path
+    )
     fused = parity.state_dict(SHAPES["t8"]["fused"])
     assert "load it into reparameterize(network)" in refused(net, fused, tmp_path)
     assert "reparameterize the network after" in refused(mindcv_models.reparameterize(net), tensors, tmp_path)
@@ -196,3 +201,122 @@ def test_a_checkpoint_with_a_text_in_it_does_not_fit(tmp_path):
     ms.save_checkpoint(Types(), str(tmp_path / "net.ckpt"), append_dict={"note": "words"})
     with pytest.raises(InputError, match="note is str, not a tensor of numbers"):
         load_weights(Types(), str(tmp_path / "net.ckpt"))
+
+
+# Where the network's names lie in a file, and backbones filled from classifiers.
+
+
+def shallow(features=True, **options):
+    """A LITv2 of a block a stage and width 32, without weights of its own: its backbone, or the classifier."""
+    variant = replace(litv2.VARIANTS["litv2_s"], dim=32, depths=(1, 1, 1, 1))
+    return litv2.LITv2Features(variant, **options) if features else litv2.LITv2(variant, num_classes=3)
+
+
+class Detector(nn.Cell):
+    """A backbone, and a head that no classifier has."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+        self.bbox_head = nn.Dense(2, 2)
+
+
+def stand_in(net, prefix=""):
+    """A value for every parameter, by PyTorch name."""
+    shapes = {p.name: p.shape for p in net.get_parameters()}
+    return {prefix + name: parity.parameter(name, shapes[own]) for own, name in torch_names(net).items()}
+
+
+def assert_filled(net, skip=()):
+    names = torch_names(net)
+    for parameter in net.get_parameters():
+        if not names[parameter.name].startswith(skip):
+            np.testing.assert_array_equal(parameter.asnumpy(), parity.parameter(names[parameter.name], parameter.shape))
+
+
+@pytest.mark.parametrize("prefix", ["", "image_encoder.model.", "encoder.", "a.b.c.d."])
+def test_a_network_is_found_under_any_prefix(tmp_path, prefix):
+    path = str(tmp_path / "clip.safetensors")
+    others = {"text_encoder.head.weight": np.zeros((5, 2), np.float32)} if prefix else {}
+    save_file({**stand_in(shallow(False), prefix), **others}, path)
+    net = shallow(False)
+    report = load_torch_checkpoint(net, path)
+    assert report.other_parts == tuple(others)
+    assert report.fresh == ()
+    assert_filled(net)
+
+
+def test_a_network_that_is_there_twice_is_refused(tmp_path):
+    save_file(
+        {**stand_in(shallow(False), "student."), **stand_in(shallow(False), "teacher.")}, str(tmp_path / "two.st")
+    )
+    with pytest.raises(InputError, match=r"two\.st holds this network more than once, under student\. and teacher\."):
+        load_torch_checkpoint(shallow(False), str(tmp_path / "two.st"))
+
+
+def test_own_checkpoints_too_are_found_under_a_prefix(tmp_path):
+    detector = Detector(shallow(dense="detection"))
+    save_checkpoint(detector.get_parameters(), tmp_path / "detector.ckpt")
+    backbone = shallow(dense="detection")
+    words = load_weights(backbone, str(tmp_path / "detector.ckpt"))
+    assert "2 entries of other parts left out: bbox_head.bias, bbox_head.weight" in words
+    for name, parameter in backbone.parameters_dict().items():
+        np.testing.assert_array_equal(parameter.asnumpy(), detector.parameters_dict()[f"backbone.{name}"].asnumpy())
+
+
+@pytest.mark.parametrize("form", ["torch", "own"])
+@pytest.mark.parametrize(("dense", "norms"), [("detection", "123"), ("segmentation", "0123"), (None, "")])
+def test_a_backbone_is_filled_from_a_classifier_but_for_its_output_norms(tmp_path, form, dense, norms):
+    classifier = shallow(False)
+    path = str(tmp_path / f"classifier.{'safetensors' if form == 'torch' else 'ckpt'}")
+    save_file(stand_in(classifier), str(tmp_path / "classifier.safetensors"))
+    load_weights(classifier, str(tmp_path / "classifier.safetensors"))
+    save_checkpoint(classifier.get_parameters(), tmp_path / "classifier.ckpt")
+    detector = Detector(shallow(dense=dense))
+    report = load_backbone(detector.backbone, path)
+    leaves = ("bias", "weight") if form == "torch" else ("beta", "gamma")
+    assert report.classifier == ("head.bias", "head.weight", *(f"norm.{leaf}" for leaf in leaves))
+    assert sorted(report.fresh) == sorted(f"backbone.norm{k}.{leaf}" for k in norms for leaf in ("beta", "gamma"))
+    assert report.other_parts == ()
+    assert_filled(detector.backbone, tuple(f"norm{k}." for k in norms) or ("none",))
+    for k in norms:
+        norm = getattr(detector.backbone, f"norm{k}")
+        assert norm.gamma.asnumpy().tolist() == [1] * norm.gamma.size
+        assert norm.beta.asnumpy().tolist() == [0] * norm.beta.size
+
+
+def test_a_backbone_is_filled_from_a_detector_with_its_norms(tmp_path):
+    detector = Detector(shallow(dense="detection"))
+    save_file({**stand_in(detector.backbone, "backbone."), "neck.w": np.zeros(1, np.float32)}, str(tmp_path / "d.st"))
+    report = load_backbone(detector.backbone, str(tmp_path / "d.st"))
+    assert (report.fresh, report.classifier, report.other_parts) == ((), (), ("neck.w",))
+    assert_filled(detector.backbone)
+
+
+def test_a_backbone_is_filled_strictly(tmp_path):
+    tensors = stand_in(shallow(False))
+    backbone = Detector(shallow(dense="detection")).backbone
+    before = values(backbone)
+
+    def refused(changed, message):
+        save_file(changed, str(tmp_path / "bad.st"))
+        with pytest.raises(InputError, match=message):
+            load_backbone(backbone, str(tmp_path / "bad.st"))
+        assert all(np.array_equal(value, before[name]) for name, value in values(backbone).items())
+
+    lacking = {name: value for name, value in tensors.items() if name != "layers.1.blocks.0.norm2.bias"}
+    refused(lacking, r"it has no layers\.1\.blocks\.0\.norm2\.bias;")
+    refused({**tensors, "layers.1.blocks.1.w": np.zeros(1, np.float32)}, r"the model has no layers\.1\.blocks\.1\.w;")
+    name = "patch_embed.proj.bias"
+    refused({**tensors, name: np.zeros(31, np.float32)}, rf"{name} is \(31,\) there, but must be \(32,\)")
+    refused({name: value for name, value in tensors.items() if "patch_embed" not in name}, r"it has no patch_embed")
+
+
+def test_a_backbone_takes_timms_names(tmp_path):
+    save_file(parity.state_dict(SHAPES["timm_t8"]["train"]), str(tmp_path / "timm.safetensors"))
+    backbone = network(features_only=True, fork_feat=True)
+    report = load_backbone(backbone, str(tmp_path / "timm.safetensors"))
+    assert {name.partition(".")[0] for name in report.classifier} == {"final_conv", "head"}
+    assert len(report.fresh) == 4 * 4
+    given = parity.parameter("stages.1.blocks.0.mlp.fc1.weight", (288, 96, 1, 1))
+    np.testing.assert_array_equal(backbone.network[2][0].convffn.fc1.weight.asnumpy(), given)

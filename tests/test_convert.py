@@ -16,9 +16,9 @@ from mindspore.nn.utils import no_init_parameters
 import mindcv_models
 from mindcv_models.checkpoint import convert, load_weights
 from mindcv_models.checkpoint.convert import Conversion, convert_checkpoint, export_to_torch
+from mindcv_models.checkpoint.fit import fit_state_dict
 from mindcv_models.checkpoint.names import is_counter, is_derived, torch_names
 from mindcv_models.checkpoint.state_dict import open_state_dict
-from mindcv_models.checkpoint.torch_weights import fit_state_dict
 from mindcv_models.errors import InputError, RunError
 from tests.helpers import hostile, parity
 from tests.helpers.scripts import call
@@ -62,13 +62,13 @@ def test_every_entry_of_every_variant_is_used_or_dropped_by_rule(model, options,
         with no_init_parameters():
             network = mindcv_models.create_model(model, **options)
     prefix = "backbone." if any(name.startswith("backbone.") for name in shapes) else ""
-    own = {name[len(prefix) :]: shape for name, shape in shapes.items() if name.startswith(prefix)}
-    others = tuple(name for name in shapes if not name.startswith(prefix))
-    fit = fit_state_dict(network, shapes_only(own), left_out=others)
+    own = [name for name in shapes if name.startswith(prefix)]
+    fit = fit_state_dict(network, shapes_only(shapes))
+    assert set(fit.report.other_parts) == set(shapes) - set(own)
     assert set(fit.sources) == {parameter.name for parameter in network.get_parameters()}
     assert len(set(fit.sources.values())) == fit.report.loaded
     assert fit.report.loaded + len(fit.report.dropped) == len(shapes)
-    assert fit.report.unused == fit.report.replaced == fit.report.fresh == ()
+    assert fit.report.unused == fit.report.classifier == fit.report.fresh == ()
     assert set(fit.report.counters) == {name for name in own if is_counter(name)}
     assert set(fit.report.recomputed) == {name for name in own if is_derived(name)}
 
@@ -304,7 +304,7 @@ def test_a_network_starts_from_a_pytorch_file(t8, caplog):
     expected = parity.parameter(name, (144, 48, 1, 1)) + 1
     np.testing.assert_array_equal(network.parameters_dict()[name].asnumpy(), expected)
     assert network.head.weight.shape == (10, 768)
-    assert "2 parameters of the new classifier begin afresh: head.bias, head.weight" in caplog.text
+    assert "2 parameters keep their initial values: head.bias, head.weight" in caplog.text
     whole = mindcv_models.create_model("fastvit_t8", pretrained_torch=t8)
     np.testing.assert_array_equal(whole.head.bias.asnumpy(), parity.parameter("head.bias", (1000,)))
 
@@ -323,8 +323,8 @@ def test_the_script_converts_and_says_what_it_did(folder, t8, monkeypatch, capsy
     status, _, error = run_script(arguments, monkeypatch, capsys)
     assert status == 0, error
     assert "462 entries, state_dict of the checkpoint" in caplog.text
-    assert "390 parameters carried over; 70 counters of batches dropped: *.num_batches_tracked (70)" in caplog.text
-    assert "2 weights of the old classifier dropped: head.bias, head.weight" in caplog.text
+    assert "390 parameters loaded; 70 batch counters left out: *.num_batches_tracked (70)" in caplog.text
+    assert "2 weights of the classifier left out: head.bias, head.weight" in caplog.text
     assert weight(path, "head.weight").shape == (10, 768)
     back = ["--model", "fastvit_t8", "--to_torch", path, "--output", folder / "out" / "t8.safetensors"]
     assert run_script(back, monkeypatch, capsys)[0] == 0
@@ -335,7 +335,7 @@ GOOD = ["--model", "fastvit_t8", "--torch_path", "t8.pth", "--output", "out.ckpt
 WRONG = {
     "no model": (GOOD[2:], "model is missing: give --model"),
     "unknown model": (["--model", "fastvit_t9", *GOOD[2:]], "unknown model 'fastvit_t9': did you mean fastvit_t"),
-    "other model": (["--model", "fastvit_t12", *GOOD[2:]], "parameters are not in it"),
+    "other model": (["--model", "fastvit_t12", *GOOD[2:]], "t8.pth does not fit the model: it has no network.4.4."),
     "no output": (GOOD[:4], "output is missing"),
     "output ending": ([*GOOD[:4], "--output", "out.pth"], "give it the ending .ckpt or .safetensors"),
     "output folder": ([*GOOD[:4], "--output", "absent/out.ckpt"], "cannot write absent/out.ckpt"),

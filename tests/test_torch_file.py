@@ -84,7 +84,7 @@ def test_a_training_checkpoint_comes_without_its_objects(tmp_path, form):
             same(state.tensors[name], value + offset)
     content = read_torch_file(path)
     assert (content["epoch"], content["arch"], content["amp_scaler"]) == (3, "net", {"scale": 65536.0})
-    assert content["args"].origin == ("tests.test_torch_file", "Namespace")
+    assert content["args"].origin == "tests.test_torch_file.Namespace"
     same(content["optimizer"]["state"][0]["exp_avg"], checkpoint["optimizer"]["state"][0]["exp_avg"])
 
 
@@ -116,8 +116,18 @@ def test_big_endian_archives_are_what_torch_load_gives(tmp_path):
         (lambda w, e: {"state_dict_ema": {"module." + k: v for k, v in e.items()}}, True, "state_dict_ema of the ch"),
         (lambda w, e: {"module.module." + k: v for k, v in w.items()}, False, "the bare state dict"),
         (lambda w, e: {"model": {"state_dict": w}}, False, "model.state_dict of the checkpoint"),
-        (lambda w, e: {"state_dict": {"backbone." + k: v for k, v in w.items()}}, False, "its backbone"),
-        (lambda w, e: {"decoder.w": torch.ones(1), **{"encoder." + k: v for k, v in w.items()}}, False, "its encoder"),
+        (lambda w, e: {"_orig_mod." + k: v for k, v in w.items()}, False, "the bare state dict"),
+        (lambda w, e: {"model": {"module._orig_mod." + k: v for k, v in w.items()}}, False, "model of the checkpoint"),
+        (lambda w, e: {"_orig_mod.module.model." + k: v for k, v in w.items()}, False, "the bare state dict"),
+        (lambda w, e: {"head._orig_mod.weight": w["head.weight"]}, False, "the bare state dict"),
+        (lambda w, e: {"weights": w, "optimizer": {"m": e}}, False, "weights of the checkpoint"),
+        (lambda w, e: {"net": {"params": w, "params_ema": e}}, True, "net.params_ema of the checkpoint"),
+        (lambda w, e: {"state_dict": w, "ema_state_dict": {"module." + k: v for k, v in e.items()}}, True, "ema_state"),
+        (
+            lambda w, e: {"meta": {"CLASSES": ("a",)}, "state_dict": w, "optimizer": {"state": {0: e}}, "amp": {}},
+            False,
+            "state_dict of the checkpoint",
+        ),
         (
             lambda w, e: {"model_ema": {"n_averaged": torch.tensor(4), **{"module." + k: v for k, v in e.items()}}},
             True,
@@ -140,7 +150,9 @@ def test_envelopes_and_prefixes(tmp_path, wrap, use_ema, origin):
         ({"model": {"w": torch.ones(1)}}, True, "no moving averages (state_dict_ema or model_ema): leave --use_ema"),
         ({"w": torch.ones(1)}, True, "no moving averages"),
         ({"model_ema": {"w": torch.ones(1)}}, False, "only moving averages (model_ema): give --use_ema True"),
-        ({"weights": {"w": torch.ones(1)}}, False, "at its top are 'weights'"),
+        ({"weights": {"a": 1}, "epoch": 3}, False, "at its top are 'weights'"),
+        ({"a": {"w": torch.ones(1)}, "b": {"w": torch.ones(1)}}, False, "it holds several state dicts, a, b: save one"),
+        ({"a._orig_mod.w": torch.ones(1), "a.w": torch.ones(1)}, False, "with and without _orig_mod"),
         ({"w": torch.ones(1), "name": "net"}, False, "its entry name is no dense tensor but a 'str'"),
         ({"w": torch.ones(1).to_sparse(), "v": torch.ones(1)}, False, "its entry w is no dense tensor"),
         ({"w": torch.ones(1).to(torch.float8_e4m3fn), "v": torch.ones(1)}, False, "its entry w is no dense tensor"),

@@ -8,16 +8,16 @@ import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
-from mindcv.models.registry import get_pretrained_cfg
 from mindspore import Tensor, nn
 from mindspore.nn.utils import no_init_parameters
 from tqdm import tqdm
 
 from ..errors import InputError, RunError
-from ..models.registry import create_model
+from ..files import require_file
+from ..models.registry import config_of, create_model
 from ..reparameterize import reparameterize
 from .files import choose_averages, load_weights
 from .fit import classes_of, find_prefix, fit_state_dict, under_prefix
@@ -60,9 +60,26 @@ class Conversion:
         return create_model(self.model, num_classes=num_classes, **(self.model_kwargs or {}))
 
     @property
-    def head(self) -> str:
-        """Name of the classifier's cell."""
-        return get_pretrained_cfg(self.model).get("classifier") or "head"
+    def heads(self) -> Tuple[str, ...]:
+        """Names of the cells that depend on the number of classes, the classifier first."""
+        return config_of(self.model).classifier or ("head",)
+
+    def empty_network(self, num_classes: int) -> nn.Cell:
+        """The network with names and shapes, but without values."""
+        with no_init_parameters():
+            return self.network(num_classes)
+
+    def classes_in(self, tensors: Mapping[str, Any]) -> int:
+        """The number of classes of a state dict by official or own names; 0 if its classifier is not there.
+
+        A detector's classifier has other outputs besides, for anchors or the background: how many outputs a class
+        adds is seen from networks of one and two classes.
+        """
+        outputs = classes_of(tensors, self.heads[0])
+        if not outputs or config_of(self.model).task == "classification":
+            return outputs
+        one, two = (classes_of(self.empty_network(n).parameters_dict(), self.heads[0]) for n in (1, 2))
+        return (outputs - one) // (two - one) + 1
 
 
 def convert_checkpoint(
@@ -77,40 +94,38 @@ def convert_checkpoint(
         InputError: ``source`` cannot be read or does not fit, or ``output`` cannot be written.
         RunError: what was written is not what it was to be, or ``verify`` says so.
     """
-    if Path(source).is_file() and is_ckpt(source):
+    require_file(source, "checkpoint", "give a .pth, .pt, .bin, .pth.tar or .safetensors file")
+    if is_ckpt(source):
         raise InputError(
             f"{source} is a .ckpt of MindSpore's already: give it to --ckpt_path, or to --to_torch to convert it back."
         )
     state = open_state_dict(source, conversion.use_ema)
     logger.info("%s: %d entries, %s", source, len(state.tensors), state.origin)
-    try:
-        network, entries = _entries(state, conversion)
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from error
+    network, entries = _entries(source, state, conversion)
     if output.suffix == ".safetensors":
         names = torch_names(network)
         entries = [Entry(names[e.name], e.shape, e.kind, e.read) for e in entries]
     _write(output, entries, verify and partial(_verify_file, network, conversion, verify))
 
 
-def _entries(state: StateDict, conversion: Conversion) -> Tuple[nn.Cell, List[Entry]]:
-    """The network, and its parameters as they are to be written."""
-    official = official_names(state.tensors)
-    fused = any(".reparam_conv." in name or ".lkb_reparam." in name for name in official.values())
-    given = classes_of(state.tensors, conversion.head)
+def _entries(source: str, state: StateDict, conversion: Conversion) -> Tuple[nn.Cell, List[Entry]]:
+    """The network, and its parameters as they will be written."""
+    state = _of_network(source, state, conversion)
+    fused = any(".reparam_conv." in name or ".lkb_reparam." in name for name in official_names(state.tensors).values())
+    given = conversion.classes_in(state.tensors)
     classes = given if conversion.num_classes is None else conversion.num_classes
-    without = conversion.head if classes != given and given else None
-    with no_init_parameters():
-        network = conversion.network(classes)
-    if fused or conversion.reparam:  # the inference form is made of values
+    without = conversion.heads if classes != given and given else ()
+    if fused or conversion.reparam:  # fusing needs values
         network = conversion.network(classes)
         if not fused:
-            logger.info("%s", load_torch_state_dict(network, state.tensors, without, state.left_out))
+            logger.info("%s", load_torch_state_dict(network, state.tensors, without, state.left_out, source))
             network = reparameterize(network)
             return network, [_of_parameter(p, conversion.dtype) for p in network.get_parameters()]
         logger.info("the checkpoint holds the inference form, and so will the output")
         network = reparameterize(network)
-    fit = fit_state_dict(network, state.tensors, without, state.left_out)
+    else:
+        network = conversion.empty_network(classes)
+    fit = fit_state_dict(network, state.tensors, without, without, state.left_out, source=source)
     logger.info("%s", fit.report)
     return network, [
         Entry(p.name, tuple(p.shape), conversion.dtype, partial(np.asarray, state.tensors[fit.sources[p.name]]))
@@ -118,6 +133,14 @@ def _entries(state: StateDict, conversion: Conversion) -> Tuple[nn.Cell, List[En
         else _of_parameter(p, conversion.dtype)
         for p in network.get_parameters()
     ]
+
+
+def _of_network(source, state: StateDict, conversion: Conversion) -> StateDict:
+    """The part of a state dict that is the network's own, by its names without the prefix that they have there."""
+    network = conversion.empty_network(conversion.num_classes or 1)
+    prefix = find_prefix(network, state.tensors, source=source)
+    others = tuple(name for name in state.tensors if not name.startswith(prefix))
+    return StateDict(under_prefix(state.tensors, prefix), state.origin, (*state.left_out, *others))
 
 
 def _of_parameter(parameter, kind) -> Entry:
@@ -138,11 +161,7 @@ def export_to_torch(source: str, output: Path, conversion: Conversion) -> None:
     if output.suffix != ".safetensors":
         raise InputError(f"--output is {output}, but --to_torch writes safetensors: give it that ending.")
     tensors, classes = _own_tensors(source, conversion)
-    network = conversion.network(classes) if conversion.reparam else None
-    if network is None:
-        with no_init_parameters():
-            network = conversion.network(classes)
-    network = reparameterize(network) if conversion.reparam else network
+    network = reparameterize(conversion.network(classes)) if conversion.reparam else conversion.empty_network(classes)
     names = torch_names(network)
     _check_own(source, tensors, network)
     entries = [Entry(names[name], t.shape, t.kind, partial(np.asarray, t)) for name, t in tensors.items()]
@@ -160,13 +179,11 @@ def export_to_torch(source: str, output: Path, conversion: Conversion) -> None:
 
 
 def _own_tensors(source, conversion):
-    if not Path(source).is_file():
-        raise InputError(f"no checkpoint at {source}: set --to_torch to a .ckpt file of this project.")
+    require_file(source, "checkpoint", "set --to_torch to a .ckpt file of this project")
     if not is_ckpt(source):
         raise InputError(f"{source} is no .ckpt file of this project: --to_torch takes one.")
     tensors = choose_averages(source, read_ckpt(source), conversion.use_ema)
-    head = tensors.get(f"{conversion.head}.weight")
-    given = head.shape[0] if head else 0
+    given = conversion.classes_in(tensors)
     if conversion.num_classes not in (None, given):
         raise InputError(f"{source} has {given} classes, not {conversion.num_classes}: leave --num_classes out.")
     return tensors, given
@@ -198,7 +215,7 @@ def _write(output: Path, entries: List[Entry], verify: Optional[Callable[[str], 
 
 
 def _verify_file(network, conversion, verify, path):
-    fresh = conversion.network(getattr(getattr(network, conversion.head, None), "out_channels", 0))
+    fresh = conversion.network(conversion.classes_in(network.parameters_dict()))
     names = {parameter.name for parameter in network.get_parameters()}
     if names != {parameter.name for parameter in fresh.get_parameters()}:
         fresh = reparameterize(fresh)

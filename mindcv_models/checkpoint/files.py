@@ -9,13 +9,13 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn
 
 from ..errors import InputError
-from ..files import atomic_write
+from ..files import atomic_write, require_file
 from .fit import LoadReport, find_prefix, fit_state_dict, under_prefix
 from .mindspore_file import is_ckpt, read_ckpt
 from .names import official_names, own_names
 from .state_dict import open_state_dict
 from .tensors import FileTensor
-from .torch_weights import fill
+from .torch_weights import Cells, as_cells, fill
 
 __all__ = ["EMA_PREFIX", "choose_averages", "load_backbone", "load_weights", "save_checkpoint"]
 
@@ -30,11 +30,13 @@ def save_checkpoint(parameters: Iterable[Parameter], path: Path) -> None:
         OSError: the file cannot be written.
     """
     with atomic_write(path) as partial:
-        ms.save_checkpoint([{"name": p.name, "data": Tensor(p.asnumpy())} for p in parameters], str(partial))
-        partial.chmod(0o644)
+        written = partial.with_suffix(".ckpt")  # MindSpore writes no other ending
+        ms.save_checkpoint([{"name": p.name, "data": Tensor(p.asnumpy())} for p in parameters], str(written))
+        written.chmod(0o644)
+        os.replace(written, partial)
 
 
-def load_weights(network: nn.Cell, path: str, use_ema: Optional[bool] = False, without: Optional[str] = None) -> str:
+def load_weights(network: nn.Cell, path: str, use_ema: Optional[bool] = False, without: Cells = None) -> str:
     """Fill ``network`` from ``path``: a ``.ckpt`` file of this project, or a PyTorch checkpoint of any kind.
 
     A ``.safetensors`` file has the official names, a ``.ckpt`` file this project's. They may lie under a prefix in
@@ -43,7 +45,7 @@ def load_weights(network: nn.Cell, path: str, use_ema: Optional[bool] = False, w
     Args:
         use_ema: load the moving averages instead of the weights; None: load those that a ``.ckpt`` file has, and the
             weights where it has none, and of a PyTorch checkpoint.
-        without: leave out the parameters of this cell, such as a new classifier.
+        without: a cell, or several, such as a new classifier, to leave out on both sides.
 
     Returns:
         A description of what was loaded, for the log.
@@ -51,7 +53,7 @@ def load_weights(network: nn.Cell, path: str, use_ema: Optional[bool] = False, w
     Raises:
         InputError: no such file, not a checkpoint, or a name or shape does not fit; then nothing is changed.
     """
-    cells = (without,) if without else ()
+    cells = as_cells(without)
     checkpoint = _open(path, use_ema)
     return checkpoint.describe(checkpoint.load(network, cells, cells))
 
@@ -99,13 +101,13 @@ class _Checkpoint:
     def describe(self, report: LoadReport) -> str:
         if self.torch:
             return f"the PyTorch checkpoint {self.path}: {report}"
-        words = str(report).replace(" parameters loaded", f" parameters{' (moving averages)' * self.averaged}", 1)
-        return f"{self.path}: {words}"
+        count, *rest = str(report).split("; ")
+        averages = " (moving averages)" if self.averaged else ""
+        return "; ".join([f"{count.replace(' loaded', averages)} of {self.path}", *rest])
 
 
 def _open(path: str, use_ema: Optional[bool]) -> _Checkpoint:
-    if not os.path.isfile(path):
-        raise InputError(f"no checkpoint at {path}: set ckpt_path to an existing .ckpt, .pth or .safetensors file.")
+    require_file(path, "checkpoint", "give an existing .ckpt, .pth or .safetensors file")
     if not is_ckpt(path):
         state = open_state_dict(path, bool(use_ema))
         return _Checkpoint(path, state.tensors, True, state.left_out)

@@ -6,10 +6,13 @@ in memory twice, which is too much for networks of several gigabytes.
 """
 
 import os
+import zlib
+from itertools import islice
 from typing import BinaryIO, Dict, Iterator, Tuple
 
-from ..errors import InputError
-from .tensors import FileTensor, Storage
+from ..errors import InputError, shown
+from ..files import require_file
+from .tensors import MAX_SIDES, FileTensor, Storage
 
 __all__ = ["ckpt_header", "is_ckpt", "read_ckpt"]
 
@@ -24,6 +27,9 @@ VALUE, TAG, TENSOR, SIDES, TYPE, CONTENT = 1, 1, 2, 1, 2, 3
 NUMBER, BYTES = 0, 2  # encodings of a field
 CHECKSUM_TAG, CHECKSUM_BYTES = b"crc_num", 17
 
+MAX_TENSORS = 100_000
+MAX_FIELDS = 8  # of a value, which has two
+
 
 def is_ckpt(path: str) -> bool:
     """True for files that begin like MindSpore's checkpoints, whatever their name.
@@ -31,6 +37,7 @@ def is_ckpt(path: str) -> bool:
     Raises:
         InputError: the file cannot be opened.
     """
+    require_file(path, "checkpoint")
     try:
         with open(path, "rb") as file:
             return file.read(1) == bytes([VALUE << 3 | BYTES]) and not path.endswith(".safetensors")
@@ -68,8 +75,10 @@ def read_ckpt(path: str) -> Dict[str, FileTensor]:
     tensors = {}
     try:
         with open(path, "rb") as file:
-            size = _end(file)
+            size = _checked_end(file)
             while file.tell() < size:
+                if len(tensors) == MAX_TENSORS:
+                    raise ValueError(f"more than {MAX_TENSORS:,} parameters")
                 name, tensor = _read_value(file, path, size)
                 if name in tensors:
                     raise ValueError("two parameters with the same name")
@@ -79,29 +88,43 @@ def read_ckpt(path: str) -> Dict[str, FileTensor]:
     return tensors
 
 
-def _end(file: BinaryIO) -> int:
-    """The offset at which the parameters end: files saved with ``crc_check`` have a checksum after them."""
+def _checked_end(file: BinaryIO) -> int:
+    """The offset at which the parameters end: files saved with ``crc_check`` have a checksum of them behind."""
     size = os.fstat(file.fileno()).st_size
-    file.seek(max(size - CHECKSUM_BYTES, 0))
-    has_checksum = file.read(len(CHECKSUM_TAG)) == CHECKSUM_TAG
+    end = max(size - CHECKSUM_BYTES, 0)
+    file.seek(end)
+    last = file.read(CHECKSUM_BYTES)
     file.seek(0)
-    return size - CHECKSUM_BYTES if has_checksum else size
+    if not last.startswith(CHECKSUM_TAG):
+        return size
+    checksum, remaining = 0, end
+    while remaining:
+        chunk = file.read(min(remaining, 1 << 20))
+        checksum, remaining = zlib.crc32(chunk, checksum), remaining - len(chunk)
+    if checksum != int.from_bytes(last[len(CHECKSUM_TAG) :], "big"):
+        raise ValueError("its checksum does not match")
+    file.seek(0)
+    return end
 
 
 def _read_value(file: BinaryIO, path, size):
     tag, start, end = next(_fields(file, file.tell(), size))
     if tag != VALUE:
         raise ValueError(f"field {tag}")
-    parts = {field: (start, end) for field, start, end in _fields(file, start, end)}
+    parts = {field: (start, end) for field, start, end in islice(_fields(file, start, end), MAX_FIELDS)}
     if not parts.keys() >= {TAG, TENSOR}:
         raise ValueError("a parameter without a name or values")
     name = _bytes(file, *parts[TAG]).decode()
+    if not name.isprintable() or len(name) > 300:
+        raise ValueError("a name that no parameter has")
     shape, kind, storage = [], "", None
-    for field, start, end in _fields(file, *parts[TENSOR]):
+    for count, (field, start, end) in enumerate(_fields(file, *parts[TENSOR])):
+        if count == MAX_SIDES + 2:
+            raise ValueError(f"{name} has more than {MAX_SIDES} dimensions")
         if field == SIDES:
             shape.append(start)
         elif field == TYPE:
-            kind = _bytes(file, start, end).decode()
+            kind = shown(_bytes(file, start, end).decode())[1:-1]
         elif field == CONTENT:
             storage = Storage(path, start, end - start)
     if kind not in _KINDS or storage is None:

@@ -12,7 +12,7 @@ import io
 import pickletools
 from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
-from ..errors import InputError
+from ..errors import InputError, shown
 
 __all__ = ["Builders", "Global", "Inert", "read_pickle"]
 
@@ -35,13 +35,16 @@ class Inert(dict):
     """A placeholder for an object of an unknown class: all operations of the pickle on it are accepted and ignored.
 
     Items that are set on it remain readable, since dicts of unknown classes are still dicts.
+
+    Attributes:
+        origin: the name of the class or function, in words.
     """
 
     __slots__ = ("origin",)
 
     def __init__(self, origin):
         super().__init__()
-        self.origin = origin
+        self.origin = str(origin) if isinstance(origin, Global) else origin if isinstance(origin, str) else "object"
 
     __hash__ = object.__hash__
     __eq__ = object.__eq__
@@ -291,7 +294,7 @@ class _Machine:
             raise TypeError("arguments that are not a tuple")
         known = function if isinstance(function, Global) else None
         if known and _is_attack(known):
-            raise InputError(f"it calls {str(known)[:80]!r}, which no checkpoint does: do not use this file")
+            raise InputError(f"it calls {shown(str(known))}, which no checkpoint does: do not use this file")
         if known in self.builders:
             self.stack.append(self.builders[known](*arguments))
         elif known in _DICTS:

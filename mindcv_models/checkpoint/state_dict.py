@@ -1,16 +1,15 @@
 """PyTorch state dicts from files of every kind, out of whatever they are wrapped in."""
 
-import json
-import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Dict, Iterator, Tuple
 
-from safetensors import SafetensorError, safe_open
-
-from ..errors import InputError
+from ..errors import InputError, shown
+from ..files import read_json, require_file
 from .pickles import Inert
-from .tensors import FileTensor, Storage
+from .safetensors_file import is_safetensors, read_safetensors
+from .tensors import FileTensor
 from .torch_file import read_torch_file
 
 __all__ = ["StateDict", "open_state_dict"]
@@ -26,11 +25,8 @@ MAX_DEPTH = 4  # of the dicts in a file that are searched
 WRAPPERS, WRAPPER_ENTRIES = ("module.", "model.", "_orig_mod."), ("n_averaged",)
 COMPILED = re.compile(r"(?<![^.])_orig_mod\.")
 
-_SAFETENSORS = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
-    "I16": "int16", "I8": "int8", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64", "BOOL": "bool",
-    "C64": "complex64",
-}  # fmt: skip
+SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.(safetensors|bin)$")
+MAX_SHARDS, MAX_INDEX = 1000, 16 << 20
 
 
 @dataclass(frozen=True)
@@ -56,15 +52,15 @@ def open_state_dict(path: str, use_ema: bool = False) -> StateDict:
     Raises:
         InputError: no such file, not a checkpoint, damaged, or without what was asked for. Nothing in it is run.
     """
-    if not os.path.isfile(path):
-        raise InputError(f"no checkpoint at {path}: give the path of a .pth, .pt, .bin, .pth.tar or .safetensors file.")
+    require_file(path, "checkpoint", "give the path of a .pth, .pt, .bin, .pth.tar or .safetensors file")
     try:
-        if is_safetensors(path):
-            content, keys = _read_safetensors(path), ()
-            if use_ema:
-                raise InputError("it is a bare state dict and has no moving averages: leave --use_ema out")
+        if path.endswith(".index.json"):
+            content, keys = _read_shards(Path(path)), ()
         else:
-            content, keys = _unwrap(read_torch_file(path), use_ema)
+            _refuse_shard(path)
+            content, keys = _read(path, use_ema)
+        if use_ema and not keys:
+            raise InputError("it is a bare state dict and has no moving averages: leave --use_ema out")
         return _strip(_check(content), keys)
     except InputError as error:
         raise InputError(f"cannot read {path}: {error}.") from error
@@ -72,35 +68,37 @@ def open_state_dict(path: str, use_ema: bool = False) -> StateDict:
         raise InputError(f"cannot read {path} ({error.strerror}): check the file and its permissions.") from error
 
 
-def is_safetensors(path: str) -> bool:
-    """True for what begins as safetensors do: eight bytes, the length of a header, then the header's brace."""
-    with open(path, "rb") as file:
-        return file.read(9)[8:] == b"{"
+def _read(path: str, use_ema: bool = False) -> Tuple[Dict, Tuple[str, ...]]:
+    return (read_safetensors(path), ()) if is_safetensors(path) else _unwrap(read_torch_file(path), use_ema)
 
 
-def _read_safetensors(path) -> Dict[str, FileTensor]:
-    try:
-        with safe_open(path, framework="np"):  # checks the header: sizes, gaps, overlaps
-            pass
-    except (SafetensorError, ValueError, OSError) as error:
-        reason = repr(str(error)[:120])
-        raise InputError(f"it is not a readable safetensors file ({reason}): get the file again") from error
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        entries = json.loads(file.read(length))
-        size = os.fstat(file.fileno()).st_size - 8 - length
-    storage = Storage(path, 8 + length, size)
-    entries.pop("__metadata__", None)
-    return {name: _safetensor(storage, entry) for name, entry in entries.items()}
+def _refuse_shard(path):
+    """A part of a checkpoint alone fits no network, and its names say so less clearly than its own."""
+    shard = SHARD.search(path)
+    if shard and int(shard[2]) > 1:
+        raise InputError(
+            f"it is part {int(shard[1])} of {int(shard[2])} of a checkpoint: give the .index.json file beside it"
+        )
 
 
-def _safetensor(storage, entry):
-    kind = _SAFETENSORS.get(entry["dtype"])
-    if kind is None:
-        return Inert(f"{entry['dtype'][:16]} tensor")
-    start, end = entry["data_offsets"]
-    own = Storage(storage.path, storage.offset + start, end - start)
-    return FileTensor.contiguous(own, kind, tuple(entry["shape"]))
+def _read_shards(path: Path) -> Dict[str, Any]:
+    """The tensors of all parts of a checkpoint, from its index."""
+    index = read_json(path, "index of a checkpoint in parts", MAX_INDEX)
+    places = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise InputError("it is JSON, but no index of a checkpoint in parts: its weight_map is missing")
+    tensors = {}
+    names = sorted(set(places.values()))
+    if len(names) > MAX_SHARDS:
+        raise InputError(f"it names more than {MAX_SHARDS} parts, more than any checkpoint has")
+    for name in names:
+        if Path(name).name != name:
+            raise InputError(f"it names a part {shown(name)} outside its folder: do not trust it")
+        require_file(path.with_name(name), "part of the checkpoint", "download all parts that the index names")
+        tensors.update(_read(str(path.with_name(name)))[0])
+    for name in sorted(set(places) ^ set(tensors))[:1]:
+        raise InputError(f"its parts and the index differ in {shown(name)}: download all of them again")
+    return tensors
 
 
 def _unwrap(content: Any, use_ema: bool) -> Tuple[Dict, Tuple[str, ...]]:
@@ -140,10 +138,10 @@ def _complain(content, averages, use_ema):
     inert = [content, *(content[key] for key in WEIGHTS if isinstance(content, dict) and key in content)]
     for value in inert:
         if isinstance(value, Inert):
-            raise InputError(f"it is a pickled {str(value.origin)[:80]!r}: save its state_dict() instead")
+            raise InputError(f"it is a pickled {shown(value.origin)}: save its state_dict() instead")
     if not isinstance(content, dict):
         raise InputError("it holds no state dict: save model.state_dict()")
-    known = ", ".join(repr(key)[:40] for key in list(content)[:8] if isinstance(key, str)) or "no names"
+    known = ", ".join(shown(key) for key in list(content)[:8] if isinstance(key, str)) or "no names"
     raise InputError(f"it holds no state dict under {', '.join(WEIGHTS)}; at its top are {known}")
 
 
@@ -154,11 +152,11 @@ def _has_tensors(content) -> bool:
 def _check(content: Dict) -> Dict[str, FileTensor]:
     for name, value in content.items():
         if not isinstance(name, str) or not name.isprintable() or len(name) > 300:
-            what = repr(name[:80]) if isinstance(name, str) else f"under a {type(name).__name__}"
+            what = shown(name) if isinstance(name, str) else f"under a {type(name).__name__}"
             raise InputError(f"its state dict has an entry {what}, which is no parameter's name")
         if not isinstance(value, FileTensor):
             what = value.origin if isinstance(value, Inert) else type(value).__name__
-            raise InputError(f"its entry {name} is no dense tensor but a {str(what)[:80]!r}: save plain tensors")
+            raise InputError(f"its entry {name} is no dense tensor but a {shown(what)}: save plain tensors")
     return content
 
 

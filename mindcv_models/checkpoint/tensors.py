@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 
-__all__ = ["ITEM_SIZES", "FileTensor", "Storage"]
+__all__ = ["ITEM_SIZES", "MAX_SIDES", "FileTensor", "Storage"]
 
 # NumPy's types by PyTorch's names; bfloat16, which NumPy lacks, is the upper half of a float32.
 ITEM_SIZES = {
@@ -20,6 +20,7 @@ ITEM_SIZES = {
 
 # A view can repeat elements (stride 0). It may exceed the size of its storage by this number of bytes.
 REPEATED_BYTES = 64 << 20
+MAX_SIDES = 32
 CHUNK = 1 << 20
 
 
@@ -91,7 +92,7 @@ class FileTensor:
 
     def __post_init__(self):
         numbers = (*self.shape, *self.strides, self.offset)
-        if len(self.shape) != len(self.strides) or len(self.shape) > 32:
+        if len(self.shape) != len(self.strides) or len(self.shape) > MAX_SIDES:
             raise InputError(
                 "the file contains a tensor whose strides do not match its dimensions: download the file again"
             )
@@ -106,6 +107,8 @@ class FileTensor:
     @classmethod
     def contiguous(cls, storage: Storage, kind: str, shape: Tuple[int, ...]) -> FileTensor:
         """The tensor that fills ``storage`` in row-major order."""
+        if len(shape) > MAX_SIDES:
+            raise InputError(f"the file contains a tensor of more than {MAX_SIDES} dimensions: download the file again")
         strides = [1] * len(shape)
         for axis in range(len(shape) - 1, 0, -1):
             strides[axis - 1] = strides[axis] * shape[axis]

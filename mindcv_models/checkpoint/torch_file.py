@@ -8,9 +8,10 @@ import io
 import os
 import struct
 import zipfile
+from dataclasses import dataclass
 from typing import Any, Dict
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from .pickles import MAX_BYTES, Builders, Global, Inert, read_pickle
 from .tensors import ITEM_SIZES, FileTensor, Storage
 
@@ -42,17 +43,47 @@ def read_torch_file(path: str) -> Any:
         InputError: the file was not written by ``torch.save``, or is damaged.
     """
     with open(path, "rb") as file:
-        start = file.read(512)
+        start = file.read(4096)
         file.seek(0)
         if start.startswith(b"PK\x03\x04"):
             return _Archive(path, file).load()
-        if start[257:262] == b"ustar":
-            raise InputError("it is a tar archive of PyTorch 0.1: load and save it with PyTorch 1.0 to 1.5 first")
-        if start.startswith(b"\x80"):
+        if start.startswith(b"\x80") and LEGACY_MAGIC.to_bytes(10, "little") in start[:32]:
             return _Legacy(path, file).load()
-    raise InputError(
-        f"it is no PyTorch checkpoint, for it begins with {start[:16]!r}: see whether it was downloaded wholly"
-    )
+    raise InputError(_kind(start))
+
+
+def _kind(start: bytes) -> str:
+    """What a file that is no PyTorch checkpoint is, by its first bytes, and what to do."""
+    for magic, words in _OTHER_FILES.items():
+        if start.startswith(magic):
+            return words
+    if start[257:262] == b"ustar":
+        return "it is a tar archive; if PyTorch 0.1 wrote it, load and save it with PyTorch 1.0 to 1.5, else unpack it"
+    if start.startswith(b"\x80"):
+        what = "a pickle of NumPy arrays" if b"numpy" in start else "a pickle, but not one of torch.save"
+        return f"it is {what}: load it in Python and save it with torch.save or safetensors.numpy.save_file"
+    if start.lstrip()[:1] == b"<":
+        return "it is a web page or XML: the download gave that instead of the file"
+    if start.lstrip()[:1] == b"{":
+        return "it is JSON: give the file that has the weights, or an index whose name ends in .index.json"
+    return f"it is no PyTorch checkpoint, for it begins with {start[:16]!r}: check that it was downloaded completely"
+
+
+_OTHER_FILES = {
+    b"\x1f\x8b": "it is compressed by gzip: unpack it first",
+    b"\x89HDF": "it is an HDF5 file, as Keras writes: convert it to a PyTorch or safetensors state dict first",
+    b"\x93NUMPY": "it is one NumPy array: give a state dict saved with torch.save or safetensors",
+    b"version https://git-lfs": "it is a pointer of Git LFS, not the file itself: run git lfs pull",
+}
+
+
+@dataclass(frozen=True)
+class _View:
+    """What a persistent id stands for; no pickle can make one otherwise."""
+
+    storage: Storage
+    kind: str
+    start: int
 
 
 class _Contents:
@@ -87,7 +118,7 @@ class _Contents:
             return Inert(cls)
         kind = _STORAGES[cls.name]
         view = identifier[5] if len(identifier) == 6 else None  # (key, first element, number of elements)
-        return self.storage(key, count, ITEM_SIZES[kind]), kind, view[1] if view else 0
+        return _View(self.storage(key, count, ITEM_SIZES[kind]), kind, view[1] if view else 0)
 
     def storage(self, key, count, item_size) -> Storage:
         """The storage of ``count`` elements."""
@@ -106,14 +137,17 @@ def _size(sizes=()):
 def _tensor(storage, offset, shape, strides, requires_grad=None, hooks=None, metadata=None):
     if isinstance(storage, Inert) or (isinstance(metadata, dict) and (len(metadata) > 8 or any(metadata.values()))):
         return Inert(Global("torch", "Tensor"))  # quantised, or lazily negated or conjugated
-    data, kind, start = storage
-    return FileTensor(data, kind, tuple(shape), tuple(strides), start + offset)
+    if not isinstance(storage, _View):
+        raise TypeError("a tensor of something else than a storage")
+    return FileTensor(storage.storage, storage.kind, tuple(shape), tuple(strides), storage.start + offset)
 
 
 def _tensor_of_type(storage, offset, shape, strides, requires_grad, hooks, dtype, metadata=None):
     if isinstance(storage, Inert) or not isinstance(dtype, Global) or dtype.name not in ITEM_SIZES:
         return Inert(Global("torch", "Tensor"))
-    return _tensor((storage[0], dtype.name, 0), offset, shape, strides, metadata=metadata)
+    if not isinstance(storage, _View):
+        raise TypeError("a tensor of something else than a storage")
+    return _tensor(_View(storage.storage, dtype.name, 0), offset, shape, strides, metadata=metadata)
 
 
 def _first(data, requires_grad=None, hooks=None, state=None):
@@ -146,12 +180,17 @@ class _Archive(_Contents):
     def check(self):
         """Raise InputError for anything that PyTorch's archives do not have, before reading entries."""
         infos = self.zip.infolist()
+        names = [info.filename.rpartition("/")[2] for info in infos]
+        if "constants.pkl" in names:
+            raise InputError("it is a TorchScript program: save the model's state_dict() instead")
+        if names and all(name.endswith(".npy") for name in names):
+            raise InputError("it is an .npz archive of NumPy arrays: save them with safetensors.numpy.save_file")
         if len(self.entries) != len(infos):
             raise InputError("its zip archive has two entries with the same name: do not trust it")
         for info in infos:
             parts = info.filename.split("/")
             if ".." in parts or parts[0] == "" or "\\" in info.filename or info.orig_filename != info.filename:
-                raise InputError(f"its zip archive has an entry {info.filename[:80]!r}: do not trust it")
+                raise InputError(f"its zip archive has an entry {shown(info.filename)}: do not trust it")
             if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
                 raise InputError(
                     "its zip archive is compressed, which PyTorch never does: save it with torch.save again"
@@ -165,8 +204,6 @@ class _Archive(_Contents):
             raise InputError(
                 "it is a zip archive without data.pkl, not a file of torch.save: save the state dict with torch.save"
             )
-        if f"{found[0]}constants.pkl" in self.entries:
-            raise InputError("it is a TorchScript program: save the model's state_dict() instead")
         return found[0]
 
     def _little_endian(self) -> bool:

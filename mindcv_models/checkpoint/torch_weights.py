@@ -1,19 +1,26 @@
 """PyTorch state dicts into networks, strictly."""
 
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Mapping, Sequence, Tuple, Union
 
 import numpy as np
 from mindspore import Tensor, nn
 
-from ..errors import InputError
 from .fit import LoadReport, classes_of, fit_state_dict
 from .state_dict import open_state_dict
 
-__all__ = ["fill", "load_torch_checkpoint", "load_torch_state_dict"]
+__all__ = ["Cells", "as_cells", "fill", "load_torch_checkpoint", "load_torch_state_dict"]
+
+
+Cells = Union[None, str, Sequence[str]]  # names of cells
+
+
+def as_cells(cells: Cells) -> Tuple[str, ...]:
+    """One name, several or None as a tuple."""
+    return (cells,) if isinstance(cells, str) else tuple(cells or ())
 
 
 def load_torch_checkpoint(
-    network: nn.Cell, path: str, without: Optional[str] = None, use_ema: bool = False, keep_if_equal: bool = False
+    network: nn.Cell, path: str, without: Cells = None, use_ema: bool = False, keep_if_equal: bool = False
 ) -> LoadReport:
     """Fill ``network`` from an official or timm checkpoint: a file of ``torch.save`` or safetensors.
 
@@ -23,7 +30,7 @@ def load_torch_checkpoint(
     inference-form file, give the network that ``reparameterize`` returns.
 
     Args:
-        without: leave out this cell, such as a new classifier, on both sides.
+        without: a cell, or several, such as a new classifier, to leave out on both sides.
         use_ema: take the moving averages that the file holds beside the weights.
         keep_if_equal: leave ``without`` out only if it has another number of classes in the file.
 
@@ -31,9 +38,13 @@ def load_torch_checkpoint(
         InputError: the file cannot be read, or a name or shape does not fit.
     """
     state = open_state_dict(path, use_ema)
-    if keep_if_equal and classes_of(state.tensors, without) == classes_of(network.parameters_dict(), without):
-        without = None
-    cells = (without,) if without else ()
+    cells = as_cells(without)
+    if (
+        keep_if_equal
+        and cells
+        and classes_of(state.tensors, cells[0]) == classes_of(network.parameters_dict(), cells[0])
+    ):
+        cells = ()
     return load_torch_state_dict(network, state.tensors, cells, state.left_out, path)
 
 

@@ -1,6 +1,6 @@
 """The networks, a family a file, and their registry. Importing this registers them with MindCV."""
 
 from . import fastervit, fastvit, litv2, retinanet, semantic_fpn
-from .registry import create_model, list_models
+from .registry import config_of, create_model, list_models
 
-__all__ = ["create_model", "fastervit", "fastvit", "list_models", "litv2", "retinanet", "semantic_fpn"]
+__all__ = ["config_of", "create_model", "fastervit", "fastvit", "list_models", "litv2", "retinanet", "semantic_fpn"]

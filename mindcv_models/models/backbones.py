@@ -93,6 +93,7 @@ class Cut(nn.Cell):
                 steps = {f"{name}.{k}": step for k, step in enumerate(child)}
                 wanted = [k for k, step in enumerate(steps) if step in taps]
                 child = nn.SequentialCell(list(child)[: wanted[-1] + 1 if taps[-1] in steps else len(steps)])
+                self.classifier_cells = tuple(list(steps)[len(child) :])  # for load_backbone
                 steps = dict(list(steps.items())[: len(child)])
             setattr(self, name, child)
             self.chain += list(steps.values())

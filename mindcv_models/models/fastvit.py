@@ -368,6 +368,7 @@ class FastViTFeatures(nn.Cell):
 
     Attributes:
         out_channels, out_strides: width and stride of each returned map.
+        output_norms: names of the norms of the maps, which a classifier's checkpoint does not have.
     """
 
     def __init__(self, variant: Variant, out_indices=(0, 1, 2, 3), fork_feat=False, official_taps=False,
@@ -380,8 +381,9 @@ class FastViTFeatures(nn.Cell):
         self.taps = tuple(ends[i] for i in out_indices)
         self.out_channels = [variant.dims[i] for i in out_indices]
         self.out_strides = [4 * 2**i for i in out_indices]
-        for i, dim in enumerate(variant.dims if fork_feat else ()):
-            setattr(self, f"norm{2 * i}", BatchNorm2d(dim))
+        self.output_norms = tuple(f"norm{2 * i}" for i in range(4)) if fork_feat else ()
+        for name, dim in zip(self.output_norms, variant.dims):
+            setattr(self, name, BatchNorm2d(dim))
         self.norms = [getattr(self, f"norm{2 * i}") if fork_feat else nn.Identity() for i in out_indices]
 
     def construct(self, x):

@@ -427,6 +427,7 @@ class LITv2Features(_Trunk):
 
     Attributes:
         out_channels, out_strides: width and stride of each returned map.
+        output_norms: names of the norms of the maps, which a classifier's checkpoint does not have.
     """
 
     def __init__(self, variant: Variant, out_indices=(0, 1, 2, 3), dense=None, in_channels=3, alpha=0.9, window_size=2,
@@ -439,7 +440,7 @@ class LITv2Features(_Trunk):
         self.out_indices = tuple(out_indices)
         self.out_channels = [variant.dims[i] for i in out_indices]
         self.out_strides = [4 * 2**i for i in out_indices]
-        self.layers[3].downsample = nn.Identity()
+        self.output_norms = tuple(f"norm{i}" for i in DENSE_NORMS[dense])
         for i in DENSE_NORMS[dense]:
             setattr(self, f"norm{i}", ChannelNorm(variant.dims[i]))
         self.norms = [getattr(self, f"norm{i}", None) or nn.Identity() for i in range(4)]

@@ -1,7 +1,8 @@
 """Models by name: this project's and MindCV's, from one registry."""
 
 import fnmatch
-from typing import List
+from dataclasses import dataclass
+from typing import List, Optional, Tuple
 
 import mindcv.models
 from mindcv.models.registry import get_pretrained_cfg, is_model
@@ -10,7 +11,7 @@ from mindspore import nn
 from ..errors import InputError, nearest
 from . import fastervit, fastvit, litv2, retinanet, semantic_fpn
 
-__all__ = ["create_model", "list_models"]
+__all__ = ["ModelConfig", "config_of", "create_model", "list_models"]
 
 FAMILIES = (fastvit, fastervit, litv2)
 DENSE = (retinanet, semantic_fpn)  # models over a backbone
@@ -26,9 +27,41 @@ def list_models(pattern: str = "*", task: str = "classification") -> List[str]:
     return [name for name in own if fnmatch.fnmatch(name, pattern) and task_of(name) == task]
 
 
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a registered model says of itself; the defaults are those of models that do not say.
+
+    Attributes:
+        task: "classification", "detection" or "segmentation".
+        input_size: channels, height and width of the images that it was made for.
+        mean, std: of the images that it was trained on, by channel, on the scale 0 to 1; None where it does not say.
+        crop_pct, crop_mode, interpolation: preparation of its images for evaluation.
+        classifier: names of the cells whose shapes depend on the number of classes, the one with the classes' logits
+            first; empty where it does not say.
+    """
+
+    task: str = "classification"
+    input_size: Tuple[int, int, int] = (3, 224, 224)
+    mean: Optional[Tuple[float, ...]] = None
+    std: Optional[Tuple[float, ...]] = None
+    crop_pct: float = 0.875
+    crop_mode: str = "center"
+    interpolation: str = "bilinear"
+    classifier: Tuple[str, ...] = ()
+
+
+def config_of(model_name: str) -> ModelConfig:
+    """What the model ``model_name`` of this project or of MindCV says of itself; the defaults for an unknown name."""
+    said = get_pretrained_cfg(model_name) if is_model(model_name) else {}
+    known = {name: said[name] for name in ModelConfig.__dataclass_fields__ if said.get(name)}
+    if isinstance(known.get("classifier"), str):
+        known["classifier"] = (known["classifier"],)
+    return ModelConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in known.items()})
+
+
 def task_of(model_name: str) -> str:
     """What a registered model does: "classification", "detection" or "segmentation"."""
-    return get_pretrained_cfg(model_name).get("task", "classification")
+    return config_of(model_name).task
 
 
 def create_model(
