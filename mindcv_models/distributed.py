@@ -16,7 +16,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from .backend import device_target, has_sync_batch_norm
-from .cells import set_value
+from .cells import replace_cells, set_value
 from .errors import InputError, RunError
 
 __all__ = [
@@ -231,15 +231,7 @@ def synchronize_batch_norm(network: nn.Cell, world: World) -> None:
         )
     if world.size == 1:
         return
-    for _, cell in list(network.cells_and_names()):
-        for name, child in cell.name_cells().items():
-            if type(child) is not nn.BatchNorm2d:
-                continue
-            synchronized = _synchronized(child)
-            if isinstance(cell, (nn.SequentialCell, nn.CellList)):
-                cell[int(name)] = synchronized
-            else:
-                setattr(cell, name, synchronized)
+    replace_cells(network, lambda cell: _synchronized(cell) if type(cell) is nn.BatchNorm2d else None)
 
 
 def _synchronized(norm):

@@ -3,15 +3,19 @@
 import contextlib
 import json
 import os
+import re
+import shutil
 import stat
+import time
 from pathlib import Path
 from typing import Any, Iterator, Union
 
 from .errors import InputError
 
-__all__ = ["atomic_write", "read_json", "read_text", "require_file", "write_text"]
+__all__ = ["atomic_folder", "atomic_output", "atomic_write", "read_json", "read_text", "require_file", "write_text"]
 
 MAX_TEXT = 64 << 20  # bytes
+LEFT_OVER = 24 * 3600  # seconds after which a temporary file belongs to no running process
 
 
 @contextlib.contextmanager
@@ -22,13 +26,55 @@ def atomic_write(path: Path) -> Iterator[Path]:
     name is ``.<name>.<process>.partial`` with the suffix of ``path``, since some writers go by the suffix.
     """
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    _remove_leftovers(path, path.suffix)
+    partial.unlink(missing_ok=True)
     try:
         yield partial
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error is the one to show
+            partial.unlink()
+
+
+@contextlib.contextmanager
+def atomic_output(path: Path, option: str = "output") -> Iterator[Path]:
+    """As :func:`atomic_write`, for a file that the option ``option`` names.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    try:
+        with atomic_write(path) as partial:
+            yield partial
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror or error}): choose another {option}.") from error
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside ``path`` to fill; without an error it becomes ``path``, which must be free."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    _remove_leftovers(path, "")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_leftovers(path: Path, suffix: str) -> None:
+    """Remove what killed processes left of ``path``: temporary files and folders that nobody has changed for a day."""
+    stem = path.name[: len(path.name) - len(suffix)] if suffix else path.name
+    name = re.compile(rf"\.{re.escape(stem)}\.\d+\.partial{re.escape(suffix)}")
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(path.parent):
+            if name.fullmatch(entry.name) and time.time() - entry.stat(follow_symlinks=False).st_mtime > LEFT_OVER:
+                remove = shutil.rmtree if entry.is_dir(follow_symlinks=False) else os.unlink
+                remove(entry.path)
 
 
 def write_text(path: Path, text: str) -> None:

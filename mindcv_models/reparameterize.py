@@ -4,6 +4,8 @@ import copy
 
 from mindspore import nn
 
+from .cells import replace_cells
+
 __all__ = ["reparameterize"]
 
 
@@ -16,21 +18,7 @@ def reparameterize(network: nn.Cell) -> nn.Cell:
     """
     fused = copy.deepcopy(network)
     fused.compile_cache.clear()
-    fused = _fuse(fused)
+    fused = replace_cells(fused, lambda cell: cell.fuse() if hasattr(cell, "fuse") else None)
     for name, parameter in fused.parameters_and_names():
         parameter.name = name
     return fused.set_train(False)
-
-
-def _fuse(cell: nn.Cell) -> nn.Cell:
-    if hasattr(cell, "fuse"):
-        return cell.fuse()
-    for name, child in cell.name_cells().items():
-        replacement = _fuse(child)
-        if replacement is child:
-            continue
-        if isinstance(cell, (nn.SequentialCell, nn.CellList)):
-            cell[int(name)] = replacement
-        else:
-            setattr(cell, name, replacement)
-    return cell

@@ -6,7 +6,7 @@ import pytest
 from mindcv.models.layers.drop_path import DropPath as MindCVDropPath
 from mindspore import Tensor, nn
 
-from mindcv_models.layers import DropPathDraws
+from mindcv_models.training.drop_path import DropPathDraws
 
 KEEP, ROWS, STEPS = 0.7, 300, 400
 
@@ -39,7 +39,7 @@ def masks(network, draws, steps=STEPS, rows=ROWS):
 
 
 def test_rows_are_dropped_independently_at_their_rate(network):
-    first, second = masks(network, DropPathDraws(network))
+    first, second = masks(network, DropPathDraws.of(network))
     np.testing.assert_allclose(np.unique(first), [0, 1 / KEEP], rtol=1e-6)
     np.testing.assert_array_equal(np.unique(second), [0, 2])
     kept = first > 0
@@ -57,16 +57,22 @@ def test_rows_are_dropped_independently_at_their_rate(network):
 @pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
 def test_the_same_numbers_drop_the_same_rows(network, mode):
     ms.set_context(mode=mode)
-    draws = DropPathDraws(network)
+    draws = DropPathDraws.of(network)
     first = masks(network, draws, 3, 40)
     np.testing.assert_array_equal(masks(network, draws, 3, 40), first)
     assert (first[:, 0] != first[:, 1]).any()
 
 
 def test_evaluation_keeps_every_row_and_nothing_becomes_a_parameter(network):
-    DropPathDraws(network)
+    DropPathDraws.of(network)
     assert list(network.get_parameters()) == []
     x = Tensor(np.random.default_rng(0).random((5, 2), np.float32))
     first, second = network.set_train(False)(x)
     np.testing.assert_array_equal(first.asnumpy(), x.asnumpy())
     np.testing.assert_array_equal(second.asnumpy(), x.asnumpy())
+
+
+def test_a_network_without_stochastic_depth_has_no_draws():
+    network = nn.SequentialCell([MindCVDropPath(0.0), nn.Dense(2, 2)])
+    assert DropPathDraws.of(network) is None
+    assert type(network[0]) is MindCVDropPath

@@ -212,7 +212,7 @@ def test_large_weights_lie_beside_the_file_that_names_them(tmp_path):
     graph = export.to_onnx(network, (None, 3, 8, 8))
     output = tmp_path / "n.onnx"
     (tmp_path / "n.onnx.data-00000000").write_bytes(b"old")
-    with files.aside(output) as partial:
+    with files.atomic_export(output) as partial:
         files.write_onnx_file(graph, partial, {}, largest=800)
     first, second = sorted(tmp_path.iterdir())
     assert first == output
@@ -225,7 +225,7 @@ def test_large_weights_lie_beside_the_file_that_names_them(tmp_path):
 def test_an_error_leaves_the_old_file(tmp_path):
     output = tmp_path / "n.onnx"
     output.write_bytes(b"old")
-    with pytest.raises(ZeroDivisionError), files.aside(output) as partial:
+    with pytest.raises(ZeroDivisionError), files.atomic_export(output) as partial:
         partial.write_bytes(b"new")
         raise ZeroDivisionError
     assert output.read_bytes() == b"old"
@@ -257,7 +257,7 @@ def test_a_full_disk_is_wrong_input_and_leaves_the_old_file(format, tmp_path):
 def test_a_folder_is_no_output(tmp_path):
     folder = tmp_path / "n.onnx"
     folder.mkdir()
-    with pytest.raises(InputError, match="is a folder: choose a file in it"), files.aside(folder):
+    with pytest.raises(InputError, match="is a folder: choose a file in it"), files.atomic_export(folder):
         pass
     assert list(tmp_path.iterdir()) == [folder]
 

@@ -84,7 +84,7 @@ def test_a_training_checkpoint_comes_without_its_objects(tmp_path, form):
             same(state.tensors[name], value + offset)
     content = read_torch_file(path)
     assert (content["epoch"], content["arch"], content["amp_scaler"]) == (3, "net", {"scale": 65536.0})
-    assert content["args"].origin == "tests.test_torch_file.Namespace"
+    assert content["args"].origin == ("tests.test_torch_file", "Namespace")
     same(content["optimizer"]["state"][0]["exp_avg"], checkpoint["optimizer"]["state"][0]["exp_avg"])
 
 

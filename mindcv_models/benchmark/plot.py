@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Iterable, Mapping
 
 from ..errors import InputError
-from ..export.files import aside
+from ..evaluation.figures import new_figure
+from ..files import atomic_output
 from .published import PUBLISHED
 
 __all__ = ["check_plot", "plot"]
@@ -33,14 +34,13 @@ def plot(throughputs: Mapping[str, float], path: str, title: str) -> None:
 
     Models of a family are joined by a line. Models that are not in ``PUBLISHED`` are left out.
     """
-    from matplotlib.figure import Figure  # no window system, no global state
+    figure = new_figure(8, 5)
     from matplotlib.ticker import LogLocator
 
     series = defaultdict(list)
     for model, throughput in throughputs.items():
         if model in PUBLISHED:
             series[PUBLISHED[model].series].append((throughput, PUBLISHED[model].top1, model))
-    figure = Figure(figsize=(8, 5), dpi=100, layout="constrained")
     axes = figure.subplots()
     for name, points in series.items():
         x, y, _ = zip(*sorted(points))
@@ -55,7 +55,7 @@ def plot(throughputs: Mapping[str, float], path: str, title: str) -> None:
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     write_names(axes, [point for points in series.values() for point in points])
-    with aside(Path(path)) as partial:
+    with atomic_output(Path(path), "plot") as partial:
         figure.savefig(partial)
 
 

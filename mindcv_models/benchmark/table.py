@@ -12,7 +12,7 @@ import mindspore as ms
 import numpy as np
 
 from .. import backend
-from ..export.files import aside
+from ..files import atomic_output
 from ..models.registry import create_model
 from ..profile import profile
 from ..reparameterize import reparameterize
@@ -105,7 +105,7 @@ def write_csv(rows: Sequence[Row], path: str) -> None:
     Raises:
         InputError: the folder is not writable.
     """
-    with aside(Path(path)) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+    with atomic_output(Path(path), "csv") as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

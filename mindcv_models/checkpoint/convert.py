@@ -16,7 +16,7 @@ from mindspore.nn.utils import no_init_parameters
 from tqdm import tqdm
 
 from ..errors import InputError, RunError
-from ..files import require_file
+from ..files import atomic_output, require_file
 from ..models.registry import config_of, create_model
 from ..reparameterize import reparameterize
 from .files import choose_averages, load_weights
@@ -25,7 +25,7 @@ from .mindspore_file import is_ckpt, read_ckpt
 from .names import official_buffers, official_names, second_name, torch_names
 from .state_dict import StateDict, open_state_dict
 from .torch_weights import load_torch_state_dict
-from .writing import Entry, check_file, write_aside, write_ckpt, write_safetensors
+from .writing import Entry, check_file, write_ckpt, write_safetensors
 
 __all__ = ["DTYPES", "Conversion", "convert_checkpoint", "export_to_torch", "verify_logits"]
 
@@ -202,15 +202,15 @@ def _write(output: Path, entries: List[Entry], verify: Optional[Callable[[str], 
     """Write, compare and swap in."""
     total = sum(entry.size for entry in entries)
     bar = tqdm(total=total, unit="B", unit_scale=True, desc=output.name, disable=total < SHOW_PROGRESS, mininterval=1)
-    with bar, write_aside(output) as aside:
+    with bar, atomic_output(output) as partial:
         if output.suffix == ".safetensors":
-            checksums = write_safetensors(aside, entries, bar.update, {"format": "pt"})
-            check_file(open_state_dict(str(aside)).tensors, entries, checksums)
+            checksums = write_safetensors(partial, entries, bar.update, {"format": "pt"})
+            check_file(open_state_dict(str(partial)).tensors, entries, checksums)
         else:
-            checksums = write_ckpt(aside, entries, bar.update)
-            check_file(read_ckpt(str(aside)), entries, checksums)
+            checksums = write_ckpt(partial, entries, bar.update)
+            check_file(read_ckpt(str(partial)), entries, checksums)
         if verify:
-            verify(str(aside))
+            verify(str(partial))
     logger.info("wrote %s: %d tensors, %.1f MB, read back and compared", output, len(entries), total / 1e6)
 
 

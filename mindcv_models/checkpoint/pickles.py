@@ -37,14 +37,14 @@ class Inert(dict):
     Items that are set on it remain readable, since dicts of unknown classes are still dicts.
 
     Attributes:
-        origin: the name of the class or function, in words.
+        origin: the class or function, a :class:`Global`, or what else it was, in words.
     """
 
     __slots__ = ("origin",)
 
     def __init__(self, origin):
         super().__init__()
-        self.origin = str(origin) if isinstance(origin, Global) else origin if isinstance(origin, str) else "object"
+        self.origin = origin if isinstance(origin, (str, Global)) else "object"
 
     __hash__ = object.__hash__
     __eq__ = object.__eq__

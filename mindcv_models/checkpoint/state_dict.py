@@ -138,7 +138,7 @@ def _complain(content, averages, use_ema):
     inert = [content, *(content[key] for key in WEIGHTS if isinstance(content, dict) and key in content)]
     for value in inert:
         if isinstance(value, Inert):
-            raise InputError(f"it is a pickled {shown(value.origin)}: save its state_dict() instead")
+            raise InputError(f"it is a pickled {shown(str(value.origin))}: save its state_dict() instead")
     if not isinstance(content, dict):
         raise InputError("it holds no state dict: save model.state_dict()")
     known = ", ".join(shown(key) for key in list(content)[:8] if isinstance(key, str)) or "no names"
@@ -156,7 +156,7 @@ def _check(content: Dict) -> Dict[str, FileTensor]:
             raise InputError(f"its state dict has an entry {what}, which is no parameter's name")
         if not isinstance(value, FileTensor):
             what = value.origin if isinstance(value, Inert) else type(value).__name__
-            raise InputError(f"its entry {name} is no dense tensor but a {shown(what)}: save plain tensors")
+            raise InputError(f"its entry {name} is no dense tensor but a {shown(str(what))}: save plain tensors")
     return content
 
 

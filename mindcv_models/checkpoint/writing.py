@@ -1,12 +1,10 @@
 """Checkpoints written atomically, one tensor at a time, and verified by reading them back."""
 
 import json
-import os
 import zlib
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Mapping, Tuple
+from typing import Callable, Dict, List, Mapping, Tuple
 
 import numpy as np
 
@@ -14,7 +12,7 @@ from ..errors import InputError, RunError
 from .mindspore_file import ckpt_header
 from .tensors import ITEM_SIZES, FileTensor
 
-__all__ = ["Entry", "check_file", "write_aside", "write_ckpt", "write_safetensors"]
+__all__ = ["Entry", "check_file", "write_ckpt", "write_safetensors"]
 
 _SAFETENSORS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64"}
 
@@ -50,21 +48,6 @@ def _to_bfloat16(values) -> np.ndarray:
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
     return np.where(np.isnan(values), bits >> 16 | 64, rounded).astype(np.uint16)
-
-
-@contextmanager
-def write_aside(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes ``path`` when the block ends well and vanishes when it does not."""
-    aside = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
-        yield aside
-        with open(aside, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror}): choose another output.") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def write_ckpt(path: Path, entries: List[Entry], progress: Callable[[int], None]) -> Dict[str, int]:

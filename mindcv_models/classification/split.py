@@ -1,7 +1,6 @@
 """A flat folder of classes, split into training and validation images once and for all."""
 
 import json
-import os
 from pathlib import Path
 from typing import Dict, List
 
@@ -11,6 +10,7 @@ from ..data.files import class_folders, image_names
 from ..distributed import World
 from ..errors import InputError
 from .options import ImageFolder
+from ..files import write_text
 
 __all__ = ["check_split", "read_split", "settle_split", "split_images"]
 
@@ -33,11 +33,7 @@ def settle_split(options: ImageFolder, world: World) -> str:
                     f"val_ratio splits a folder of class folders, but {root} has a folder {split!r}: leave val_ratio "
                     "out to use it, or point data_dir to the class folders."
                 )
-        aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        aside.write_text(
-            json.dumps({**made_by, **split_images(root, options.val_ratio, options.seed)}, indent=0), "utf-8"
-        )
-        os.replace(aside, path)
+        write_text(path, json.dumps({**made_by, **split_images(root, options.val_ratio, options.seed)}, indent=0))
     world.barrier()
     found = _read(path)
     if any(found.get(name) != value for name, value in made_by.items()):

@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..graph import METADATA_KEY, capture
 from ..reparameterize import reparameterize
 from .check import OutputsDifferError, agreement, example_images, run_network
-from .files import aside, write_mindir_file, write_onnx_file
+from .files import atomic_export, write_mindir_file, write_onnx_file
 from .operators import translate
 from .preparation import Preparation
 from .simplify import simplify
@@ -52,7 +52,7 @@ def export(
         OutputsDifferError: the outputs differ. An earlier file at ``path`` is unchanged.
     """
     check_format(path)
-    with aside(path) as partial:
+    with atomic_export(path) as partial:
         images = example_images(preparation, channels)
         outputs = run_network(network, images)
         shape = (batch_size, *images.shape[1:])

@@ -21,7 +21,7 @@ from ..errors import InputError
 from ..graph import METADATA_KEY, write_mindir
 from .graph import OnnxGraph
 
-__all__ = ["OPSET", "aside", "model_of", "write_mindir_file", "write_onnx_file"]
+__all__ = ["OPSET", "atomic_export", "model_of", "write_mindir_file", "write_onnx_file"]
 
 # Operator set 20 is the first with the exact GELU, and has deformable convolution (19).
 OPSET, IR_VERSION = 20, 9
@@ -29,7 +29,7 @@ LARGEST_FILE = 1_900_000_000  # Protocol Buffers are limited to 2 GiB
 
 
 @contextlib.contextmanager
-def aside(path: Path) -> Iterator[Path]:
+def atomic_export(path: Path) -> Iterator[Path]:
     """A temporary path to write to; without an error the file, with its data, replaces ``path``.
 
     Raises:

@@ -1,9 +1,8 @@
-"""Blocks that two families use, and nothing that only one does."""
+"""Layers and operators that models are built of, in forms that every back end has and runs fast."""
 
 from .activation import GELU
 from .convolution import Conv2d, DepthwiseConv2d
 from .deformable import DeformableConv2d, deformable_conv2d
-from .drop_path import DropPath, DropPathDraws
 from .kernel import Kernel
 from .normalization import BatchNorm2d, ChannelNorm, LayerNorm
 from .pooling import GlobalAvgPool
@@ -16,8 +15,6 @@ __all__ = [
     "Conv2d",
     "DeformableConv2d",
     "DepthwiseConv2d",
-    "DropPath",
-    "DropPathDraws",
     "GlobalAvgPool",
     "Kernel",
     "LayerNorm",

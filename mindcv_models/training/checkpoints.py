@@ -8,6 +8,7 @@ from typing import List, Optional, Tuple
 from mindspore import Parameter
 
 from ..checkpoint import save_checkpoint
+from ..files import atomic_write
 
 __all__ = ["CheckpointManager"]
 
@@ -71,10 +72,8 @@ class CheckpointManager:
 
 def _same_file(source: Path, target: Path):
     """Give ``source`` a second name, without a moment in which ``target`` is missing or half there."""
-    aside = target.with_name(f".{target.stem}.{os.getpid()}.partial.ckpt")
-    aside.unlink(missing_ok=True)
-    try:
-        os.link(source, aside)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, aside)
-    os.replace(aside, target)
+    with atomic_write(target) as partial:
+        try:
+            os.link(source, partial)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(source, partial)

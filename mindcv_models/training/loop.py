@@ -13,9 +13,9 @@ from ..data.order import DROP_PATH, generator
 from ..distributed import ONE_DEVICE, World, average_parameters, on_every_rank
 from ..errors import InputError, NotFiniteError, RunError, Stopped
 from ..evaluation import Result, Validator
-from ..layers import DropPathDraws
 from ..options import RunOptions
 from .checkpoints import CheckpointManager
+from .drop_path import DropPathDraws
 from .progress import EpochProgress, RunPosition
 from .results import Results
 from .schedule import Schedule
@@ -58,7 +58,7 @@ class Trainer:
         self.checkpoints = checkpoints
         self.world = world
         self.steps = len(loader)
-        self.draws = DropPathDraws(self.network)
+        self.draws = DropPathDraws.of(self.network)
         self.results = Results(checkpoints.folder / "results.csv", self._columns(), on_epoch_end)
         self.state = RunState(options, step, schedule, checkpoints, self.results, self.steps, world)
         self.position = RunPosition()
@@ -130,7 +130,8 @@ class Trainer:
             show=self.world.is_main, first=self.first, parts=self.parts,
         )  # fmt: skip
         for batch in self._batches():
-            self.draws.fill(generator(options.seed, DROP_PATH, position.epoch, position.step, self.world.rank))
+            if self.draws:
+                self.draws.fill(generator(options.seed, DROP_PATH, position.epoch, position.step, self.world.rank))
             progress.step(self.step(*batch), self._rate(self._done()))
             self.first = False
             stopped = self.stop.check()

@@ -4,9 +4,10 @@ import csv
 import io
 import logging
 import math
-import os
 from pathlib import Path
 from typing import Callable, Dict, List, Optional
+
+from ..files import atomic_write
 
 __all__ = ["Results"]
 
@@ -14,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class Results:
-    """The rows of a run so far, in memory and on disk; the file is rewritten whole, aside, and swapped in.
+    """The rows of a run so far, in memory and on disk; the file is rewritten atomically.
 
     Args:
         watch: is told each new row.
@@ -51,9 +52,5 @@ class Results:
         writer = csv.DictWriter(text, self.columns, restval="", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(self.rows)
-        aside = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
-        try:
-            aside.write_text(text.getvalue(), newline="", encoding="utf-8")
-            os.replace(aside, self.path)
-        finally:
-            aside.unlink(missing_ok=True)
+        with atomic_write(self.path) as partial:
+            partial.write_text(text.getvalue(), encoding="utf-8", newline="")

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import time
 import zipfile
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 
 from ..distributed import World, sum_over_ranks
 from ..errors import InputError
+from ..files import atomic_write
 
 __all__ = ["StateFiles"]
 
@@ -52,7 +52,7 @@ class StateFiles:
     def __init__(self, folder: Path, world: World):
         self.folder = folder
         self.world = world
-        for left in folder.glob(f".*-rank{world.rank}.npz.*.partial"):  # by a run that was killed
+        for left in folder.glob(f".*-rank{world.rank}.*.partial.npz"):  # by a run that was killed
             left.unlink()
         self.run = int(sum_over_ranks([int(time.time()) if world.is_main else 0], world)[0])
 
@@ -65,12 +65,8 @@ class StateFiles:
         self.folder.mkdir(exist_ok=True)
         name = _Name(self.run, epoch, step)
         path = self.folder / name.file(self.world.rank)
-        aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            _write(aside, facts, arrays)
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
+        with atomic_write(path) as partial:
+            _write(partial, facts, arrays)
         for old in self._stale(name):
             old.unlink(missing_ok=True)
 
@@ -142,14 +138,11 @@ class StateFiles:
 
 
 def _write(path, facts, arrays):
-    with open(path, "wb") as file:
-        # What numpy.savez does, except that a full disk leaves no archive open.
-        with zipfile.ZipFile(file, "w") as archive:
-            _add(archive, _FACTS, np.frombuffer(json.dumps(facts).encode(), np.uint8))
-            for name, value in arrays.items():
-                _add(archive, f"array/{name}", value)
-        file.flush()
-        os.fsync(file.fileno())
+    # What numpy.savez does, except that a full disk leaves no archive open.
+    with open(path, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+        _add(archive, _FACTS, np.frombuffer(json.dumps(facts).encode(), np.uint8))
+        for name, value in arrays.items():
+            _add(archive, f"array/{name}", value)
 
 
 def _add(archive, name, value):

@@ -270,6 +270,17 @@ FILES = {
     "old_protocol": lambda m: legacy(mapping(w=tensor()), protocol=7),
     "old_size": lambda m: legacy(mapping(w=tensor(storage=stored(count=1 << 30))), count=1 << 30),
     "old_two_sizes": lambda m: legacy(mapping(w=tensor(), v=tensor(storage=stored(count=5), shape=(5,)))),
+    "class_of_nested_tuples": lambda m: torch_zip(
+        mapping(
+            w=tensor(), v=call("torch._tensor", "_rebuild_from_type_v2", name("a", "b"), exponential(), row(), b"N")
+        )
+    ),
+    "storage_of_nested_tuples": lambda m: torch_zip(
+        mapping(w=tensor(storage=row(text("storage"), exponential(), text("0"), text("cpu"), number(6)) + b"Q"))
+    ),
+    "tensor_as_a_storage": lambda m: torch_zip(
+        mapping(w=tensor(storage=row(tensor(), text("float32"), number(0)))), order=b"little"
+    ),
     "pickle_of_something_else": lambda m: pickle.dumps({"w": 1}),
     # Other files.
     "tar": lambda m: b"a" * 257 + b"ustar" + bytes(250),
@@ -289,6 +300,14 @@ FILES = {
     "safetensors_kind": lambda m: safetensors(
         {"w": {"dtype": "F8_E4M3", "shape": [24], "data_offsets": [0, 24]}}, WEIGHTS
     ),
+    "safetensors_of_a_hundred_thousand_sides": lambda m: safetensors(
+        {"w": {"dtype": "F32", "shape": [1] * 100_000, "data_offsets": [0, 4]}}, WEIGHTS[:4]
+    ),
+    "safetensors_of_a_million_names": lambda m: safetensors(
+        {f"w{n}": {"dtype": "F32", "shape": [], "data_offsets": [4 * n, 4 * n + 4]} for n in range(150_000)},
+        bytes(600_000),
+    ),
+    "safetensors_header_of_40_mb": lambda m: safetensors(b'{"w":"' + b" " * (40 << 20) + b'"}'),
     "safetensors_nested": lambda m: safetensors(b'{"w":' + b"[" * 100_000, b""),
 }
 

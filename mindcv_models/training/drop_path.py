@@ -1,13 +1,14 @@
 """Stochastic depth whose random numbers the training loop gives, so that a run can be repeated and resumed exactly."""
 
 import functools
+from typing import Optional
 
 import mindspore as ms
 import numpy as np
 from mindcv.models.layers.drop_path import DropPath as MindCVDropPath
 from mindspore import Parameter, Tensor, nn, ops
 
-from ..cells import set_value
+from ..cells import replace_cells, set_value
 
 __all__ = ["DropPath", "DropPathDraws"]
 
@@ -33,6 +34,7 @@ class DropPath(nn.Cell):
 
     Args:
         drop_prob: probability that a row is dropped.
+        scale_by_keep: divide the rows that are kept by the probability of that.
         draws: ``(layers, DRAWS)`` float32, filled before each step.
         layer: the row of ``draws`` that is this layer's.
     """
@@ -54,36 +56,34 @@ class DropPath(nn.Cell):
 
 
 class DropPathDraws:
-    """The random numbers of a network's stochastic depth.
+    """The random numbers of a network's stochastic depth, one row for each of ``layers``.
 
-    Replaces MindCV's cells in ``network`` by :class:`DropPath`, in place; every model of MindCV's profits.
+    Attributes:
+        values: ``(layers, DRAWS)`` float32, what the network's :class:`DropPath` cells read.
     """
 
-    def __init__(self, network: nn.Cell):
-        found = [cell for _, cell in network.cells_and_names() if _drops(cell)]
-        self.shape = (len(found), DRAWS)
+    def __init__(self, layers: int):
+        self.shape = (layers, DRAWS)
         self.values = Parameter(Tensor(np.zeros(self.shape), ms.float32), name="drop_path_draws", requires_grad=False)
+
+    @classmethod
+    def of(cls, network: nn.Cell) -> Optional["DropPathDraws"]:
+        """Replace MindCV's cells in ``network`` by :class:`DropPath`, in place; None if there are none to replace."""
+        found = [cell for _, cell in network.cells_and_names() if _drops(cell)]
+        if not found:
+            return None
+        draws = cls(len(found))
         cells = {
-            id(cell): DropPath(1 - cell.keep_prob, cell.scale_by_keep, self.values, layer).set_train(cell.training)
+            id(cell): DropPath(1 - cell.keep_prob, cell.scale_by_keep, draws.values, layer).set_train(cell.training)
             for layer, cell in enumerate(found)
         }
-        _replace(network, cells)
+        replace_cells(network, lambda cell: cells.get(id(cell)))
+        return draws
 
     def fill(self, rng: np.random.Generator) -> None:
         """Draw the numbers of the next step."""
-        if self.shape[0]:
-            set_value(self.values, rng.random(self.shape, np.float32))
+        set_value(self.values, rng.random(self.shape, np.float32))
 
 
 def _drops(cell):
     return isinstance(cell, MindCVDropPath) and cell.keep_prob < 1
-
-
-def _replace(cell, cells):
-    for name, child in cell.name_cells().items():
-        if id(child) not in cells:
-            _replace(child, cells)
-        elif isinstance(cell, (nn.SequentialCell, nn.CellList)):
-            cell[int(name)] = cells[id(child)]
-        else:
-            setattr(cell, name, cells[id(child)])
