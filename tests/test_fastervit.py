@@ -392,7 +392,7 @@ def test_weights_of_another_variant_are_refused(source):
         ({"ct_size": 8}, "from 1 to 7"),
         ({"ct_size": 0}, "from 1 to 7"),
         ({"num_heads": [2, 4, 7, 16]}, "does not divide the 256 channels"),
-        ({"features_only": True, "out_indices": [4]}, "numbered 0, 1, 2 and 3"),
+        ({"features_only": True, "out_indices": [4]}, "choose from 0, 1, 2 and 3"),
         ({"windows": 7}, "windows"),
     ],
 )

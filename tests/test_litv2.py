@@ -221,7 +221,7 @@ def test_images_too_small_for_stage_4_are_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"features_only": True, "out_indices": [4]}, "choose from 0, 1, 2, 3"),
+        ({"features_only": True, "out_indices": [4]}, "choose from 0, 1, 2 and 3"),
         ({"features_only": True, "dense": "pose"}, "detection"),
         ({"alpha": -1}, "number from 0 to 1"),
     ],

@@ -144,7 +144,7 @@ def test_wrong_names_and_options_are_refused():
         mindcv_models.create_model("fastvit_t9")
     with pytest.raises(InputError, match="Leave that option out"):
         mindcv_models.create_model("fastvit_t8", window=7)
-    with pytest.raises(InputError, match="maps are numbered 0, 1, 2 and 3"):
+    with pytest.raises(InputError, match=r"four feature maps: choose from 0, 1, 2 and 3"):
         mindcv_models.create_model("fastvit_t8", features_only=True, out_indices=[4])
 
 

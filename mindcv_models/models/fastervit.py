@@ -22,7 +22,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Dict, Optional, Tuple, Union
+from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from mindcv.models.layers.drop_path import DropPath
@@ -32,16 +32,18 @@ from mindspore.common.initializer import Normal
 
 from ..errors import InputError, refuse_pretrained
 from ..layers import GELU, BatchNorm2d, ChannelNorm, Conv2d, GlobalAvgPool, LayerNorm
+from .family import check_out_indices, image_config
 
 __all__ = ["FasterViT", "FasterViTFeatures"]
 
 
-def conv3x3(in_channels, out_channels, stride=1, groups=1, bias=False):
+def conv3x3(in_channels: int, out_channels: int, stride=1, groups=1, bias=False) -> Conv2d:
     """A 3x3 convolution with one pixel of zero padding and PyTorch's default initialisation."""
     return Conv2d(in_channels, out_channels, 3, stride, group=groups, has_bias=bias)
 
 
-def dense(in_channels, out_channels, bias=True):
+def dense(in_channels: int, out_channels: int, bias: bool = True) -> nn.Dense:
+    """A linear layer, ``(..., in_channels)`` to ``(..., out_channels)``, normal with deviation 0.02 and biases of 0."""
     return nn.Dense(in_channels, out_channels, weight_init=Normal(0.02), bias_init="zeros", has_bias=bias)
 
 
@@ -53,7 +55,8 @@ def drop_path(rate):
     return DropPath(rate) if rate else nn.Identity()
 
 
-def layer_scale(channels, value):
+def layer_scale(channels: int, value: Optional[float]) -> Optional[Parameter]:
+    """A factor for each channel, ``(channels,)``, all ``value`` at first; None if that is None."""
     return None if value is None else Parameter(Tensor(np.full(channels, value, np.float32)))
 
 
@@ -106,10 +109,11 @@ class PositionMLP(nn.Cell):
     """A position table: a two-layer MLP of coordinates, or what :meth:`fuse` stored of it (Swin v2, section 3.3).
 
     Args:
+        width: outputs of the MLP, channels or heads.
         length: the sequence length to store the table for.
     """
 
-    def __init__(self, width, length):
+    def __init__(self, width: int, length: int):
         super().__init__()
         self.length = length
         self.cpb_mlp = nn.SequentialCell(dense(2, 512), nn.ReLU(), dense(512, width, bias=False))
@@ -151,11 +155,13 @@ class PositionEmbedding(PositionMLP):
 class PositionBias(PositionMLP):
     """What is added to attention scores: ``(1, heads, length, length)``.
 
-    The last tokens of the sequence form a square of ``side``, or the largest that fits for None. There is no bias
-    for the tokens before it.
+    Args:
+        length: the sequence length to store the table for.
+        side: the last tokens of a sequence form a square of this side, or the largest that fits for None. There is no
+            bias for the tokens before it.
     """
 
-    def __init__(self, num_heads, length, side=None):
+    def __init__(self, num_heads: int, length: int, side: Optional[int] = None):
         super().__init__(num_heads, length)
         self.num_heads, self.side = num_heads, side
 
@@ -180,9 +186,14 @@ class PositionBias(PositionMLP):
 
 
 class Attention(nn.Cell):
-    """Multi-head self-attention with a bias that depends on the offset between two tokens, ``(N, L, C)`` to same."""
+    """Multi-head self-attention with a bias that depends on the offset between two tokens, ``(N, L, dim)`` to same.
 
-    def __init__(self, dim, variant, num_heads, length, side=None):
+    Args:
+        dim: a multiple of ``num_heads``.
+        length, side: of :class:`PositionBias`.
+    """
+
+    def __init__(self, dim: int, variant: "Variant", num_heads: int, length: int, side: Optional[int] = None):
         super().__init__()
         self.num_heads, self.head_dim = num_heads, dim // num_heads
         self.scale = variant.qk_scale or self.head_dim**-0.5
@@ -203,7 +214,9 @@ class Attention(nn.Cell):
 
 
 class MLP(nn.Cell):
-    def __init__(self, dim, variant):
+    """Two linear layers with GELU between them, ``(..., dim)`` to same."""
+
+    def __init__(self, dim: int, variant: "Variant"):
         super().__init__()
         hidden_dim = int(dim * variant.mlp_ratio)
         self.fc1 = dense(dim, hidden_dim)
@@ -217,9 +230,13 @@ class MLP(nn.Cell):
 
 
 class ConvBlock(nn.Cell):
-    """Two convolutions with a residual (section 3.2), ``(B, C, H, W)`` to same."""
+    """Two convolutions with a residual (section 3.2), ``(B, dim, H, W)`` to same.
 
-    def __init__(self, dim, variant, drop_path_rate):
+    Args:
+        drop_path_rate: of stochastic depth.
+    """
+
+    def __init__(self, dim: int, variant: "Variant", drop_path_rate: float):
         super().__init__()
         self.conv1 = conv3x3(dim, dim, bias=True)
         self.norm1 = BatchNorm2d(dim)
@@ -237,9 +254,17 @@ class ConvBlock(nn.Cell):
 
 
 class WindowBlock(nn.Cell):
-    """A transformer block within windows, ``(B * windows, w * w, C)`` to same."""
+    """A transformer block within windows, ``(B * windows, w * w, dim)`` to same.
 
-    def __init__(self, dim, variant, num_heads, window, extra, drop_path_rate):
+    Args:
+        window: ``w``.
+        extra: tokens that join each window for the attention: its carriers.
+        drop_path_rate: of stochastic depth.
+    """
+
+    def __init__(
+        self, dim: int, variant: "Variant", num_heads: int, window: int, extra: int, drop_path_rate: float
+    ):  # fmt: skip
         super().__init__()
         self.pos_embed = PositionEmbedding(dim, window * window)
         self.norm1 = LayerNorm(dim)
@@ -266,9 +291,16 @@ class HierarchicalBlock(WindowBlock):
 
     Maps windows ``(B * windows, w * w, C)`` and carriers ``(B, windows * c * c, C)``, window by window, to the same.
     Without carriers it is a :class:`WindowBlock`.
+
+    Args:
+        window: ``w``; ``c`` is the variant's ``ct_size``.
+        grid: rows and columns of windows at the variant's resolution.
+        drop_path_rate: of stochastic depth.
+        propagates: add the carriers to their windows in the end.
     """
 
-    def __init__(self, dim, variant, num_heads, window, grid, drop_path_rate, propagates):
+    def __init__(self, dim: int, variant: "Variant", num_heads: int, window: int, grid: Tuple[int, int],
+                 drop_path_rate: float, propagates: bool):  # fmt: skip
         side = variant.ct_size
         super().__init__(dim, variant, num_heads, window, side * side, drop_path_rate)
         count = grid[0] * grid[1] * side * side
@@ -311,9 +343,13 @@ class HierarchicalBlock(WindowBlock):
 
 
 class TokenInitializer(nn.Cell):
-    """The carriers of a map of whole windows: ``(B, C, H, W)`` to ``(B, windows * c * c, C)``, window by window."""
+    """The carriers of a map of whole windows: ``(B, dim, H, W)`` to ``(B, windows * c * c, dim)``, window by window.
 
-    def __init__(self, dim, side):
+    Args:
+        side: ``c``.
+    """
+
+    def __init__(self, dim: int, side: int):
         super().__init__()
         self.side = side
         self.pos_embed = conv3x3(dim, dim, groups=dim, bias=True)
@@ -329,9 +365,9 @@ class TokenInitializer(nn.Cell):
 
 
 class Downsample(nn.Cell):
-    """``(B, C, H, W)`` to ``(B, 2C, ceil(H / 2), ceil(W / 2))``."""
+    """``(B, dim, H, W)`` to ``(B, 2 * dim, ceil(H / 2), ceil(W / 2))``."""
 
-    def __init__(self, dim):
+    def __init__(self, dim: int):
         super().__init__()
         self.norm = ChannelNorm(dim, epsilon=1e-6)
         self.reduction = nn.SequentialCell([conv3x3(dim, 2 * dim, stride=2)])
@@ -341,9 +377,13 @@ class Downsample(nn.Cell):
 
 
 class ConvLevel(nn.Cell):
-    """Convolutional blocks, ``(B, C, H, W)`` to same in :meth:`features`, then the halving of the map."""
+    """Convolutional blocks, ``(B, dim, H, W)`` to same in :meth:`features`, then the halving of the map.
 
-    def __init__(self, dim, variant, rates):
+    Args:
+        rates: of stochastic depth, of each block.
+    """
+
+    def __init__(self, dim: int, variant: "Variant", rates: Sequence[float]):
         super().__init__()
         self.blocks = nn.CellList([ConvBlock(dim, variant, rate) for rate in rates])
         self.downsample = Downsample(dim)
@@ -358,9 +398,14 @@ class ConvLevel(nn.Cell):
 
 
 class TransformerLevel(nn.Cell):
-    """Transformer blocks on windows, ``(B, C, H, W)`` to same in :meth:`features`, then the halving of the map."""
+    """Transformer blocks on windows, ``(B, dim, H, W)`` to same in :meth:`features`, then the halving of the map.
 
-    def __init__(self, dim, variant, level, rates):
+    Args:
+        level: 2 or 3; the last has no halving.
+        rates: of stochastic depth, of each block.
+    """
+
+    def __init__(self, dim: int, variant: "Variant", level: int, rates: Sequence[float]):
         super().__init__()
         self.window = window = variant.window_size[level]
         num_heads, grid = variant.num_heads[level], variant.grid(level)
@@ -408,9 +453,9 @@ class TransformerLevel(nn.Cell):
 
 
 class PatchEmbed(nn.Cell):
-    """``(B, in_channels, H, W)`` to ``(B, C, ceil(H / 4), ceil(W / 4))``."""
+    """``(B, in_channels, H, W)`` to ``(B, dim, ceil(H / 4), ceil(W / 4))``, with ``in_dim`` channels between."""
 
-    def __init__(self, in_channels, in_dim, dim):
+    def __init__(self, in_channels: int, in_dim: int, dim: int):
         super().__init__()
         self.conv_down = nn.SequentialCell(
             conv3x3(in_channels, in_dim, stride=2), BatchNorm2d(in_dim, eps=1e-4), nn.ReLU(),
@@ -533,18 +578,10 @@ _CROP_PCT = {"0": 0.875, "21k_224": 0.95, "21k_768": 0.93}
 
 def _default_cfg(name, variant):
     key = re.search(r"21k_\d+|\d", name)[0]
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, *variant.resolution),
-        "crop_pct": _CROP_PCT.get(key, 1.0),
-        "crop_mode": "squash" if "21k" in name else "center",
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "patch_embed.conv_down.0",
-        "classifier": "head",
-    }
+    return image_config(
+        variant.resolution, "patch_embed.conv_down.0", _CROP_PCT.get(key, 1.0),
+        crop_mode="squash" if "21k" in name else "center",
+    )  # fmt: skip
 
 
 default_cfgs = {name: _default_cfg(name, variant) for name, variant in VARIANTS.items()}
@@ -553,7 +590,7 @@ default_cfgs = {name: _default_cfg(name, variant) for name, variant in VARIANTS.
 class _Trunk(nn.Cell):
     """``patch_embed`` and ``levels``, which the classifier and the backbone share."""
 
-    def __init__(self, variant: Variant, in_channels):
+    def __init__(self, variant: Variant, in_channels: int):
         super().__init__()
         self.hat = variant.hat
         self.patch_embed = PatchEmbed(in_channels, variant.in_dim, variant.dim)
@@ -564,6 +601,15 @@ class _Trunk(nn.Cell):
             dim = variant.dim * 2**level
             levels.append(ConvLevel(dim, variant, own) if level < 2 else TransformerLevel(dim, variant, level, own))
         self.levels = nn.CellList(levels)
+
+    def layer_groups(self) -> List[Tuple[str, ...]]:
+        """Names of the cells of each layer, from the images on, for layer-wise learning rates."""
+        groups = [("patch_embed",)]
+        for index, level in enumerate(self.levels):
+            groups += [(f"levels.{index}.blocks.{i}",) for i in range(len(level.blocks))]
+            groups[-len(level.blocks)] += (f"levels.{index}.global_tokenizer",)
+            groups.append((f"levels.{index}.downsample",))
+        return groups[:-1] + [(name,) for name in ("norm", "head") if hasattr(self, name)]
 
     def ignores(self, name: str) -> bool:
         """True for the state-dict entry of a carrier parameter that this network lacks because of its resolution."""
@@ -579,7 +625,13 @@ class FasterViT(_Trunk):
         dim = variant.dim * 8
         self.norm = ChannelNorm(dim, epsilon=1e-6) if variant.layer_norm_last else BatchNorm2d(dim)
         self.pool = GlobalAvgPool()
-        self.head = dense(dim, num_classes) if num_classes > 0 else nn.Identity()
+        self.num_features = dim
+        self.reset_classifier(num_classes)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Give the network a new head for ``num_classes`` classes; 0 leaves it out."""
+        self.compile_cache.clear()
+        self.head = dense(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
 
     def construct(self, x):
         return self.forward_head(self.forward_features(x))
@@ -607,8 +659,7 @@ class FasterViTFeatures(_Trunk):
     """
 
     def __init__(self, variant: Variant, out_indices=(0, 1, 2, 3), in_channels=3):
-        if not out_indices or not set(out_indices) <= set(range(4)):
-            raise InputError(f"out_indices is {tuple(out_indices)}, but FasterViT's maps are numbered 0, 1, 2 and 3.")
+        check_out_indices("FasterViT", out_indices)
         super().__init__(variant, in_channels)
         self.out_indices = tuple(out_indices)
         self.out_channels = [variant.dim * 2**i for i in out_indices]

@@ -10,7 +10,7 @@ in which each cell with a ``fuse`` method has become a single convolution.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Tuple
+from typing import List, Optional, Tuple
 
 import numpy as np
 from mindcv.models.layers.drop_path import DropPath
@@ -18,33 +18,43 @@ from mindcv.models.registry import register_model
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
-from ..errors import InputError, refuse_pretrained
+from ..errors import refuse_pretrained
 from ..layers import GELU, BatchNorm2d, Conv2d, GlobalAvgPool, Kernel
+from .family import check_out_indices, image_config
 
 __all__ = ["FastViT", "FastViTFeatures"]
 
 
-def conv2d(in_channels, out_channels, kernel_size, stride=1, groups=1, bias=False, init=None):
-    """A convolution with symmetric zero padding of half the kernel; PyTorch's default initialisation, or ``init``."""
+def conv2d(in_channels: int, out_channels: int, kernel_size: int, stride=1, groups=1, bias=False, init=None):
+    """A convolution with symmetric zero padding of half the kernel.
+
+    Args:
+        init: initializer of the weight, with a bias of zeros; None for PyTorch's default of both.
+    """
     return Conv2d(
         in_channels, out_channels, kernel_size, stride,
         group=groups, has_bias=bias, weight_init=init, bias_init="zeros" if init else None,
     )  # fmt: skip
 
 
-def layer_scale(channels, value):
+def layer_scale(channels: int, value: float) -> Parameter:
+    """A factor for each channel of a map, ``(channels, 1, 1)``, all ``value`` at first."""
     return Parameter(Tensor(np.full((channels, 1, 1), value, np.float32)))
 
 
 class ConvNorm(nn.Cell):
-    """Convolution without bias, then batch normalisation."""
+    """Convolution without bias, then batch normalisation: ``(B, in_channels, H, W)`` to ``(B, out_channels, ...)``.
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride=1, groups=1, init=None):
+    Args: see :func:`conv2d`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride=1, groups=1, init=None):
         super().__init__()
         self.conv = conv2d(in_channels, out_channels, kernel_size, stride, groups, init=init)
         self.bn = BatchNorm2d(out_channels)
 
     def kernel(self) -> Kernel:
+        """The convolution that this is in evaluation mode."""
         return Kernel.of_conv(self.conv).then_norm(self.bn)
 
     def construct(self, x):
@@ -52,13 +62,14 @@ class ConvNorm(nn.Cell):
 
 
 class SkipNorm(nn.Cell):
-    """Batch normalisation alone: a MobileOne block with nothing but its skip branch."""
+    """Batch normalisation alone, ``(B, channels, H, W)`` to same: a MobileOne block with only its skip branch."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int):
         super().__init__()
         self.rbr_skip = BatchNorm2d(channels)
 
-    def kernel(self, size, groups) -> Kernel:
+    def kernel(self, size: int, groups: int) -> Kernel:
+        """This as a convolution of ``size`` x ``size`` in ``groups`` groups, in evaluation mode."""
         return Kernel.identity(self.rbr_skip.num_features, size, groups).then_norm(self.rbr_skip)
 
     def construct(self, x):
@@ -66,9 +77,12 @@ class SkipNorm(nn.Cell):
 
 
 class SqueezeExcite(nn.Cell):
-    """Channel attention from the map's mean (Hu et al., CVPR 2018), with 1/16 of the channels between."""
+    """Channel attention from the map's mean (Hu et al., CVPR 2018), ``(B, channels, H, W)`` to same.
 
-    def __init__(self, channels):
+    Between its two layers are 1/16 of the channels.
+    """
+
+    def __init__(self, channels: int):
         super().__init__()
         self.pool = GlobalAvgPool(keep_dims=True)
         self.reduce = conv2d(channels, int(channels * 0.0625), 1, bias=True)
@@ -80,9 +94,14 @@ class SqueezeExcite(nn.Cell):
 
 
 class FusedBlock(nn.Cell):
-    """What a reparameterized cell becomes: one convolution with bias, then what followed the branches."""
+    """What a reparameterized cell becomes: one convolution with bias, then what followed the branches.
 
-    def __init__(self, conv, se=None, activation=None):
+    Args:
+        conv: the convolution, with bias.
+        se, activation: cells that follow it, or None.
+    """
+
+    def __init__(self, conv: Conv2d, se: Optional[nn.Cell] = None, activation: Optional[nn.Cell] = None):
         super().__init__()
         self.reparam_conv = conv
         self.se = se or nn.Identity()
@@ -95,11 +114,18 @@ class FusedBlock(nn.Cell):
 class MobileOneBlock(nn.Cell):
     """A sum of linear branches, then squeeze and excitation, then GELU (section 3.2).
 
-    The branches are a convolution, a 1x1 convolution if the kernel is larger than that and ``scale`` is set, and the
-    input itself where shapes allow; each is followed by its own batch normalisation.
+    The branches are a convolution, a 1x1 convolution if the kernel is larger than that, and the input itself where
+    shapes allow; each is followed by its own batch normalisation. Maps ``(B, in_channels, H, W)`` to
+    ``(B, out_channels, ceil(H / stride), ceil(W / stride))``.
+
+    Args:
+        kernel_size: side of the kernel, odd.
+        groups: of the convolutions; ``in_channels`` for depthwise ones.
+        se: whether squeeze and excitation follow.
+        act: whether GELU follows.
     """
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride=1, groups=1, se=False, act=True):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride=1, groups=1, se=False, act=True):
         super().__init__()
         self.rbr_conv = nn.CellList([ConvNorm(in_channels, out_channels, kernel_size, stride, groups)])
         self.rbr_scale = ConvNorm(in_channels, out_channels, 1, stride, groups) if kernel_size > 1 else None
@@ -109,6 +135,7 @@ class MobileOneBlock(nn.Cell):
         self.activation = GELU() if act else nn.Identity()
 
     def kernel(self) -> Kernel:
+        """The sum of the branches as one convolution, in evaluation mode."""
         conv = self.rbr_conv[0].conv
         size = conv.kernel_size[0]
         kernel = self.rbr_conv[0].kernel()
@@ -131,9 +158,15 @@ class MobileOneBlock(nn.Cell):
 
 
 class RepMixer(nn.Cell):
-    """Token mixing by a depthwise convolution whose skip connection can be fused away (section 3.2.1)."""
+    """Token mixing by a depthwise convolution whose skip connection can be fused away (section 3.2.1).
 
-    def __init__(self, dim, layer_scale_init):
+    ``(B, dim, H, W)`` to same.
+
+    Args:
+        layer_scale_init: initial scale of the branch.
+    """
+
+    def __init__(self, dim: int, layer_scale_init: float):
         super().__init__()
         self.norm = SkipNorm(dim)
         self.mixer = MobileOneBlock(dim, dim, 3, groups=dim, act=False)
@@ -150,11 +183,15 @@ class RepMixer(nn.Cell):
 
 
 class Attention(nn.Cell):
-    """Multi-head self-attention over the positions of a map, heads of 32 channels (section 3.2.3)."""
+    """Multi-head self-attention over the positions of a map, ``(B, dim, H, W)`` to same (section 3.2.3).
+
+    Args:
+        dim: a multiple of the 32 channels of a head.
+    """
 
     head_dim = 32
 
-    def __init__(self, dim):
+    def __init__(self, dim: int):
         super().__init__()
         self.num_heads = dim // self.head_dim
         self.scale = self.head_dim**-0.5
@@ -172,9 +209,16 @@ class Attention(nn.Cell):
 
 
 class ConvFFN(nn.Cell):
-    """Depthwise 7x7 convolution with batch normalisation, then a two-layer MLP of 1x1 convolutions."""
+    """Depthwise 7x7 convolution with batch normalisation, then a two-layer MLP of 1x1 convolutions.
 
-    def __init__(self, dim, hidden_dim, drop_rate):
+    ``(B, dim, H, W)`` to same.
+
+    Args:
+        hidden_dim: channels between the two layers.
+        drop_rate: of the dropout after each layer.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, drop_rate: float):
         super().__init__()
         self.conv = ConvNorm(dim, dim, 7, groups=dim, init=Normal(0.02))
         self.fc1 = conv2d(dim, hidden_dim, 1, bias=True, init=Normal(0.02))
@@ -188,9 +232,15 @@ class ConvFFN(nn.Cell):
 
 
 class RepMixerBlock(nn.Cell):
-    """RepMixer, then ConvFFN with a scaled residual."""
+    """RepMixer, then ConvFFN with a scaled residual: ``(B, dim, H, W)`` to same.
 
-    def __init__(self, dim, mlp_ratio, drop_rate, drop_path_rate, layer_scale_init):
+    Args:
+        mlp_ratio: channels within ConvFFN over ``dim``.
+        drop_rate, drop_path_rate: of the dropout in ConvFFN, and of stochastic depth.
+        layer_scale_init: initial scale of both branches.
+    """
+
+    def __init__(self, dim: int, mlp_ratio: int, drop_rate: float, drop_path_rate: float, layer_scale_init: float):
         super().__init__()
         self.token_mixer = RepMixer(dim, layer_scale_init)
         self.convffn = ConvFFN(dim, int(dim * mlp_ratio), drop_rate)
@@ -203,9 +253,12 @@ class RepMixerBlock(nn.Cell):
 
 
 class AttentionBlock(nn.Cell):
-    """Attention after batch normalisation, then ConvFFN, each with a scaled residual."""
+    """Attention after batch normalisation, then ConvFFN, each with a scaled residual: ``(B, dim, H, W)`` to same.
 
-    def __init__(self, dim, mlp_ratio, drop_rate, drop_path_rate, layer_scale_init):
+    Args: see :class:`RepMixerBlock`.
+    """
+
+    def __init__(self, dim: int, mlp_ratio: int, drop_rate: float, drop_path_rate: float, layer_scale_init: float):
         super().__init__()
         self.norm = BatchNorm2d(dim)
         self.token_mixer = Attention(dim)
@@ -220,9 +273,12 @@ class AttentionBlock(nn.Cell):
 
 
 class RepCPE(nn.Cell):
-    """Conditional position encoding: a depthwise 7x7 convolution added to its input (section 3.2.3)."""
+    """Conditional position encoding: a depthwise 7x7 convolution added to its input (section 3.2.3).
 
-    def __init__(self, dim):
+    ``(B, dim, H, W)`` to same.
+    """
+
+    def __init__(self, dim: int):
         super().__init__()
         self.pe = conv2d(dim, dim, 7, groups=dim, bias=True)
 
@@ -235,7 +291,9 @@ class RepCPE(nn.Cell):
 
 
 class FusedLargeKernelConv(nn.Cell):
-    def __init__(self, conv):
+    """What :class:`LargeKernelConv` becomes: one convolution with bias, under its official name."""
+
+    def __init__(self, conv: Conv2d):
         super().__init__()
         self.lkb_reparam = conv
 
@@ -244,9 +302,13 @@ class FusedLargeKernelConv(nn.Cell):
 
 
 class LargeKernelConv(nn.Cell):
-    """Depthwise 7x7 convolution of stride 2 beside a 3x3 one (section 3.2.2). Linear: no activation follows."""
+    """Depthwise 7x7 convolution of stride 2 beside a 3x3 one (section 3.2.2). Linear: no activation follows.
 
-    def __init__(self, in_channels, out_channels):
+    ``(B, in_channels, H, W)`` to ``(B, out_channels, ceil(H / 2), ceil(W / 2))``; ``out_channels`` is a multiple of
+    ``in_channels``, the number of groups.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
         self.lkb_origin = ConvNorm(in_channels, out_channels, 7, stride=2, groups=in_channels)
         self.small_conv = ConvNorm(in_channels, out_channels, 3, stride=2, groups=in_channels)
@@ -260,9 +322,9 @@ class LargeKernelConv(nn.Cell):
 
 
 class PatchEmbed(nn.Cell):
-    """Halve the map, ``(B, C, H, W)`` to ``(B, D, ceil(H/2), ceil(W/2))``."""
+    """Halve the map, ``(B, in_channels, H, W)`` to ``(B, out_channels, ceil(H / 2), ceil(W / 2))``."""
 
-    def __init__(self, in_channels, out_channels):
+    def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
         self.proj = nn.SequentialCell(
             LargeKernelConv(in_channels, out_channels), MobileOneBlock(out_channels, out_channels, 1)
@@ -274,7 +336,15 @@ class PatchEmbed(nn.Cell):
 
 @dataclass(frozen=True)
 class Variant:
-    """What distinguishes one FastViT from another (table 2). ``attention`` is used in stage 4 only."""
+    """What distinguishes one FastViT from another (table 2).
+
+    Attributes:
+        depths, dims: blocks and channels of the four stages.
+        mlp_ratio: channels within ConvFFN over those of its block.
+        attention: whether stage 4 attends; the others never do.
+        layer_scale_init: initial scale of the residual branches.
+        crop_pct: side of the evaluation crop over that of the resized image.
+    """
 
     depths: Tuple[int, int, int, int]
     dims: Tuple[int, int, int, int]
@@ -295,29 +365,13 @@ VARIANTS = {
 }
 
 default_cfgs = {
-    name: {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 256, 256),
-        "crop_pct": variant.crop_pct,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "patch_embed.0.rbr_conv.0.conv",
-        "classifier": "head",
-    }
+    name: image_config((256, 256), "patch_embed.0.rbr_conv.0.conv", variant.crop_pct)
     for name, variant in VARIANTS.items()
 }
 
 
-def _trunk(variant: Variant, in_channels, drop_rate, drop_path_rate):
-    """The cells under ``patch_embed`` and ``network``, and the indices in ``network`` that end a stage."""
-    first = variant.dims[0]
-    stem = nn.SequentialCell(
-        MobileOneBlock(in_channels, first, 3, stride=2),
-        MobileOneBlock(first, first, 3, stride=2, groups=first),
-        MobileOneBlock(first, first, 1),
-    )
+def _stages(variant: Variant, drop_rate: float, drop_path_rate: float) -> Tuple[nn.SequentialCell, Tuple[int, ...]]:
+    """The cells after the stem, and the indices of those that end a stage."""
     rates = iter(np.linspace(0, drop_path_rate, sum(variant.depths)).tolist())
     cells, stage_ends = [], []
     for stage, (depth, dim) in enumerate(zip(variant.depths, variant.dims)):
@@ -332,20 +386,53 @@ def _trunk(variant: Variant, in_channels, drop_rate, drop_path_rate):
         )  # fmt: skip
         stage_ends.append(len(cells))
         cells.append(nn.SequentialCell([block(drop_path_rate=next(rates)) for _ in range(depth)]))
-    return stem, nn.SequentialCell(cells), tuple(stage_ends)
+    return nn.SequentialCell(cells), tuple(stage_ends)
 
 
-class FastViT(nn.Cell):
-    """The classifier: ``(B, in_channels, H, W)`` to logits ``(B, num_classes)``, or ``(B, 2 * C4)`` for 0 classes."""
+class _Trunk(nn.Cell):
+    """``patch_embed`` and ``network``, which the classifier and the backbone share."""
+
+    def __init__(self, variant: Variant, in_channels: int, drop_rate: float, drop_path_rate: float):
+        super().__init__()
+        first = variant.dims[0]
+        self.patch_embed = nn.SequentialCell(
+            MobileOneBlock(in_channels, first, 3, stride=2),
+            MobileOneBlock(first, first, 3, stride=2, groups=first),
+            MobileOneBlock(first, first, 1),
+        )
+        self.network, self.stage_ends = _stages(variant, drop_rate, drop_path_rate)
+
+    def layer_groups(self) -> List[Tuple[str, ...]]:
+        """Names of the cells of each layer, from the images on, for layer-wise learning rates."""
+        groups = [(f"patch_embed.{i}",) for i in range(len(self.patch_embed))]
+        for index, cell in enumerate(self.network):
+            is_stage = isinstance(cell, nn.SequentialCell)
+            groups += [(f"network.{index}.{i}",) for i in range(len(cell))] if is_stage else [(f"network.{index}",)]
+        return groups + [(name,) for name in ("conv_exp", "head") if hasattr(self, name)]
+
+
+class FastViT(_Trunk):
+    """The classifier: ``(B, in_channels, H, W)`` to logits ``(B, num_classes)``, or ``(B, 2 * C4)`` for 0 classes.
+
+    Args:
+        drop_rate: of the dropout in the MLPs.
+        drop_path_rate: of stochastic depth in the last block; it rises from 0 in the first.
+    """
 
     def __init__(self, variant: Variant, num_classes=1000, in_channels=3, drop_rate=0.0, drop_path_rate=0.0):
-        super().__init__()
+        super().__init__(variant, in_channels, drop_rate, drop_path_rate)
         dim = variant.dims[-1]
-        self.patch_embed, self.network, self.stage_ends = _trunk(variant, in_channels, drop_rate, drop_path_rate)
+        self.num_features = 2 * dim
         self.conv_exp = MobileOneBlock(dim, 2 * dim, 3, groups=dim, se=True)
-        self.pool, self.head = GlobalAvgPool(), nn.Identity()
+        self.pool = GlobalAvgPool()
+        self.reset_classifier(num_classes)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Give the network a new head for ``num_classes`` classes; 0 leaves it out."""
+        self.compile_cache.clear()
+        self.head = nn.Identity()
         if num_classes > 0:
-            self.head = nn.Dense(2 * dim, num_classes, weight_init=Normal(0.02), bias_init="zeros")
+            self.head = nn.Dense(self.num_features, num_classes, weight_init=Normal(0.02), bias_init="zeros")
 
     def construct(self, x):
         return self.forward_head(self.forward_features(x))
@@ -357,7 +444,7 @@ class FastViT(nn.Cell):
         return self.head(self.pool(x))
 
 
-class FastViTFeatures(nn.Cell):
+class FastViTFeatures(_Trunk):
     """The backbone for dense prediction: maps ``(B, C_i, H / s_i, W / s_i)``, strides ``s`` of 4, 8, 16 and 32.
 
     Args:
@@ -373,11 +460,9 @@ class FastViTFeatures(nn.Cell):
 
     def __init__(self, variant: Variant, out_indices=(0, 1, 2, 3), fork_feat=False, official_taps=False,
                  in_channels=3, drop_rate=0.0, drop_path_rate=0.0):  # fmt: skip
-        super().__init__()
-        if not out_indices or not set(out_indices) <= set(range(4)):
-            raise InputError(f"out_indices is {tuple(out_indices)}, but FastViT's maps are numbered 0, 1, 2 and 3.")
-        self.patch_embed, self.network, ends = _trunk(variant, in_channels, drop_rate, drop_path_rate)
-        ends = (0, 2, 4, 6) if official_taps else ends
+        check_out_indices("FastViT", out_indices)
+        super().__init__(variant, in_channels, drop_rate, drop_path_rate)
+        ends = (0, 2, 4, 6) if official_taps else self.stage_ends
         self.taps = tuple(ends[i] for i in out_indices)
         self.out_channels = [variant.dims[i] for i in out_indices]
         self.out_strides = [4 * 2**i for i in out_indices]

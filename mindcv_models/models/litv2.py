@@ -11,7 +11,7 @@ parameter depends on the image size or on the window of the attention.
 
 import math
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from mindcv.models.layers.drop_path import DropPath
@@ -22,6 +22,7 @@ from mindspore.common.initializer import Normal
 from .. import backend
 from ..errors import InputError, refuse_pretrained
 from ..layers import GELU, BatchNorm2d, ChannelNorm, Conv2d, DeformableConv2d, GlobalAvgPool
+from .family import check_out_indices, image_config
 
 __all__ = ["HiLo", "LITv2", "LITv2Features"]
 
@@ -30,7 +31,7 @@ HEAD_DIM = 32
 SMALLEST_IMAGE = 29
 
 
-def pad_to_multiple(x, axis, multiple):
+def pad_to_multiple(x, axis: int, multiple: int):
     """Append zeros on ``axis`` until its length is a multiple of ``multiple``."""
     missing = -x.shape[axis] % multiple
     if missing == 0:
@@ -39,14 +40,17 @@ def pad_to_multiple(x, axis, multiple):
     return ops.Pad(margins)(x)
 
 
-def linear(in_channels, out_channels, bias=True):
+def linear(in_channels: int, out_channels: int, bias: bool = True) -> nn.Dense:
+    """A linear layer, ``(..., in_channels)`` to ``(..., out_channels)``, normal with deviation 0.02 and biases of 0."""
     return nn.Dense(in_channels, out_channels, weight_init=Normal(0.02), bias_init="zeros", has_bias=bias)
 
 
 class Pointwise(nn.Dense):
-    """A linear layer over the channels of a map, ``(B, C, H, W)`` to ``(B, D, H, W)``, with a linear layer's weight."""
+    """A linear layer over the channels of a map, with the weight of one: ``(B, in_channels, H, W)`` to
+    ``(B, out_channels, H, W)``.
+    """
 
-    def __init__(self, in_channels, out_channels):
+    def __init__(self, in_channels: int, out_channels: int):
         super().__init__(in_channels, out_channels, weight_init=Normal(0.02), bias_init="zeros")
 
     def construct(self, x):
@@ -64,7 +68,7 @@ class TokenNorm(ChannelNorm):
         return self.over_last_axis(x.reshape(b, c, h * w).swapaxes(1, 2))
 
 
-def attend(q, k, v, scale):
+def attend(q, k, v, scale: float):
     """Scaled dot-product attention over the last two axes, ``(..., tokens, channels)``."""
     return ops.matmul(ops.softmax(ops.matmul(q * scale, k.swapaxes(-2, -1)), axis=-1), v)
 
@@ -183,9 +187,9 @@ class HiLo(nn.Cell):
 
 
 class DWConv(nn.Cell):
-    """A depthwise 3x3 convolution with zero padding."""
+    """A depthwise 3x3 convolution with zero padding, ``(B, channels, H, W)`` to same."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int):
         super().__init__()
         self.dwconv = Conv2d(
             channels, channels, 3, group=channels, has_bias=True,
@@ -197,9 +201,13 @@ class DWConv(nn.Cell):
 
 
 class DWMlp(nn.Cell):
-    """Two linear layers with a depthwise convolution, then GELU, between them."""
+    """Two linear layers with a depthwise convolution, then GELU, between them: ``(B, dim, H, W)`` to same.
 
-    def __init__(self, dim, drop_rate):
+    Args:
+        drop_rate: of the dropout after each linear layer.
+    """
+
+    def __init__(self, dim: int, drop_rate: float):
         super().__init__()
         self.fc1 = Pointwise(dim, 4 * dim)
         self.dwconv = DWConv(4 * dim)
@@ -213,9 +221,13 @@ class DWMlp(nn.Cell):
 
 
 class ConvFFNBlock(nn.Cell):
-    """The MLP alone, with normalisation before and a residual (stages 1 and 2)."""
+    """The MLP alone, with normalisation before and a residual (stages 1 and 2): ``(B, dim, H, W)`` to same.
 
-    def __init__(self, dim, drop_rate, drop_path_rate):
+    Args:
+        drop_rate, drop_path_rate: of the dropout in the MLP, and of stochastic depth.
+    """
+
+    def __init__(self, dim: int, drop_rate: float, drop_path_rate: float):
         super().__init__()
         self.dim = dim
         self.norm2 = ChannelNorm(dim)
@@ -225,15 +237,22 @@ class ConvFFNBlock(nn.Cell):
     def construct(self, x):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
-    def flops(self, height, width):
+    def flops(self, height: int, width: int) -> int:
         """Multiply-accumulates as the authors count them: linear layers, depthwise convolution with bias, norm."""
         return height * width * self.dim * (8 * self.dim + 4 * 10 + 1)
 
 
 class Block(ConvFFNBlock):
-    """HiLo attention, then the MLP, each with normalisation before and a residual (stages 3 and 4)."""
+    """HiLo attention, then the MLP, each with normalisation before and a residual (stages 3 and 4).
 
-    def __init__(self, dim, window_size, alpha, drop_rate, drop_path_rate):
+    ``(B, dim, H, W)`` to same.
+
+    Args:
+        window_size, alpha: of :class:`HiLo`.
+        drop_rate, drop_path_rate: of the dropout in the MLP, and of stochastic depth.
+    """
+
+    def __init__(self, dim: int, window_size: int, alpha: float, drop_rate: float, drop_path_rate: float):
         super().__init__(dim, drop_rate, drop_path_rate)
         self.norm1 = TokenNorm(dim)
         self.attn = HiLo(dim, dim // HEAD_DIM, qkv_bias=True, window_size=window_size, alpha=alpha)
@@ -244,14 +263,18 @@ class Block(ConvFFNBlock):
         x = x + self.drop_path(tokens.swapaxes(1, 2).reshape(b, c, h, w))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
-    def flops(self, height, width):
+    def flops(self, height: int, width: int) -> int:
+        """Multiply-accumulates as the authors count them: those of the MLP, a norm and the attention."""
         return super().flops(height, width) + height * width * self.dim + self.attn.flops(height, width)
 
 
 class DTM(nn.Cell):
-    """Deformable token merging: half the map, twice the channels; an odd last row or column is dropped."""
+    """Deformable token merging, ``(B, dim, H, W)`` to ``(B, 2 * dim, floor(H / 2), floor(W / 2))``.
 
-    def __init__(self, dim):
+    An odd last row or column is dropped.
+    """
+
+    def __init__(self, dim: int):
         super().__init__()
         self.dim = dim
         self.dconv = DeformableConv2d(dim, 2 * dim, 2, stride=2)
@@ -261,15 +284,17 @@ class DTM(nn.Cell):
     def construct(self, x):
         return self.act(self.norm_layer(self.dconv(x)))
 
-    def flops(self, height, width):
+    def flops(self, height: int, width: int) -> int:
         """Multiply-accumulates as the authors count them: with 12 channels of offsets, where there are 8."""
         return (height // 2) * (width // 2) * (12 * (4 * self.dim + 1) + 2 * self.dim * (4 * self.dim + 2))
 
 
 class PatchEmbed(nn.Cell):
-    """Patches of 4x4 pixels as channels, normalised: ``(B, 3, H, W)`` to ``(B, C, ceil(H / 4), ceil(W / 4))``."""
+    """Patches of 4x4 pixels as channels, normalised: ``(B, in_channels, H, W)`` to
+    ``(B, dim, ceil(H / 4), ceil(W / 4))``.
+    """
 
-    def __init__(self, in_channels, dim):
+    def __init__(self, in_channels: int, dim: int):
         super().__init__()
         self.proj = nn.Conv2d(in_channels, dim, 4, 4, pad_mode="pad", has_bias=True)
         self.norm = ChannelNorm(dim)
@@ -280,9 +305,14 @@ class PatchEmbed(nn.Cell):
 
 
 class Stage(nn.Cell):
-    """The blocks of one resolution, and what merges tokens after them; the last stage merges none."""
+    """The blocks of one resolution, then the merging of tokens.
 
-    def __init__(self, blocks, downsample):
+    Args:
+        blocks: cells from ``(B, C, H, W)`` to same.
+        downsample: the merging, or None in the last stage.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Cell], downsample: Optional[nn.Cell]):
         super().__init__()
         self.blocks = nn.SequentialCell(blocks)
         self.downsample = downsample or nn.Identity()
@@ -293,7 +323,13 @@ class Stage(nn.Cell):
 
 @dataclass(frozen=True)
 class Variant:
-    """What distinguishes one LITv2 from another (table 8): width of the first stage, depths, image size."""
+    """What distinguishes one LITv2 from another (table 8).
+
+    Attributes:
+        dim: channels of the first stage, which double with each.
+        depths: blocks of the four stages.
+        image_size, crop_pct: side of the images in evaluation, and its part of the resized image's side.
+    """
 
     dim: int
     depths: Tuple[int, int, int, int]
@@ -313,17 +349,7 @@ VARIANTS = {
 }
 
 default_cfgs = {
-    name: {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, variant.image_size, variant.image_size),
-        "crop_pct": variant.crop_pct,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-    }
+    name: image_config((variant.image_size, variant.image_size), "patch_embed.proj", variant.crop_pct)
     for name, variant in VARIANTS.items()
 }
 
@@ -331,7 +357,8 @@ default_cfgs = {
 class _Trunk(nn.Cell):
     """Patch embedding and stages: what the classifier and the backbone share."""
 
-    def __init__(self, variant: Variant, in_channels, alpha, window_size, drop_rate, drop_path_rate):
+    def __init__(self, variant: Variant, in_channels: int, alpha: float, window_size: int, drop_rate: float,
+                 drop_path_rate: float):  # fmt: skip
         super().__init__()
         self.patch_embed = PatchEmbed(in_channels, variant.dim)
         rates = iter(np.linspace(0, drop_path_rate, sum(variant.depths)).tolist())
@@ -349,7 +376,8 @@ class _Trunk(nn.Cell):
     def embed(self, x):
         if min(x.shape[2:]) < SMALLEST_IMAGE:
             raise ValueError(
-                f"LITv2: images of {x.shape[2]} x {x.shape[3]} leave stage 4 no tokens; give at least 29 x 29."
+                f"LITv2: images of {x.shape[2]} x {x.shape[3]} leave stage 4 no tokens; give at least "
+                f"{SMALLEST_IMAGE} x {SMALLEST_IMAGE}."
             )
         return self.patch_embed(x)
 
@@ -363,6 +391,14 @@ class _Trunk(nn.Cell):
                 total += stage.downsample.flops(height, width)
                 height, width = height // 2, width // 2
         return total
+
+    def layer_groups(self) -> List[Tuple[str, ...]]:
+        """Names of the cells of each layer, from the images on, for layer-wise learning rates."""
+        groups = [("patch_embed",)]
+        for index, stage in enumerate(self.layers):
+            groups += [(f"layers.{index}.blocks.{i}",) for i in range(len(stage.blocks))]
+            groups.append((f"layers.{index}.downsample",))
+        return groups[:-1] + [(name,) for name in ("norm", "head") if hasattr(self, name)]
 
     def no_weight_decay(self) -> List[str]:
         """Names of the parameters that are not decayed: everything one-dimensional (norms and biases)."""
@@ -383,15 +419,23 @@ class LITv2(_Trunk):
     Args:
         alpha: share of the low-frequency heads in stage 3, 0 to 1.
         window_size: window of HiLo in stage 3; no parameter depends on it.
+        drop_rate: of the dropout in the MLPs.
+        drop_path_rate: of stochastic depth in the last block; it rises from 0 in the first.
     """
 
     def __init__(self, variant: Variant, num_classes=1000, in_channels=3, alpha=0.9, window_size=2,
                  drop_rate=0.0, drop_path_rate=0.0):  # fmt: skip
         super().__init__(variant, in_channels, alpha, window_size, drop_rate, drop_path_rate)
         dim = variant.dims[-1]
+        self.num_features = dim
         self.norm = ChannelNorm(dim)
         self.pool = GlobalAvgPool()
-        self.head = linear(dim, num_classes) if num_classes > 0 else nn.Identity()
+        self.reset_classifier(num_classes)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Give the network a new head for ``num_classes`` classes; 0 leaves it out."""
+        self.compile_cache.clear()
+        self.head = linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
 
     def construct(self, x):
         return self.forward_head(self.forward_features(x))
@@ -432,8 +476,7 @@ class LITv2Features(_Trunk):
 
     def __init__(self, variant: Variant, out_indices=(0, 1, 2, 3), dense=None, in_channels=3, alpha=0.9, window_size=2,
                  drop_rate=0.0, drop_path_rate=0.0):  # fmt: skip
-        if not out_indices or not set(out_indices) <= set(range(4)):
-            raise InputError(f"out_indices={tuple(out_indices)}: LITv2 has four feature maps; choose from 0, 1, 2, 3.")
+        check_out_indices("LITv2", out_indices)
         if dense not in DENSE_NORMS:
             raise InputError(f'dense={dense!r} is no form of the backbone; choose "detection", "segmentation" or None.')
         super().__init__(variant, in_channels, alpha, window_size, drop_rate, drop_path_rate)

@@ -13,8 +13,8 @@ from ..options import RunOptions
 
 __all__ = ["Group", "freeze", "layer_of_parameters", "parameter_groups"]
 
-# The part of a parameter's name that says in which layer it is: "network.0.1" of FastViT, "levels.2.blocks.3" of
-# FasterViT, "layers.1.blocks.0" of LITv2 and Swin, "layer3.5" of ResNet.
+# The part of a parameter's name that says in which layer it is, for MindCV's models: "layers.1.blocks.0" of Swin,
+# "layer3.5" of ResNet.
 _LAYER = re.compile(r"\w+(\.\d+)*(\.(blocks|layers)\.\d+)*")
 
 # What each weight_decay_filter spares, by parts of names. "auto" is MindSpore's own choice.
@@ -68,11 +68,30 @@ def freeze(network: nn.Cell, patterns: Sequence[str], classifier: Optional[str] 
 
 
 def layer_of_parameters(network: nn.Cell) -> Dict[str, int]:
-    """The layer of every parameter by name, counted from the images, in the order in which the network has them."""
-    layers = {}
+    """The layer of every parameter by name, counted from the images.
+
+    A network says itself what its layers are (``layer_groups()``, names of the cells of each); those of others follow
+    from the names of their parameters. Of a network with a ``backbone`` those count, and all else is one last layer.
+    """
+    backbone = getattr(network, "backbone", None)
+    layers = _layers_within(network if backbone is None else backbone)
+    if backbone is None:
+        return layers
+    last = max(layers.values()) + 1
+    return {parameter.name: layers.get(parameter.name, last) for parameter in network.get_parameters()}
+
+
+def _layers_within(cell) -> Dict[str, int]:
+    """The layers of a cell's parameters; cells that are in no group of its ``layer_groups()`` come after the last."""
+    names = {parameter.name: name for name, parameter in cell.parameters_and_names()}
+    if not hasattr(cell, "layer_groups"):
+        layers = {}
+        return {full: layers.setdefault(_LAYER.match(name).group(), len(layers)) for full, name in names.items()}
+    groups = cell.layer_groups()
+    depth = {f"{cell_name}.": number for number, group in enumerate(groups) for cell_name in group}
     return {
-        parameter.name: layers.setdefault(_LAYER.match(parameter.name).group(), len(layers))
-        for parameter in network.get_parameters()
+        full: next((number for prefix, number in depth.items() if name.startswith(prefix)), len(groups))
+        for full, name in names.items()
     }
 
 
