@@ -19,7 +19,6 @@ from typing import Optional
 os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
 
 import mindspore as ms
-from mindcv.models.registry import get_pretrained_cfg
 
 from mindcv_models import backend, create_model
 from mindcv_models.checkpoint import load_weights
@@ -32,6 +31,7 @@ from mindcv_models.errors import InputError
 from mindcv_models.export import Preparation, check_format, export
 from mindcv_models.export.check import example_images
 from mindcv_models.input_size import refused_sizes
+from mindcv_models.models import config_of
 from mindcv_models.models.registry import task_of as task_name
 from mindcv_models.options import Weights, option, parse, peek
 from mindcv_models.process import run
@@ -68,7 +68,7 @@ class ExportOptions(PreparationOptions, Weights):
 
 def preparation_of(options: ExportOptions) -> Preparation:
     own = EvalTransform.resolve(options)
-    size = options.image_resize or get_pretrained_cfg(options.model).get("input_size", (3, 224, 224))[1:]
+    size = options.image_resize or config_of(options.model).input_size[1:]
     names = None
     if options.class_names:
         names = tuple(find_class_names(options.class_names, Path(options.ckpt_path), options.num_classes))

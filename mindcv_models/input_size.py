@@ -5,10 +5,10 @@ from typing import Iterable, Tuple
 
 import mindspore as ms
 import numpy as np
-from mindcv.models.registry import get_pretrained_cfg
 from mindspore import Tensor, nn
 
 from .errors import InputError
+from .models.registry import config_of
 
 __all__ = ["refused_sizes"]
 
@@ -37,7 +37,7 @@ def refused_sizes(networks: Iterable[Tuple[str, nn.Cell]], size: Tuple[int, int]
     except ValueError as error:
         for name, network in networks:
             refusal = _refusal(network, size, channels)
-            own = get_pretrained_cfg(name).get("input_size", (3, 224, 224))[1:]
+            own = config_of(name).input_size[1:]
             if refusal and not _refusal(network, own, channels):
                 raise InputError(
                     f"{name} does not support images of {size[0]} x {size[1]} ({refusal}): use {option} "

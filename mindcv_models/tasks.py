@@ -5,11 +5,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Optional, Protocol, Sequence, Tuple
 
-from mindcv.models.registry import get_pretrained_cfg
 from mindspore import Tensor, nn
 
 from .distributed import World
 from .evaluation import Validator
+from .models.registry import config_of
 from .training import Objective
 
 __all__ = ["Task", "task_of"]
@@ -60,5 +60,5 @@ class Task(Protocol):
 
 def task_of(model: Optional[str]) -> Task:
     """The task of a registered model; an unknown model's is classification, whose ``create_model`` refuses it."""
-    room = get_pretrained_cfg(model).get("task", "classification") if model else "classification"
+    room = config_of(model).task
     return import_module(f".{room}.task", __package__).TASK

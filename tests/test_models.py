@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from mindcv.models.registry import get_pretrained_cfg, is_model
 from mindcv.utils.amp import auto_mixed_precision
+from mindspore.nn.utils import no_init_parameters
 
 import mindcv_models
 from mindcv_models.errors import InputError
+from mindcv_models.models import config_of, fastvit
+from mindcv_models.models.registry import ModelConfig
 from tests.helpers import parity
 
 QUICK = ("fastvit_t8", "fastvit_sa12", "faster_vit_0_224", "litv2_s")
@@ -152,3 +155,36 @@ def test_wrong_names_and_options_are_refused():
 def test_mindcvs_own_function_names_the_one_that_has_weights(name):
     with pytest.raises(InputError, match=rf"mindcv_models.create_model\('{name}', pretrained=True\)"):
         mindcv.create_model(name, pretrained=True)
+
+
+@pytest.mark.parametrize("name", [name for name in QUICK if name != "fastvit_sa12"])
+def test_a_new_classifier_is_that_of_a_new_network(name):
+    with no_init_parameters():
+        network, five = (mindcv_models.create_model(name, num_classes=n) for n in (3, 5))
+        network.reset_classifier(5)
+    assert [(p.name, p.shape) for p in network.get_parameters()] == [(p.name, p.shape) for p in five.get_parameters()]
+    network.reset_classifier(0)
+    assert not [p.name for p in network.get_parameters() if p.name.startswith("head.")]
+
+
+def test_a_compiled_network_heeds_its_new_classifier():
+    ms.set_context(mode=ms.GRAPH_MODE)
+    network = fastvit.FastViT(fastvit.Variant((1, 1, 1, 1), (16, 16, 16, 16)), num_classes=3).set_train(False)
+    x = images(size=32)
+    assert network(x).shape == (2, 3)
+    network.reset_classifier(0)
+    features = network(x).asnumpy()
+    network.reset_classifier(5)
+    head = network.head
+    expected = features @ head.weight.asnumpy().T + head.bias.asnumpy()
+    np.testing.assert_allclose(network(x).asnumpy(), expected, atol=1e-5)
+
+
+def test_what_a_model_says_of_itself():
+    own = config_of("faster_vit_4_21k_384")
+    assert (own.task, own.input_size, own.classifier) == ("classification", (3, 384, 384), ("head",))
+    assert (own.crop_pct, own.crop_mode, own.interpolation) == (1.0, "squash", "bicubic")
+    assert own.mean == (0.485, 0.456, 0.406)
+    assert config_of("retinanet").task == "detection"
+    assert config_of("resnet18").classifier == ("classifier",)
+    assert config_of("unheard_of") == ModelConfig()

@@ -6,6 +6,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
+from mindspore.nn.utils import no_init_parameters
 
 import mindcv_models
 from mindcv_models.classification.objective import ClassificationObjective
@@ -268,10 +269,25 @@ def test_layers_are_in_the_order_of_the_network(model, order):
     assert depths[-1] == max(layers.values())
 
 
-@pytest.mark.parametrize(("patterns", "classifier"), [(["conv.*", "norm.*"], None), ([], "head")])
-def test_frozen_parameters_and_the_statistics_of_their_norms_stand_still(patterns, classifier):
+@pytest.mark.parametrize("backbone", ["litv2_s", "resnet18"])
+def test_layers_of_a_backbone_are_those_of_the_classifier_and_the_rest_is_one_more(backbone):
+    with no_init_parameters():
+        classifier = mindcv_models.create_model(backbone, num_classes=10)
+        detector = mindcv_models.create_model("retinanet", num_classes=3, backbone=backbone)
+    expected, layers = layer_of_parameters(classifier), layer_of_parameters(detector)
+    assert layers.keys() == {parameter.name for parameter in detector.get_parameters()}
+    shared = [name for name in expected if f"backbone.{name}" in layers]
+    assert len(shared) > 50
+    assert all(layers[f"backbone.{name}"] == expected[name] for name in shared)
+    rest = {depth for name, depth in layers.items() if name.startswith(("neck.", "bbox_head."))}
+    assert rest == {max(layers.values())}
+    assert max(expected[name] for name in shared) < max(layers.values())
+
+
+@pytest.mark.parametrize(("patterns", "learning"), [(["conv.*", "norm.*"], ()), ([], ("head",))])
+def test_frozen_parameters_and_the_statistics_of_their_norms_stand_still(patterns, learning):
     network = Block()
-    assert freeze(network, patterns, classifier) == 4
+    assert freeze(network, patterns, learning) == 4
     assert [p.name for p in network.trainable_params()] == ["head.weight", "head.bias"]
     before = {p.name: p.asnumpy().copy() for p in network.get_parameters()}
     optimizer = optimizer_for(network, opt="adamw")
@@ -283,16 +299,16 @@ def test_frozen_parameters_and_the_statistics_of_their_norms_stand_still(pattern
 
 
 @pytest.mark.parametrize(
-    ("patterns", "classifier", "message"),
+    ("patterns", "learning", "message"),
     [
-        (["konv.*"], None, r"freeze 'konv.\*' matches no parameter that learns: did you mean conv.\*\?"),
-        (["*"], None, "freeze leaves nothing to train"),
-        (["head.*"], "head", "freeze leaves nothing to train"),
+        (["konv.*"], (), r"freeze 'konv.\*' matches no parameter that learns: did you mean conv.\*\?"),
+        (["*"], (), "freeze leaves nothing to train"),
+        (["head.*"], ("head",), "freeze leaves nothing to train"),
     ],
 )
-def test_a_freeze_that_cannot_be_meant_is_refused(patterns, classifier, message):
+def test_a_freeze_that_cannot_be_meant_is_refused(patterns, learning, message):
     with pytest.raises(InputError, match=message):
-        freeze(Block(), patterns, classifier)
+        freeze(Block(), patterns, learning)
 
 
 @pytest.mark.parametrize(

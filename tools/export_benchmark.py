@@ -21,7 +21,6 @@ os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors 
 
 import mindspore as ms
 import numpy as np
-from mindcv.models.registry import get_pretrained_cfg
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -29,6 +28,7 @@ from mindcv_models import backend, create_model, reparameterize
 from mindcv_models.errors import InputError
 from mindcv_models.export import check_format, to_onnx
 from mindcv_models.export.files import write_onnx_file
+from mindcv_models.models import config_of
 from mindcv_models.options import option, parse
 from mindcv_models.process import run
 
@@ -128,7 +128,7 @@ def main():
     ms.set_context(mode=ms.GRAPH_MODE)
     rows = [COLUMNS]
     for name in options.models:
-        shape = (None, *get_pretrained_cfg(name).get("input_size", (3, 224, 224)))
+        shape = (None, *config_of(name).input_size)
         with tempfile.TemporaryDirectory() as folder:
             found = candidates(name, options, Path(folder), shape)
             for size in options.batch_sizes:

@@ -4,10 +4,9 @@ import time
 from dataclasses import dataclass
 from typing import Optional, Tuple
 
-from mindcv.models.registry import get_pretrained_cfg
-
 from .. import backend
 from ..input_size import refused_sizes
+from ..models.registry import config_of
 from ..options import System
 from ..process import set_up
 from ..reparameterize import reparameterize
@@ -48,7 +47,7 @@ class Job:
     @property
     def size(self) -> Tuple[int, int]:
         """Height and width of the images."""
-        return self.image_size or tuple(get_pretrained_cfg(self.model).get("input_size", (3, 224, 224))[1:])
+        return self.image_size or tuple(config_of(self.model).input_size[1:])
 
 
 class TimedModel:

@@ -6,12 +6,11 @@ from typing import List, Tuple
 
 import mindspore as ms
 from mindcv.loss import create_loss
-from mindcv.models.registry import get_pretrained_cfg
 from mindspore import nn, ops
 
 from ..checkpoint import EMA_PREFIX, load_weights
 from ..errors import InputError
-from ..models.registry import create_model
+from ..models.registry import config_of, create_model
 from ..training import Objective, cast_as_options_say, create_network
 from .options import TrainOptions
 
@@ -203,7 +202,7 @@ def build_teacher(options: TrainOptions) -> Teacher:
             f"the teacher {name} has to know the student's {options.num_classes} classes: {error}"
         ) from error
     for key in ("mean", "std"):
-        own, its = get_pretrained_cfg(options.model).get(key), get_pretrained_cfg(name).get(key)
+        own, its = getattr(config_of(options.model), key), getattr(config_of(name), key)
         if own and its and tuple(own) != tuple(its):
             logger.warning("%s normalises images with %s %s, but sees the student's, %s", name, key, its, own)
     return Teacher(cast_as_options_say(network, options))

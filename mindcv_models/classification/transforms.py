@@ -7,11 +7,11 @@ from typing import List, Tuple, Union
 import cv2
 import numpy as np
 from mindcv.data import create_transforms
-from mindcv.models.registry import get_pretrained_cfg
 from mindspore.dataset import vision
 from PIL import Image
 
 from ..data.images import Picture
+from ..models.registry import config_of
 from .augment import FILTERS, ColorJitter, create_augment
 from .options import IMAGENET_MEAN, IMAGENET_STD, Preparation, TrainOptions
 
@@ -44,14 +44,14 @@ class EvalTransform:
     @classmethod
     def resolve(cls, options: Preparation) -> "EvalTransform":
         """The model's own transform, with what the options override."""
-        own = get_pretrained_cfg(options.model)
+        own = config_of(options.model)
         of_model = cls(
-            image_resize=own.get("input_size", (3, 224, 224))[1:],
-            crop_pct=own.get("crop_pct", 0.875),
-            crop_mode=own.get("crop_mode", "center"),
-            interpolation=own.get("interpolation", "bilinear"),
-            mean=tuple(255 * m for m in own["mean"]) if "mean" in own else IMAGENET_MEAN,
-            std=tuple(255 * s for s in own["std"]) if "std" in own else IMAGENET_STD,
+            image_resize=own.input_size[1:],
+            crop_pct=own.crop_pct,
+            crop_mode=own.crop_mode,
+            interpolation=own.interpolation,
+            mean=tuple(255 * m for m in own.mean) if own.mean else IMAGENET_MEAN,
+            std=tuple(255 * s for s in own.std) if own.std else IMAGENET_STD,
         )
         given = {name: getattr(options, name, None) for name in cls.__dataclass_fields__}
         resolved = cls(**{name: getattr(of_model, name) if given[name] is None else given[name] for name in given})

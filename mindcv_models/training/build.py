@@ -2,14 +2,13 @@
 
 import logging
 
-from mindcv.models.registry import get_pretrained_cfg
 from mindspore import nn
 
 from ..cells import cast_network
-from ..checkpoint import load_weights
+from ..checkpoint import load_backbone, load_weights
 from ..distributed import World, broadcast_parameters, synchronize_batch_norm
 from ..errors import InputError
-from ..models.registry import create_model
+from ..models.registry import config_of, create_model
 from ..options import RunOptions
 from .curvature import CurvatureStep
 from .ema import EMA
@@ -28,18 +27,23 @@ logger = logging.getLogger(__name__)
 def build_network(options: RunOptions, world: World) -> nn.Cell:
     """The network with its first weights, the same on every rank, in its training precision, frozen where told to."""
     network = create_network(options, options.pretrained)
-    classifier = get_pretrained_cfg(options.model).get("classifier")
+    classifier = config_of(options.model).classifier
     if getattr(options, "backbone_path", ""):
-        from ..checkpoint import load_backbone
-
         logger.info("backbone: %s", load_backbone(network.backbone, options.backbone_path, options.averages))
     if options.ckpt_path:
-        head = classifier if options.new_head else None
+        head = classifier if options.new_head else ()
         logger.info("loaded %s", load_weights(network, options.ckpt_path, options.averages, head))
     if options.freeze or options.freeze_backbone:
-        if options.freeze_backbone and not classifier:
-            raise InputError(f"freeze_backbone: {options.model} does not say which cell its classifier is; use freeze.")
-        count = freeze(network, options.freeze or (), classifier if options.freeze_backbone else None)
+        patterns, learning = tuple(options.freeze or ()), ()
+        if options.freeze_backbone and hasattr(network, "backbone"):
+            patterns += ("backbone.*",)
+        elif options.freeze_backbone:
+            learning = classifier
+            if not learning:
+                raise InputError(
+                    f"freeze_backbone: {options.model} does not say which cell its classifier is; use freeze."
+                )
+        count = freeze(network, patterns, learning)
         logger.info("%d parameters are frozen", count)
     if options.sync_bn:
         synchronize_batch_norm(network, world)

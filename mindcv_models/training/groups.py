@@ -4,7 +4,7 @@ import fnmatch
 import math
 import re
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Sequence
 
 from mindspore import Parameter, nn
 
@@ -36,13 +36,13 @@ class Group:
     weight_decay: float
 
 
-def freeze(network: nn.Cell, patterns: Sequence[str], classifier: Optional[str] = None) -> int:
+def freeze(network: nn.Cell, patterns: Sequence[str], learning: Sequence[str] = ()) -> int:
     """Stop the parameters that match shell-style ``patterns`` from learning; how many they are.
 
     Batch normalisation whose parameters are all frozen keeps its statistics too, and normalises by them.
 
     Args:
-        classifier: name of the cell that learns alone; None leaves it to the patterns.
+        learning: names of the only cells that learn, such as the classifier; empty leaves it to the patterns.
 
     Raises:
         InputError: a pattern matches no parameter, or nothing is left to train.
@@ -54,7 +54,7 @@ def freeze(network: nn.Cell, patterns: Sequence[str], classifier: Optional[str] 
             raise InputError(f"freeze {pattern!r} matches no parameter that learns: {hint}")
     frozen = set()
     for parameter in network.trainable_params():
-        outside = classifier is not None and not parameter.name.startswith(f"{classifier}.")
+        outside = bool(learning) and not parameter.name.startswith(tuple(f"{cell}." for cell in learning))
         if outside or any(fnmatch.fnmatchcase(parameter.name, pattern) for pattern in patterns):
             parameter.requires_grad = False
             frozen.add(parameter.name)
