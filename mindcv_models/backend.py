@@ -86,17 +86,22 @@ def _fused_kernels() -> bool:
 
 
 def _kernel_cache() -> Path:
-    """A folder of this host's own, since kernels are compiled for its processor."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    for root in (home, Path(tempfile.gettempdir())):
-        folder = root / "mindcv_models" / platform.node()
+    """A folder of this host's own, since kernels are compiled for its processor, and of this user's, who runs them.
+
+    Where there is no home to write to, it lies with the temporary files.
+    """
+    places = [Path(tempfile.gettempdir(), f"mindcv_models-{os.getuid()}")]
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        places.insert(0, Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mindcv_models"))
+    for place in places:
+        folder = place / platform.node()
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid():
+                return folder
         except OSError:
             continue
-        if os.access(folder, os.W_OK):
-            break
-    return folder
+    return Path(tempfile.mkdtemp(prefix="mindcv_models-"))
 
 
 def compile_loops(source: Path) -> Optional[Path]:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import Callable, Iterable
+from typing import Callable, Iterable, List, Optional
 
 import mindspore as ms
 import numpy as np
@@ -26,6 +26,7 @@ __all__ = [
     "average_parameters",
     "broadcast_parameters",
     "join_world",
+    "launch",
     "on_every_rank",
     "sum_of_counts",
     "sum_over_ranks",
@@ -68,16 +69,37 @@ class World:
 ONE_DEVICE = World()
 
 
-def launcher() -> str:
-    """The launcher that started this process, msrun's scheduler included: ``"mpirun"``, ``"msrun"`` or ``""``."""
-    if "OMPI_COMM_WORLD_SIZE" in os.environ or "PMIX_RANK" in os.environ:
-        return "mpirun"
-    return "msrun" if "MS_ROLE" in os.environ else ""
+@dataclass(frozen=True)
+class Launch:
+    """How this process was started: by ``"mpirun"`` or ``"msrun"``, its scheduler included, or by neither (``""``)."""
+
+    launcher: str = ""
+    rank: int = 0
+    size: int = 1
 
 
-def launched_rank() -> int:
-    """This process's rank according to the launcher's environment, before communication is set up."""
-    return int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("MS_NODE_ID", "0")))
+def launch() -> Launch:
+    """How this process was started, from what launchers put into the environment.
+
+    Clusters and shells hand on single variables of a launcher that has nothing to do with this process. So a launcher
+    counts only if all of its variables are there and agree, and, of mpirun, if the folder that it shares with its
+    processes still exists.
+    """
+    rank, size = _number("OMPI_COMM_WORLD_RANK"), _number("OMPI_COMM_WORLD_SIZE")
+    shared = os.environ.get("PMIX_SERVER_TMPDIR")
+    if rank is not None and size is not None and rank < size and (shared is None or os.path.isdir(shared)):
+        return Launch("mpirun", rank, size)
+    rank, size = _number("MS_NODE_ID"), _number("MS_WORKER_NUM")
+    role, scheduler = os.environ.get("MS_ROLE"), os.environ.get("MS_SCHED_HOST") and _number("MS_SCHED_PORT")
+    if scheduler and size and role in ("MS_WORKER", "MS_SCHED"):
+        return Launch("msrun", rank if role == "MS_WORKER" and rank is not None and rank < size else 0, size)
+    return Launch()
+
+
+def _number(name: str) -> Optional[int]:
+    """The whole number in an environment variable, or None."""
+    text = os.environ.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
 def join_world(distribute: bool) -> World:
@@ -86,19 +108,21 @@ def join_world(distribute: bool) -> World:
     Raises:
         InputError: ``distribute`` without a launcher, or a launcher of several processes without ``distribute``.
     """
-    started_by = launcher()
+    started = launch()
     if not distribute:
-        count = int(os.environ.get("OMPI_COMM_WORLD_SIZE", os.environ.get("MS_WORKER_NUM", "1")) if started_by else 1)
-        if count > 1:
-            raise InputError(
-                f"{started_by} started {count} processes, but distribute is False: set it to True or start one."
+        if started.size > 1:
+            error = InputError(
+                f"{started.launcher} started {started.size} processes, but distribute is False: set it to True or "
+                "start one."
             )
+            error.of_one_rank = True  # rank 0 may run something else
+            raise error
         return ONE_DEVICE
-    if not started_by:
+    if not started.launcher:
         raise InputError(
             f"distribute is True, but no launcher started this process: use {_LAUNCH} or --distribute False."
         )
-    if started_by == "mpirun" and ms.get_context("device_target") == "CPU":
+    if started.launcher == "mpirun" and ms.get_context("device_target") == "CPU":
         _meet_on_cpu()
     ms.communication.init()
     return World(ms.communication.get_rank(), ms.communication.get_group_size())
@@ -129,9 +153,39 @@ def _meet_on_cpu():
 
 
 def _own_address(world) -> str:
-    """The address at which other ranks reach this one: loopback if all are on one host."""
-    hosts = set(world.allgather(socket.gethostname()))
-    return "127.0.0.1" if len(hosts) == 1 else socket.gethostbyname(socket.gethostname())
+    """The address at which other ranks reach this one: loopback if all are on one host.
+
+    A host's own name is often 127.0.1.1 there (``/etc/hosts`` of Debian and Ubuntu), so it is the last to be asked.
+
+    Raises:
+        RunError: this host has no other address than loopback.
+    """
+    hosts = sorted(set(world.allgather(socket.gethostname())))
+    if len(hosts) == 1:
+        return "127.0.0.1"
+    others = [host for host in hosts if host != socket.gethostname()]
+    for find in (lambda: [_address_towards(host) for host in others], _addresses_of_name):
+        try:
+            found = [address for address in find() if not address.startswith(("127.", "0."))]
+        except OSError:
+            continue
+        if found:
+            return found[0]
+    raise RunError(
+        f"{socket.gethostname()} has no address that {others[0]} could reach: give it one in /etc/hosts or DNS that is "
+        "not 127.x.x.x."
+    )
+
+
+def _address_towards(host: str) -> str:
+    """The address of this host's interface from which packets to ``host`` would leave; none is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 9))
+        return probe.getsockname()[0]
+
+
+def _addresses_of_name() -> List[str]:
+    return socket.gethostbyname_ex(socket.gethostname())[2]
 
 
 class AllReduceMean(nn.Cell):

@@ -9,7 +9,7 @@ from pathlib import Path
 import mindspore as ms
 from mindcv.utils import set_seed
 
-from .distributed import World, join_world, launched_rank
+from .distributed import World, join_world, launch
 from .errors import InputError, RunError, Stopped
 from .options import System
 
@@ -22,7 +22,7 @@ def run(main) -> None:
     Errors print one line: status 2 on invalid input, 1 on a failed run, 143 after SIGTERM, 130 after Ctrl-C.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    if launched_rank() > 0:
+    if launch().rank > 0:
         logging.disable(logging.INFO)
     try:
         status = main() or 0
@@ -77,6 +77,6 @@ def output_folder(path: str, option: str = "ckpt_save_dir") -> Path:
 
 def _complain(error, status):
     # An error on all ranks is printed once, by rank 0; an error on one rank is printed by that rank.
-    if launched_rank() == 0 or getattr(error, "of_one_rank", False):
+    if launch().rank == 0 or getattr(error, "of_one_rank", False):
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     return status

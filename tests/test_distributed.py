@@ -18,7 +18,6 @@ from mindspore import nn
 
 from mindcv_models import backend, create_model, distributed
 from mindcv_models.checkpoint import save_checkpoint
-from mindcv_models.distributed import join_world
 from mindcv_models.errors import InputError
 from tests.helpers import runs
 from tests.helpers.images import image_folder
@@ -238,16 +237,3 @@ def test_batch_normalisation_is_synchronized_where_mindspore_can(monkeypatch, ta
     assert 1 - norm.momentum == pytest.approx(0.7)
     assert {id(p) for p in network.get_parameters()} == {id(p) for p in before}
     assert {p.name for p in network.get_parameters()} == {p.name for p in before}
-
-
-def test_distribute_without_a_launcher_says_what_to_type(monkeypatch):
-    for name in ("OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "MS_ROLE"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(InputError, match=r"mpirun -n 8 python train\.py .* or --distribute False"):
-        join_world(distribute=True)
-
-
-def test_a_launcher_without_distribute_is_refused(monkeypatch):
-    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="mpirun started 2 processes, but distribute is False"):
-        join_world(distribute=False)

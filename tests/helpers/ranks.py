@@ -11,7 +11,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from mindcv_models.classification.objective import ClassificationObjective
-from mindcv_models.distributed import average_parameters, broadcast_parameters, join_world, launcher, sum_over_ranks
+from mindcv_models.distributed import average_parameters, broadcast_parameters, join_world, launch, sum_over_ranks
 from mindcv_models.training import TrainStep
 
 IMAGES, STEPS = 32, 10
@@ -31,7 +31,7 @@ def checksum(network):
 
 def main(output, mode):
     ms.set_context(mode=int(mode))
-    world = join_world(distribute=bool(launcher()))
+    world = join_world(distribute=bool(launch().launcher))
     ms.set_seed(1 + world.rank)
     network = small_network()
     own = checksum(network)

@@ -1,0 +1,130 @@
+"""What a process makes of its environment: launchers, addresses of hosts, a home that is missing."""
+
+import logging
+import os
+import platform
+import socket
+import tempfile
+
+import pytest
+
+from mindcv_models import backend, distributed, process
+from mindcv_models.distributed import Launch, join_world, launch
+from mindcv_models.errors import InputError, RunError
+
+MPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3"}
+MSRUN = {"MS_WORKER_NUM": "2", "MS_SCHED_HOST": "10.0.0.1", "MS_SCHED_PORT": "8118", "MS_ROLE": "MS_WORKER",
+         "MS_NODE_ID": "1"}  # fmt: skip
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Sets variables of launchers, and no other ones are there."""
+    for name in (*MPI, *MSRUN, "PMIX_RANK", "PMIX_SERVER_TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+
+    def put(**values):
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+
+    return put
+
+
+def test_a_launcher_is_known_by_all_of_its_variables(environment, tmp_path):
+    environment(**MSRUN)
+    assert launch() == Launch("msrun", 1, 2)
+    environment(**MPI)
+    assert launch() == Launch("mpirun", 3, 4)
+    environment(PMIX_SERVER_TMPDIR=str(tmp_path))
+    assert launch() == Launch("mpirun", 3, 4)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"MS_NODE_ID": "1"}, {"OMPI_COMM_WORLD_RANK": "3"}, {"OMPI_COMM_WORLD_SIZE": "4"}, {"PMIX_RANK": "1"},
+        {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "2"}, {**MPI, "OMPI_COMM_WORLD_RANK": "three"},
+        {**MPI, "PMIX_SERVER_TMPDIR": "/no/such/folder"}, {"MS_ROLE": "MS_WORKER"},
+        {name: value for name, value in MSRUN.items() if name != "MS_SCHED_PORT"}, {**MSRUN, "MS_ROLE": "MS_PSERVER"},
+    ],
+)  # fmt: skip
+def test_what_others_left_in_the_environment_is_no_launcher_and_silences_nothing(environment, capsys, values):
+    environment(**values)
+    assert launch() == Launch()
+    assert join_world(distribute=False) == distributed.ONE_DEVICE
+
+    def fail():
+        logging.getLogger("script").info("at work")
+        raise InputError("no such folder")
+
+    with pytest.raises(SystemExit) as end:
+        process.run(fail)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: no such folder\n"
+    assert logging.getLogger("script").isEnabledFor(logging.INFO)
+
+
+def test_distribute_without_a_launcher_says_what_to_type(environment):
+    with pytest.raises(InputError, match=r"mpirun -n 8 python train\.py .* or --distribute False"):
+        join_world(distribute=True)
+
+
+def test_a_launcher_without_distribute_is_refused(environment):
+    environment(**MPI)
+    with pytest.raises(InputError, match="mpirun started 4 processes, but distribute is False") as error:
+        join_world(distribute=False)
+    assert error.value.of_one_rank  # so that the fourth of them says it, alone in an outer launcher's shell
+
+
+@pytest.mark.parametrize(
+    ("routes", "names", "expected"),
+    [
+        (["10.0.0.7"], ["127.0.1.1"], "10.0.0.7"),
+        (["127.0.0.1"], ["127.0.1.1", "192.168.1.5"], "192.168.1.5"),
+        (OSError("no route"), ["192.168.1.5"], "192.168.1.5"),
+        (OSError("no route"), ["127.0.1.1"], None),
+    ],
+)
+def test_a_host_tells_others_an_address_that_they_reach(monkeypatch, routes, names, expected):
+    def towards(host):
+        assert host == "far"
+        if isinstance(routes, OSError):
+            raise routes
+        return routes[0]
+
+    class World:
+        hosts = ("near", "far")
+
+        def allgather(self, own):
+            return [own, *self.hosts[1:]]
+
+    monkeypatch.setattr(socket, "gethostname", lambda: "near")
+    monkeypatch.setattr(socket, "gethostbyname_ex", lambda name: (name, [], names))
+    monkeypatch.setattr(distributed, "_address_towards", towards)
+    if expected is None:
+        with pytest.raises(RunError, match=r"near has no address that far could reach"):
+            distributed._own_address(World())
+    else:
+        assert distributed._own_address(World()) == expected
+    monkeypatch.setattr(World, "hosts", ("near", "near"))
+    assert distributed._own_address(World()) == "127.0.0.1"
+
+
+def test_the_route_to_another_host_is_asked_of_the_system():
+    assert distributed._address_towards("127.0.0.1") == "127.0.0.1"
+
+
+def test_kernels_are_kept_with_the_temporary_files_where_there_is_no_home(monkeypatch, tmp_path):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(backend.Path, "home", no_home)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    folder = backend._kernel_cache()
+    assert folder == tmp_path / f"mindcv_models-{os.getuid()}" / platform.node()
+    assert folder.is_dir()
+    monkeypatch.setattr(backend.Path, "home", lambda: tmp_path / "home")
+    assert backend._kernel_cache() == tmp_path / "home" / ".cache" / "mindcv_models" / platform.node()
+    monkeypatch.setattr(os, "getuid", lambda: 12345)  # another user's folder is not trusted
+    assert backend._kernel_cache().parent == tmp_path
