@@ -1,5 +1,6 @@
 """Loading strictly, saving safely."""
 
+import time
 from dataclasses import replace
 
 import mindspore as ms
@@ -10,7 +11,8 @@ from safetensors.numpy import save_file
 
 import mindcv_models
 from mindcv_models.checkpoint import load_average, load_backbone, load_torch_checkpoint, load_weights, save_checkpoint
-from mindcv_models.checkpoint.names import official_names, torch_names
+from mindcv_models.checkpoint.mindspore_file import ckpt_header
+from mindcv_models.checkpoint.names import official_names, timm_names, torch_names
 from mindcv_models.errors import InputError
 from mindcv_models.models import litv2
 from tests.helpers import parity
@@ -50,6 +52,13 @@ def test_timm_names_are_the_official_ones(variant, form):
     official, timm = SHAPES[variant][form], SHAPES[f"timm_{variant}"][form]
     renamed = {official: timm[name] for name, official in official_names(timm).items()}
     assert renamed == official
+    names = timm_names(official)
+    assert {names[name]: shape for name, shape in official.items()} == timm
+
+
+def test_timm_has_no_names_for_other_families():
+    with pytest.raises(InputError, match=r"timm's names are known for FastViT only: leave --names out"):
+        timm_names(torch_names(shallow(False)).values())
 
 
 def refused(net, tensors, tmp_path):
@@ -201,6 +210,43 @@ def test_a_checkpoint_with_a_text_in_it_does_not_fit(tmp_path):
     ms.save_checkpoint(Types(), str(tmp_path / "net.ckpt"), append_dict={"note": "words"})
     with pytest.raises(InputError, match="note is str, not a tensor of numbers"):
         load_weights(Types(), str(tmp_path / "net.ckpt"))
+
+
+def own_file(parameters):
+    """Parameters as a ``.ckpt`` file; a name, its sides, and the bytes."""
+    return b"".join(ckpt_header(name, sides, "float32", len(data)) + data for name, sides, data in parameters)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ([("w", (1,) * 100_000, b"1234")], "w has more than 32 dimensions"),
+        ([(f"w{n}", (1,), b"1234") for n in range(100_001)], "more than 100,000 parameters"),
+        ([("w\x1b[31m", (1,), b"1234")], "a name that no parameter has"),
+        ([("w" * 5000, (1,), b"1234")], "a name of more than 4096 bytes"),
+        ([("w", (1 << 40, 1 << 40), b"1234")], "a tensor whose size differs from its data"),
+    ],
+)
+def test_limits_of_an_own_checkpoint_come_before_its_contents(tmp_path, parameters, message):
+    (tmp_path / "net.ckpt").write_bytes(own_file(parameters))
+    began = time.process_time()
+    with pytest.raises(InputError) as error:
+        load_weights(nn.Dense(1, 1), str(tmp_path / "net.ckpt"))
+    assert message in str(error.value)
+    assert "\x1b" not in str(error.value)
+    assert len(str(error.value)) < 400
+    assert time.process_time() - began < 8
+
+
+def test_a_checksum_that_does_not_match_is_refused(tmp_path):
+    path = tmp_path / "net.ckpt"
+    ms.save_checkpoint(Types(), str(path), crc_check=True)
+    whole = bytearray(path.read_bytes())
+    whole[-30] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(whole)
+    with pytest.raises(InputError, match=r"net\.ckpt is not a complete MindSpore checkpoint \(its checksum does not"):
+        load_weights(Types(), str(path))
 
 
 # Where the network's names lie in a file, and backbones filled from classifiers.

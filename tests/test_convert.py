@@ -19,6 +19,7 @@ import mindcv_models
 from mindcv_models.checkpoint import convert, load_weights
 from mindcv_models.checkpoint.convert import Conversion, convert_checkpoint, export_to_torch
 from mindcv_models.checkpoint.fit import fit_state_dict
+from mindcv_models.checkpoint.listing import list_file
 from mindcv_models.checkpoint.names import is_counter, is_derived, official_buffers, torch_names
 from mindcv_models.checkpoint.state_dict import open_state_dict
 from mindcv_models.errors import InputError, RunError
@@ -285,6 +286,40 @@ def test_the_inference_form_from_either_form(folder, t8):
     returned = open_state_dict(str(back)).tensors
     assert {name: list(value.shape) for name, value in returned.items()} == FASTVIT["t8"]["fused"]
     assert all(np.asarray(returned[name]).tobytes() == np.asarray(value).tobytes() for name, value in found.items())
+
+
+def test_timms_names_on_the_way_out(folder, t8):
+    convert_checkpoint(t8, folder / "timm.safetensors", Conversion("fastvit_t8", names="timm"))
+    found = open_state_dict(str(folder / "timm.safetensors")).tensors
+    timm = {name: shape for name, shape in FASTVIT["timm_t8"]["train"].items() if not is_counter(name)}
+    assert {name: list(value.shape) for name, value in found.items()} == timm
+    expected = parity.parameter("network.0.0.convffn.fc1.weight", (144, 48, 1, 1))
+    np.testing.assert_array_equal(np.asarray(found["stages.0.blocks.0.mlp.fc1.weight"]), expected)
+    convert_checkpoint(str(folder / "timm.safetensors"), folder / "net.ckpt", Conversion("fastvit_t8"))
+    export_to_torch(str(folder / "net.ckpt"), folder / "back.safetensors", Conversion("fastvit_t8", names="timm"))
+    back = open_state_dict(str(folder / "back.safetensors")).tensors
+    assert {name: list(value.shape) for name, value in back.items()} == FASTVIT["timm_t8"]["train"]
+    assert all(np.asarray(back[name]).tobytes() == np.asarray(value).tobytes() for name, value in found.items())
+
+
+def test_a_listing_says_where_tensors_are_and_what_they_are(tmp_path):
+    path = str(tmp_path / "a.pth")
+    content = {"epoch": 3, "args": SimpleNamespace(lr=1), "net": {"weights": {"a.b": torch.ones(2, 3), "c": 5}}}
+    torch.save({**content, "ema": {"_orig_mod.a": torch.ones(4).half()}, "optimizer": {"m": torch.ones(9)}}, path)
+    assert list(list_file(path)) == [
+        f"{path}: net.weights: 1 tensors, 6 numbers, 0.0 MB",
+        "  a.b  (2, 3) float32",
+        "  c    5",
+        f"{path}: ema: 1 tensors, 4 numbers, 0.0 MB",
+        "  _orig_mod.a  (4,) float16",
+        "besides: epoch (3), args (Inert), optimizer (dict)",
+    ]
+    ms.save_checkpoint([{"name": "w", "data": ms.Tensor([1.0, 2.0])}], str(tmp_path / "own.ckpt"))
+    own = str(tmp_path / "own.ckpt")
+    assert list(list_file(own)) == [f"{own}: 1 tensors, 2 numbers, 0.0 MB", "  w  (2,) float32"]
+    torch.save(torch.nn.Linear(1, 1), path)
+    with pytest.raises(InputError, match=r"a\.pth holds no tensors by name, but 'torch\.nn\.modules\.linear\.Linear'"):
+        list(list_file(path))
 
 
 def test_weights_of_224_fit_other_resolutions(folder):

@@ -2,14 +2,18 @@
 
 import argparse
 import collections
+import gzip
 import json
 import os
+import pickle
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from mindcv_models.checkpoint.state_dict import open_state_dict
 from mindcv_models.checkpoint.torch_file import read_torch_file
@@ -249,3 +253,85 @@ def test_truncation_anywhere_is_refused(tmp_path, form):
         path.write_bytes(whole[:length])
         with pytest.raises(InputError):
             open_state_dict(str(path))
+
+
+# Files that are something else get the line that says so.
+
+
+def torchscript(path):
+    module = torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2))
+    module.save(str(path))
+
+
+def deflated(path):
+    entries = [("s/data.pkl", b"x"), ("s/constants.pkl", b"x"), ("s/code/__torch__.py", b"x")]
+    path.write_bytes(hostile.archive(entries, zipfile.ZIP_DEFLATED))
+
+
+OTHERS = {
+    "script.pt": (torchscript, "it is a TorchScript program: save the model's state_dict() instead"),
+    "deflated.pt": (deflated, "it is a TorchScript program"),
+    "plain.pkl": (
+        lambda p: p.write_bytes(pickle.dumps({"w": np.ones((300, 300), np.float32)})),
+        "it is a pickle of NumPy arrays: load it in Python and save it with torch.save or safetensors.numpy.save_file",
+    ),
+    "numbers.pkl": (lambda p: p.write_bytes(pickle.dumps(list(range(999)))), "a pickle, but not one of torch.save"),
+    "arrays.npz": (lambda p: np.savez(p, w=np.ones(3)), "it is an .npz archive of NumPy arrays"),
+    "array.npy": (lambda p: np.save(p, np.ones(3)), "it is one NumPy array"),
+    "a.pth.gz": (lambda p: p.write_bytes(gzip.compress(b"x" * 99)), "it is compressed by gzip: unpack it first"),
+    "page.pth": (lambda p: p.write_text("\n<!DOCTYPE html>"), "it is a web page or XML"),
+    "pointer.pth": (lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\n"), "run git lfs pull"),
+    "config.json": (lambda p: p.write_text('{"a": 1}'), "it is JSON: give the file that has the weights"),
+    "x.index.json": (lambda p: p.write_text('{"a": 1}'), "no index of a checkpoint in parts: its weight_map is mis"),
+    "deep.index.json": (lambda p: p.write_text('{"a":' + "[" * 99999), "is not JSON"),
+    "folder": (lambda p: p.mkdir(), "is a folder, not a checkpoint"),
+    "pipe": (os.mkfifo, "is a pipe or device, not a checkpoint"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_a_file_is_instead_is_said(tmp_path, name):
+    make, message = OTHERS[name]
+    make(tmp_path / name)
+    with pytest.raises(InputError) as error:
+        open_state_dict(str(tmp_path / name))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def parts(folder, form):
+    """A checkpoint in two parts of the format ``form``, and its index."""
+    weights = {"a.w": np.ones((2, 2), np.float32), "b.w": np.full(3, 2, np.float32)}
+    names = [f"model-0000{n}-of-00002.{form}" for n in (1, 2)]
+    for name, part in zip(names, (["a.w"], ["b.w"])):
+        tensors = {key: weights[key] for key in part}
+        if form == "safetensors":
+            save_file(tensors, str(folder / name))
+        else:
+            torch.save({key: torch.from_numpy(value) for key, value in tensors.items()}, folder / name)
+    index = {"metadata": {}, "weight_map": {"a.w": names[0], "b.w": names[1]}}
+    path = folder / f"model.{form}.index.json"
+    path.write_text(json.dumps(index))
+    return path, names, weights, index
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_parts_are_read_by_their_index_and_not_alone(tmp_path, form):
+    path, names, weights, index = parts(tmp_path, form)
+    tensors = open_state_dict(str(path)).tensors
+    assert list(tensors) == list(weights)
+    for name, value in weights.items():
+        np.testing.assert_array_equal(np.asarray(tensors[name]), value)
+
+    def refused(file, message):
+        with pytest.raises(InputError, match=message):
+            open_state_dict(str(file))
+
+    refused(tmp_path / names[1], r"it is part 2 of 2 of a checkpoint: give the \.index\.json file beside it")
+    path.write_text(json.dumps({"weight_map": {**index["weight_map"], "c.w": names[0]}}))
+    refused(path, r"its parts and the index differ in 'c\.w'")
+    path.write_text(json.dumps({"weight_map": {**index["weight_map"], "c.w": "../x.bin"}}))
+    refused(path, r"it names a part '\.\./x\.bin' outside its folder")
+    path.write_text(json.dumps(index))
+    (tmp_path / names[1]).unlink()
+    refused(path, r"no part of the checkpoint at .*00002-of-00002")

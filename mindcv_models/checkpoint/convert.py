@@ -5,7 +5,7 @@ get no values, so that converting the largest model needs no more memory than it
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
@@ -22,16 +22,17 @@ from ..reparameterize import reparameterize
 from .files import choose_averages, load_weights
 from .fit import classes_of, find_prefix, fit_state_dict, under_prefix
 from .mindspore_file import is_ckpt, read_ckpt
-from .names import official_buffers, official_names, second_name, torch_names
+from .names import official_buffers, official_names, second_name, timm_names, torch_names
 from .state_dict import StateDict, open_state_dict
 from .torch_weights import load_torch_state_dict
 from .writing import Entry, check_file, write_ckpt, write_safetensors
 
-__all__ = ["DTYPES", "Conversion", "convert_checkpoint", "export_to_torch", "verify_logits"]
+__all__ = ["DTYPES", "NAMES", "Conversion", "convert_checkpoint", "export_to_torch", "verify_logits"]
 
 logger = logging.getLogger(__name__)
 
 DTYPES = ("float32", "float16", "bfloat16")
+NAMES = ("official", "timm")
 SHOW_PROGRESS = 256 << 20  # bytes
 
 
@@ -47,6 +48,7 @@ class Conversion:
         dtype: type of the weights written, one of :data:`DTYPES`.
         use_ema: take the moving averages in the checkpoint.
         model_kwargs: further options of the model, such as ``resolution`` or ``features_only``.
+        names: of a safetensors file to write, one of :data:`NAMES`.
     """
 
     model: str
@@ -55,6 +57,7 @@ class Conversion:
     dtype: str = "float32"
     use_ema: bool = False
     model_kwargs: Optional[Dict[str, Any]] = None
+    names: str = "official"
 
     def network(self, num_classes: int) -> nn.Cell:
         return create_model(self.model, num_classes=num_classes, **(self.model_kwargs or {}))
@@ -104,7 +107,11 @@ def convert_checkpoint(
     network, entries = _entries(source, state, conversion)
     if output.suffix == ".safetensors":
         names = torch_names(network)
-        entries = [Entry(names[e.name], e.shape, e.kind, e.read) for e in entries]
+        entries = [replace(entry, name=names[entry.name]) for entry in entries]
+        if conversion.names == "timm":
+            entries = _with_timm_names(entries)
+    elif conversion.names != "official":
+        raise InputError(f"--names {conversion.names} is for .safetensors files: give --output that ending.")
     _write(output, entries, verify and partial(_verify_file, network, conversion, verify))
 
 
@@ -174,8 +181,17 @@ def export_to_torch(source: str, output: Path, conversion: Conversion) -> None:
         if name not in present:
             kind = "int64" if value.dtype == np.int64 else "float32"
             entries.append(Entry(name, value.shape, kind, partial(np.asarray, value)))
-    logger.info("%s: %d weights under official names, %d entries in all", source, len(tensors), len(entries))
+    if conversion.names == "timm":
+        entries = _with_timm_names(entries)
+    logger.info(
+        "%s: %d weights under %s names, %d entries in all", source, len(tensors), conversion.names, len(entries)
+    )
     _write(output, entries)
+
+
+def _with_timm_names(entries: List[Entry]) -> List[Entry]:
+    names = timm_names(entry.name for entry in entries)
+    return [replace(entry, name=names[entry.name]) for entry in entries]
 
 
 def _own_tensors(source, conversion):

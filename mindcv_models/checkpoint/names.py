@@ -1,10 +1,12 @@
 """Names of parameters: MindSpore's, the official PyTorch releases' and timm's."""
 
 import re
-from typing import Dict, Iterable, Optional
+from typing import Any, Dict, Iterable, Optional, Sequence, Tuple
 
 import numpy as np
 from mindspore import nn
+
+from ..errors import InputError
 
 # Cells mirror the official module tree, so only the leaves of normalisation layers have other names.
 _NORM_LEAVES = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
@@ -82,12 +84,47 @@ def official_names(names: Iterable[str]) -> Dict[str, str]:
     return {name: _rewrite(name, last) for name in names}
 
 
-def _rewrite(name: str, last: int) -> str:
-    for pattern, replacement in _TIMM_FASTVIT:
+def _rewrite(name: str, last: int, rules: Sequence[Tuple[str, Any]] = _TIMM_FASTVIT) -> str:
+    for pattern, replacement in rules:
         if isinstance(replacement, str):
             replacement = replacement.replace("{last}", str(last))
-        name = re.sub(pattern, replacement, name)
+        name = re.sub(pattern.replace("{last}", str(last)), replacement, name)
     return name
+
+
+# The other way: official names of FastViT to timm's, in order; {last} as above.
+_OFFICIAL_FASTVIT = (
+    (r"^patch_embed\.", "stem."),
+    (r"^conv_exp\.", "final_conv."),
+    (r"^head\.", "head.fc."),
+    (r"^network\.{last}\.", "stages.3.blocks."),
+    (r"^network\.6\.pe\.", "stages.3.pos_emb.pos_enc."),
+    (r"^network\.6\.reparam_conv\.", "stages.3.pos_emb.reparam_conv."),
+    (r"^network\.([135])\.", lambda m: f"stages.{(int(m[1]) + 1) // 2}.downsample."),
+    (r"^network\.([024])\.", lambda m: f"stages.{int(m[1]) // 2}.blocks."),
+    (r"\.lkb_reparam\.", ".reparam_conv."),
+    (r"\.rbr_conv\.", ".conv_kxk."),
+    (r"\.rbr_scale\.", ".conv_scale."),
+    (r"\.rbr_skip\.", ".identity."),
+    (r"\.lkb_origin\.", ".large_conv."),
+    (r"\.convffn\.", ".mlp."),
+    (r"\.se\.reduce\.", ".se.fc1."),
+    (r"\.se\.expand\.", ".se.fc2."),
+    (r"\.(layer_scale(_[12])?)$", r".\1.gamma"),
+)
+
+
+def timm_names(official: Iterable[str]) -> Dict[str, str]:
+    """timm's name of every official name of a FastViT.
+
+    Raises:
+        InputError: they are the names of another network; timm has none of this project's other families.
+    """
+    official = list(official)
+    if not any(name.startswith("patch_embed.0.") for name in official):
+        raise InputError("timm's names are known for FastViT only: leave --names out.")
+    last = 7 if any(name.startswith(("network.6.pe.", "network.6.reparam_conv.")) for name in official) else 6
+    return {name: _rewrite(name, last, _OFFICIAL_FASTVIT) for name in official}
 
 
 def second_name(name: str) -> Optional[str]:

@@ -12,7 +12,7 @@ from .safetensors_file import is_safetensors, read_safetensors
 from .tensors import FileTensor
 from .torch_file import read_torch_file
 
-__all__ = ["StateDict", "open_state_dict"]
+__all__ = ["StateDict", "open_state_dict", "read_content", "state_dicts"]
 
 # Where training scripts keep the weights, and where their moving averages; other keys are found by what they hold.
 WEIGHTS = ("state_dict", "model", "model_state_dict")
@@ -68,6 +68,18 @@ def open_state_dict(path: str, use_ema: bool = False) -> StateDict:
         raise InputError(f"cannot read {path} ({error.strerror}): check the file and its permissions.") from error
 
 
+def read_content(path: str) -> Any:
+    """What is in a PyTorch or safetensors file, with a :class:`FileTensor` for every tensor.
+
+    Raises:
+        InputError: it is neither, or damaged.
+    """
+    try:
+        return read_safetensors(path) if is_safetensors(path) else read_torch_file(path)
+    except InputError as error:
+        raise InputError(f"cannot read {path}: {error}.") from error
+
+
 def _read(path: str, use_ema: bool = False) -> Tuple[Dict, Tuple[str, ...]]:
     return (read_safetensors(path), ()) if is_safetensors(path) else _unwrap(read_torch_file(path), use_ema)
 
@@ -103,7 +115,7 @@ def _read_shards(path: Path) -> Dict[str, Any]:
 
 def _unwrap(content: Any, use_ema: bool) -> Tuple[Dict, Tuple[str, ...]]:
     """The state dict that ``content`` is or holds, and the keys that lead there."""
-    found = dict(_state_dicts(content, (), set()))
+    found = dict(state_dicts(content))
     averages = {keys: found[keys] for keys in found if any(AVERAGED.search(key) for key in keys)}
     candidates = averages if use_ema else {keys: found[keys] for keys in found if keys not in averages}
     if not candidates:
@@ -116,8 +128,12 @@ def _unwrap(content: Any, use_ema: bool) -> Tuple[Dict, Tuple[str, ...]]:
     return candidates[keys], keys
 
 
-def _state_dicts(content, keys, seen) -> Iterator[Tuple[Tuple[str, ...], Dict]]:
-    """Every dict of tensors within dicts, after the keys that lead there."""
+def state_dicts(content: Any) -> Iterator[Tuple[Tuple[str, ...], Dict]]:
+    """Every dict of tensors within dicts, after the keys that lead there; those of optimizers are passed over."""
+    return _state_dicts(content, (), set())
+
+
+def _state_dicts(content, keys, seen):
     if not isinstance(content, dict) or id(content) in seen:
         return
     seen.add(id(content))
