@@ -81,7 +81,7 @@ def _fused_kernels() -> bool:
     os.environ.setdefault("MS_COMPILER_CACHE_PATH", str(_kernel_cache()))
     os.environ.setdefault("AKG_WHITE_LIST_PATH", str(Path(ms.__file__).parent / "_akg"))  # else it prints, per kernel
     ms.set_context(enable_graph_kernel=True, graph_kernel_flags=_GRAPH_KERNEL_FLAGS)
-    _let_openmp_sleep()
+    _stop_openmp_spinning()
     return True
 
 
@@ -181,7 +181,7 @@ def has_sync_batch_norm() -> bool:
     return device_target() == "Ascend"
 
 
-def _let_openmp_sleep() -> None:
+def _stop_openmp_spinning() -> None:
     """Stop idle OpenMP threads from spinning.
 
     Fused kernels run on GNU OpenMP, whose threads busy-wait 3 ms after each kernel and take the cores from the next

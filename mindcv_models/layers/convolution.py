@@ -31,7 +31,7 @@ class FusibleConv2d(nn.Conv2d):
         return self.conv2d(x, self.weight) + self.bias.reshape(-1, 1, 1)
 
 
-class _Loops(ops.Custom):
+class _DepthwiseOp(ops.Custom):
     """An operator of our own, which copies of a cell share: MindSpore cannot copy it."""
 
     def __deepcopy__(self, memo):
@@ -65,11 +65,11 @@ class DepthwiseConv2d(nn.Conv2d):
         def gradients(x, weight, bias, out, dout):
             return differentiate(x, weight, dout)
 
-        differentiate = _Loops(
+        differentiate = _DepthwiseOp(
             f"{library}:differentiate_{form}",
             lambda x, weight, _: (x, weight, weight[:1]), lambda x, weight, _: (x, weight, weight), "aot",
         )  # fmt: skip
-        self.loops = _Loops(f"{library}:convolve_{form}", shape, lambda x, *_: x, "aot", bprop=gradients)
+        self.loops = _DepthwiseOp(f"{library}:convolve_{form}", shape, lambda x, *_: x, "aot", bprop=gradients)
         self.no_bias = Tensor(np.zeros(channels, np.float32))
 
     def construct(self, x):

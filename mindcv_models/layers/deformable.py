@@ -39,22 +39,27 @@ def deformable_conv2d(
     """
     b, c, h, w = x.shape
     d, _, kh, kw = weight.shape
-    _, moves, ho, wo = offset.shape
+    _, offset_channels, ho, wo = offset.shape
     taps = kh * kw
-    fields = moves // (2 * taps)
-    moved = offset.astype(ms.float32).reshape(b * fields, kh, kw, 2, ho * wo)
+    offset_groups = offset_channels // (2 * taps)
+    moved = offset.astype(ms.float32).reshape(b * offset_groups, kh, kw, 2, ho * wo)
     down, right = ops.unstack(moved.transpose(3, 0, 4, 1, 2))  # (B * G, Ho * Wo, kh, kw) each
-    rows = down.reshape(b * fields, ho, wo, kh, kw) + _grid(ho, kh, stride[0], padding[0], dilation[0])[0]
-    columns = right.reshape(b * fields, ho, wo, kh, kw) + _grid(wo, kw, stride[1], padding[1], dilation[1])[1]
+    rows = down.reshape(b * offset_groups, ho, wo, kh, kw) + _grid(ho, kh, stride[0], padding[0], dilation[0])[0]
+    columns = right.reshape(b * offset_groups, ho, wo, kh, kw) + _grid(wo, kw, stride[1], padding[1], dilation[1])[1]
     # One row of the table is one pixel's channels that move together: (B * G * H * W, C / G)
-    table = x.astype(ms.float32).reshape(b * fields, c // fields, h * w).swapaxes(1, 2).reshape(-1, c // fields)
-    first = _first_rows(b * fields, h * w)
+    table = (
+        x.astype(ms.float32)
+        .reshape(b * offset_groups, c // offset_groups, h * w)
+        .swapaxes(1, 2)
+        .reshape(-1, c // offset_groups)
+    )
+    first = _first_rows(b * offset_groups, h * w)
     sampled = 0
     for row, row_share in _neighbours(rows, h):
         for column, column_share in _neighbours(columns, w):
             pixels = ops.gather(table, (first + row * w + column).reshape(-1), 0)
             sampled = sampled + pixels * (row_share * column_share).reshape(-1, 1)
-    sampled = sampled.reshape(b, fields, ho * wo, taps, c // fields)
+    sampled = sampled.reshape(b, offset_groups, ho * wo, taps, c // offset_groups)
     return _contract(sampled, weight.astype(ms.float32), bias, groups).reshape(b, d, ho, wo).astype(x.dtype)
 
 
@@ -86,9 +91,9 @@ def _neighbours(position, size):
 
 def _contract(sampled, weight, bias, groups):
     """Multiply samples ``(B, G, P, taps, C / G)`` by the kernel and sum: ``(B, D, P)``."""
-    b, fields, positions, taps, _ = sampled.shape
+    b, offset_groups, positions, taps, _ = sampled.shape
     d, depth = weight.shape[:2]
-    if fields > 1 or groups > 1:
+    if offset_groups > 1 or groups > 1:
         sampled = sampled.transpose(0, 2, 3, 1, 4)  # (B, P, taps, G, C / G)
         sampled = sampled.reshape(b, positions, taps, groups, depth).transpose(
             3, 0, 1, 2, 4
@@ -104,9 +109,9 @@ def _contract(sampled, weight, bias, groups):
 
 def deform_by_operator(x, offset, weight, bias, stride, padding, dilation):
     """What :func:`deformable_conv2d` computes with one field of offsets, by MindSpore's operator."""
-    _, moves, ho, wo = offset.shape
+    _, offset_channels, ho, wo = offset.shape
     kh, kw = weight.shape[2:]
-    vertical, horizontal = ops.unstack(offset.reshape(-1, moves // 2, 2, ho, wo), 2)
+    vertical, horizontal = ops.unstack(offset.reshape(-1, offset_channels // 2, 2, ho, wo), 2)
     # The operator takes all horizontal offsets, then all vertical ones, then the factors of the taps, which are 1.
     moved = ops.concat((horizontal, vertical, ops.ones_like(vertical)), 1)
     return ops.deformable_conv2d(
