@@ -42,24 +42,20 @@ def deformable_conv2d(
     _, offset_channels, ho, wo = offset.shape
     taps = kh * kw
     offset_groups = offset_channels // (2 * taps)
-    moved = offset.astype(ms.float32).reshape(b * offset_groups, kh, kw, 2, ho * wo)
+    maps, width = b * offset_groups, c // offset_groups  # what has offsets of its own
+    moved = offset.astype(ms.float32).reshape(maps, kh, kw, 2, ho * wo)
     down, right = ops.unstack(moved.transpose(3, 0, 4, 1, 2))  # (B * G, Ho * Wo, kh, kw) each
-    rows = down.reshape(b * offset_groups, ho, wo, kh, kw) + _grid(ho, kh, stride[0], padding[0], dilation[0])[0]
-    columns = right.reshape(b * offset_groups, ho, wo, kh, kw) + _grid(wo, kw, stride[1], padding[1], dilation[1])[1]
+    rows = down.reshape(maps, ho, wo, kh, kw) + _grid(ho, kh, stride[0], padding[0], dilation[0])[0]
+    columns = right.reshape(maps, ho, wo, kh, kw) + _grid(wo, kw, stride[1], padding[1], dilation[1])[1]
     # One row of the table is one pixel's channels that move together: (B * G * H * W, C / G)
-    table = (
-        x.astype(ms.float32)
-        .reshape(b * offset_groups, c // offset_groups, h * w)
-        .swapaxes(1, 2)
-        .reshape(-1, c // offset_groups)
-    )
-    first = _first_rows(b * offset_groups, h * w)
+    table = x.astype(ms.float32).reshape(maps, width, h * w).swapaxes(1, 2).reshape(-1, width)
+    first = _first_rows(maps, h * w)
     sampled = 0
     for row, row_share in _neighbours(rows, h):
         for column, column_share in _neighbours(columns, w):
             pixels = ops.gather(table, (first + row * w + column).reshape(-1), 0)
             sampled = sampled + pixels * (row_share * column_share).reshape(-1, 1)
-    sampled = sampled.reshape(b, offset_groups, ho * wo, taps, c // offset_groups)
+    sampled = sampled.reshape(b, offset_groups, ho * wo, taps, width)
     return _contract(sampled, weight.astype(ms.float32), bias, groups).reshape(b, d, ho, wo).astype(x.dtype)
 
 
