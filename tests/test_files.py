@@ -1,0 +1,165 @@
+"""Files that are written whole or not at all, and readers that give a value or one line."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mindcv_models.errors import InputError, shown
+from mindcv_models.files import (
+    LEFT_OVER,
+    atomic_folder,
+    atomic_output,
+    atomic_write,
+    read_json,
+    read_text,
+    require_file,
+    write_text,
+)
+
+ROOT = Path(__file__).parents[1]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_replaced_when_all_is_written_and_flushed(tmp_path, monkeypatch):
+    flushed, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: flushed.append(os.fstat(file).st_ino) or fsync(file))
+    path = tmp_path / "a.csv"
+    write_text(path, "old")
+    with atomic_write(path) as partial:
+        partial.write_text("new")
+        assert partial.suffix == ".csv"
+        assert path.read_text() == "old"
+        inode = partial.stat().st_ino
+    assert path.read_text() == "new"
+    assert flushed[-1] == path.stat().st_ino == inode
+    assert names(tmp_path) == ["a.csv"]
+
+
+def test_an_error_leaves_the_old_file_and_is_the_one_that_is_raised(tmp_path):
+    path = tmp_path / "a.csv"
+    write_text(path, "old")
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as partial:
+        partial.write_text("half")
+        raise ZeroDivisionError
+    assert (path.read_text(), names(tmp_path)) == ("old", ["a.csv"])
+    with pytest.raises(ZeroDivisionError), atomic_write(tmp_path / "b" / "c") as partial:
+        raise ZeroDivisionError
+    (tmp_path / f".d.{os.getpid()}.partial").mkdir()
+    with (
+        pytest.raises(InputError, match=r"cannot write .*/d \(.*\): choose another plot"),
+        atomic_output(tmp_path / "d", "plot"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("path", ["absent/x", "file/x", "x" * 300])
+def test_an_output_that_cannot_be_written_is_one_line(tmp_path, path):
+    (tmp_path / "file").write_text("")
+    refused = pytest.raises(InputError, match=r"cannot write .* \(.+\): choose another output\.")
+    with refused, atomic_output(tmp_path / path) as partial:
+        partial.write_text("")
+
+
+def test_a_partial_file_of_a_process_before_is_not_written_through(tmp_path):
+    """After a reboot processes have the same numbers; a checkpoint's partial file may be a link to another one."""
+    (tmp_path / "good").write_text("good")
+    os.link(tmp_path / "good", tmp_path / f".a.{os.getpid()}.partial")
+    write_text(tmp_path / "a", "new")
+    assert (tmp_path / "good").read_text() == "good"
+
+
+def test_what_killed_writers_left_is_removed_after_a_day(tmp_path):
+    old, young, other = (tmp_path / name for name in (".a.1.partial.csv", ".a.2.partial.csv", ".ab.1.partial.csv"))
+    for path in (old, young, other):
+        path.write_text("")
+    for path in (old, other):
+        os.utime(path, (time.time() - LEFT_OVER - 1,) * 2)
+    write_text(tmp_path / "a.csv", "")
+    assert names(tmp_path) == [young.name, other.name, "a.csv"]
+    (tmp_path / ".data.7.partial" / "train").mkdir(parents=True)
+    os.utime(tmp_path / ".data.7.partial", (time.time() - LEFT_OVER - 1,) * 2)
+    with atomic_folder(tmp_path / "data") as partial:
+        (partial / "x").write_text("x")
+    assert names(tmp_path) == [young.name, other.name, "a.csv", "data"]
+    assert names(tmp_path / "data") == ["x"]
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "data") as partial:
+        (partial / "x").write_text("x")
+        raise ZeroDivisionError
+    assert names(tmp_path) == []
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name, message in {
+        "absent": "no split at", "pipe": "is a pipe or device, not a split", "link": "is a pipe or device",
+        "": "is a folder, not a split", "loop": "Too many levels", "a\0b": "not a path", "x" * 300: "too long",
+    }.items():  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            require_file(f"{tmp_path}/{name}", "split")
+    with pytest.raises(InputError, match="is a pipe or device"):
+        require_file("/dev/zero", "split")
+
+
+def test_texts_are_utf_8_whatever_the_locale(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeff红色 Grün".encode())
+    assert read_text(path, "list") == "红色 Grün"
+    assert require_file(path, "list") == len(path.read_bytes())
+    path.write_bytes(b"caf\xe9")
+    with pytest.raises(InputError, match=r"a\.txt is not UTF-8 text: save the list as UTF-8"):
+        read_text(path, "list")
+    with pytest.raises(InputError, match=r"larger than 1 MB: that is no list"):
+        path.write_bytes(b" " * (1 << 20) + b" ")
+        read_text(path, "list", 1 << 20)
+
+
+@pytest.mark.parametrize("text", ["{", "", "[" * 100_000, '{"a":' * 50_000, "9" * 5000, "NaN]"])
+def test_json_is_a_value_or_one_line(tmp_path, text):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"a\.json is not JSON \(.{1,110}\): write the state again") as error:
+        read_json(path, "state")
+    assert "\n" not in str(error.value)
+    path.write_text('\ufeff{"a": [1]}', encoding="utf-8")
+    assert read_json(path, "state") == {"a": [1]}
+
+
+def test_foreign_values_are_shown_in_few_characters_and_little_time():
+    bomb = ()
+    for _ in range(60):
+        bomb = (bomb, bomb)
+    began = time.process_time()
+    values = [bomb, "x" * 10_000_000, 10**100_000, dict.fromkeys(range(10000), "y" * 1000), object(), [[[[[1]]]]]]
+    assert all(len(shown(value)) < 500 for value in values)
+    assert time.process_time() - began < 1
+    assert shown("a\n\x1b[31m") == r"'a\n\x1b[31m'"
+    assert shown({"a": 1}) == "{'a': 1}"
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline"])
+def test_figures_need_no_window_whatever_a_notebook_left(tmp_path, backend):
+    """In a process of its own, since matplotlib reads the variable when it is imported."""
+    code = (
+        "import sys; from pathlib import Path; from mindcv_models.evaluation.figures import new_figure, save_figure\n"
+        "figure = new_figure(); figure.subplots().plot([1, 2]); save_figure(figure, Path(sys.argv[1]))\n"
+        "import os; print(os.environ['MPLBACKEND'])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "a.png")]
+    environment = {**os.environ, "MPLBACKEND": backend, "GLOG_v": "3"}
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-1000:]
+    assert done.stdout.split() == [backend]
+    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
