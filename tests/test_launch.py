@@ -61,7 +61,7 @@ def test_what_others_left_in_the_environment_is_no_launcher_and_silences_nothing
         process.run(fail)
     assert end.value.code == 2
     assert capsys.readouterr().err == "error: no such folder\n"
-    assert logging.getLogger("script").isEnabledFor(logging.INFO)
+    assert logging.root.manager.disable == logging.NOTSET
 
 
 def test_distribute_without_a_launcher_says_what_to_type(environment):
