@@ -20,6 +20,7 @@ from mindspore import nn, ops
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mindcv_models.evaluation.figures import new_figure, save_figure
 from mindcv_models.models.litv2 import HiLo, attend, linear, pad_to_multiple
 
 
@@ -102,14 +103,8 @@ def measure(options):
 
 
 def plot(rows, path):
-    try:
-        import matplotlib
-    except ImportError:
-        sys.exit(f"--plot {path} needs matplotlib, which is not installed: pip install matplotlib.")
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure = new_figure(10, 4)
+    axes = figure.subplots(1, 2)
     for axis, key, label in zip(
         axes, ("images_per_second", "flops"), ("throughput (images/s)", "multiply-accumulates")
     ):
@@ -118,7 +113,7 @@ def plot(rows, path):
             axis.plot(*zip(*points), marker="o", label=name)
         axis.set(xlabel="side of the map in tokens", ylabel=label, yscale="log")
     axes[0].legend()
-    figure.savefig(path, dpi=150)
+    save_figure(figure, Path(path))
 
 
 def main():

@@ -4,7 +4,6 @@ MindCV would train on wrong labels, or fail far from the cause.
 """
 
 import logging
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from ..data.images import UnreadableImageError, decode
 from ..data.loader import threads
 from ..distributed import World
 from ..errors import InputError
+from ..files import atomic_folder
 from .images import STANDARD_DATASETS, list_images, split_root
 from .options import ImageFolder
 from .split import check_split, settle_split
@@ -129,12 +129,10 @@ def write_digits(folder: str) -> Path:
     digits = load_digits()
     index = np.arange(len(digits.target))
     splits = train_test_split(index, train_size=1400, random_state=0, stratify=digits.target)
-    aside = root.with_name(f".{root.name}.{os.getpid()}.partial")
-    for split, members in zip(("train", "val"), splits):
-        for i in members:
-            path = aside / split / str(digits.target[i]) / f"{i:04d}.png"
+    with atomic_folder(root) as partial:
+        for i, split in [(i, split) for split, members in zip(("train", "val"), splits) for i in members]:
+            path = partial / split / str(digits.target[i]) / f"{i:04d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             pixels = np.round(digits.images[i] * (255 / 16)).astype(np.uint8)
             Image.fromarray(pixels).convert("RGB").resize((64, 64), Image.Resampling.BICUBIC).save(path)
-    aside.replace(root)
     return root

@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
+from ..files import atomic_folder, write_text
 
 __all__ = ["CLASS_NAMES", "write_scenes"]
 
@@ -77,15 +78,14 @@ def write_scenes(folder, counts: Tuple[int, int] = SCENES) -> Path:
     if all((root / "annotations" / f"instances_{split}.json").is_file() for split, _ in SPLITS):
         return root
     logger.info("writing %d and %d scenes to %s", *counts, root)
-    aside = root.with_name(f".{root.name}.{os.getpid()}.partial")
     photographs, digits = load_photographs(), load_digits()
-    for part, ((split, other), count) in enumerate(zip(SPLITS, counts)):
-        for name in (split, f"images/{other}", f"annotations/{other}"):
-            (aside / name).mkdir(parents=True, exist_ok=True)
-        annotations = write_split(aside, part, count, photographs[part], digits[part])
-        (aside / "annotations" / f"instances_{split}.json").write_text(json.dumps(annotations), encoding="utf-8")
-    (aside / "classes.txt").write_text("\n".join((*CLASS_NAMES, "background")) + "\n", encoding="utf-8")
-    aside.replace(root)
+    with atomic_folder(root) as partial:
+        for part, ((split, other), count) in enumerate(zip(SPLITS, counts)):
+            for name in (split, f"images/{other}", f"annotations/{other}"):
+                (partial / name).mkdir(parents=True, exist_ok=True)
+            annotations = write_split(partial, part, count, photographs[part], digits[part])
+            write_text(partial / "annotations" / f"instances_{split}.json", json.dumps(annotations))
+        write_text(partial / "classes.txt", "\n".join((*CLASS_NAMES, "background")) + "\n")
     return root
 
 
