@@ -2,19 +2,36 @@
 
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
 import stat
+import struct
 import time
+import tokenize
+import zipfile
+import zlib
 from pathlib import Path
-from typing import Any, Iterator, Union
+from typing import Any, Dict, Iterator, Optional, Union
+
+import numpy as np
 
 from .errors import InputError
 
-__all__ = ["atomic_folder", "atomic_output", "atomic_write", "read_json", "read_text", "require_file", "write_text"]
+__all__ = [
+    "atomic_folder",
+    "atomic_output",
+    "atomic_write",
+    "read_arrays",
+    "read_json",
+    "read_text",
+    "require_file",
+    "write_text",
+]
 
 MAX_TEXT = 64 << 20  # bytes
+MAX_ARRAYS = 100_000
 LEFT_OVER = 24 * 3600  # seconds after which a temporary file belongs to no running process
 
 
@@ -134,3 +151,46 @@ def read_json(path: Union[str, Path], kind: str, limit: int = MAX_TEXT) -> Any:
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else str(error)[:100]
         raise InputError(f"{path} is not JSON ({reason}): write the {kind} again.") from error
+
+
+# What zipfile, zlib and NumPy raise for archives that are damaged, encrypted or false.
+_BAD_ARCHIVE = (
+    OSError, ValueError, KeyError, IndexError, EOFError, RuntimeError, TypeError, SyntaxError, MemoryError,
+    OverflowError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, tokenize.TokenError,
+)  # fmt: skip
+
+
+def read_arrays(path: Union[str, Path], kind: str, limit: Optional[int] = None) -> Dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` file by name. Sizes are compared before anything is allocated.
+
+    Args:
+        limit: bytes that the arrays may have together; by default as many as the file, so a compressed one is refused.
+
+    Raises:
+        InputError: it is no regular file, no such archive, damaged, or larger than ``limit``.
+    """
+    limit = require_file(path, kind) if limit is None else limit
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if sum(member.file_size for member in members) > limit or len(members) > MAX_ARRAYS:
+                raise InputError(f"{path} unpacks to more than a {kind} can hold: do not trust it.")
+            if len({member.filename for member in members}) < len(members):
+                raise InputError(f"{path} has two arrays of one name: do not trust it.")
+            return {member.filename.removesuffix(".npy"): _read_array(archive, member) for member in members}
+    except InputError:
+        raise
+    except _BAD_ARCHIVE as error:
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise InputError(f"{path} is no whole .npz file ({reason}): write the {kind} again.") from error
+
+
+def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, kind = read_header(file)
+        if kind.hasobject or math.prod(shape) * kind.itemsize > member.file_size:
+            raise ValueError("an array is larger than its data")
+        data = file.read()  # verifies the checksum at the end
+    return np.frombuffer(data, kind, math.prod(shape)).reshape(shape, order="F" if fortran else "C").copy()

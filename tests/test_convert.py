@@ -451,7 +451,7 @@ WRONG = {
     "dtype": ([*GOOD, "--dtype", "int8"], "dtype is 'int8', which is not known"),
     "no averages": ([*GOOD, "--use_ema", "True"], "has no moving averages"),
     "model option": ([*GOOD, "--resolution", "224"], "resolution"),
-    "verify": ([*GOOD, "--verify", "hostile.pth"], "hostile.pth is no .npz file with images and logits"),
+    "verify": ([*GOOD, "--verify", "hostile.pth"], "hostile.pth is no whole .npz file ("),
     "option": ([*GOOD, "--ema", "True"], "unknown option --ema"),
     "back to ckpt": (["--model", "fastvit_t8", "--to_torch", "t8.pth", "--output", "x.ckpt"], "writes safetensors"),
     "back from torch": (

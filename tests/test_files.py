@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mindcv_models.errors import InputError, shown
@@ -14,6 +15,7 @@ from mindcv_models.files import (
     atomic_folder,
     atomic_output,
     atomic_write,
+    read_arrays,
     read_json,
     read_text,
     require_file,
@@ -134,6 +136,48 @@ def test_json_is_a_value_or_one_line(tmp_path, text):
     assert "\n" not in str(error.value)
     path.write_text('\ufeff{"a": [1]}', encoding="utf-8")
     assert read_json(path, "state") == {"a": [1]}
+
+
+def npz(path, write=np.savez, **arrays):
+    write(path, **arrays)
+    return path.read_bytes()
+
+
+def test_arrays_come_back_as_numpy_wrote_them(tmp_path):
+    path = tmp_path / "a.npz"
+    arrays = {
+        "a/b": np.arange(6).reshape(2, 3),
+        "f": np.asfortranarray(np.ones((3, 2), np.float16)),
+        "n": np.array(2.5),
+    }
+    npz(path, **arrays)
+    found = read_arrays(path, "state")
+    assert list(found) == list(arrays)
+    for name, value in arrays.items():
+        assert (found[name].dtype, found[name].shape) == (value.dtype, value.shape)
+        np.testing.assert_array_equal(found[name], value)
+        found[name] += 1
+    npz(path, np.savez_compressed, z=np.zeros(1_000_000))
+    with pytest.raises(InputError, match="unpacks to more than a state can hold"):
+        read_arrays(path, "state")
+    assert read_arrays(path, "check", 1 << 24)["z"].sum() == 0
+
+
+def test_archives_that_are_cut_false_or_encrypted_are_one_line(tmp_path):
+    path = tmp_path / "a.npz"
+    whole = npz(path, w=np.arange(40, dtype=np.float32), v=np.ones(3))
+    bad = [whole[:n] for n in range(0, len(whole), 9)]
+    bad += [whole.replace(b"(40,)", new) for new in (b"(99,)", b"(4e9,", b"(-1,)", b"[40,]", b"(((((")]
+    bad += [whole.replace(b"'<f4'", new) for new in (b"'|O8'", b"'<V4'", b"'\\xff")]
+    bad += [whole.replace(b"PK\x01\x02\x14\x03\x14\0\0\0", b"PK\x01\x02\x14\x03\x14\0\1\0")]
+    bad += [whole.replace(b"w.npy", b"v.npy"), whole.replace(b"\x93NUMPY\x01", b"\x93NUMPY\x09"), b"", b"PK\x03\x04"]
+    for content in bad:
+        path.write_bytes(content)
+        with pytest.raises(InputError) as error:
+            read_arrays(path, "state")
+        assert str(error.value).startswith(str(path))
+        assert "\n" not in str(error.value)
+        assert len(str(error.value)) < 300 + len(str(path))
 
 
 def test_foreign_values_are_shown_in_few_characters_and_little_time():

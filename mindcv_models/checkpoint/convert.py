@@ -15,8 +15,8 @@ from mindspore import Tensor, nn
 from mindspore.nn.utils import no_init_parameters
 from tqdm import tqdm
 
-from ..errors import InputError, RunError
-from ..files import atomic_output, require_file
+from ..errors import InputError, RunError, shown
+from ..files import atomic_output, read_arrays, require_file
 from ..models.registry import config_of, create_model
 from ..reparameterize import reparameterize
 from .files import choose_averages, load_weights
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 DTYPES = ("float32", "float16", "bfloat16")
 NAMES = ("official", "timm")
 SHOW_PROGRESS = 256 << 20  # bytes
+LARGEST_CHECK = 4 << 30
 
 
 @dataclass
@@ -248,11 +249,11 @@ def verify_logits(path: str, tolerance: float) -> Callable[[nn.Cell], None]:
     Raises:
         InputError: the file cannot be read, or has other arrays.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            images, expected = (np.asarray(file[name], np.float32) for name in ("images", "logits"))
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise InputError(f"{path} is no .npz file with images and logits ({error}): write it with np.savez.") from error
+    arrays = read_arrays(path, "file with images and logits", LARGEST_CHECK)
+    given = [arrays.get(name) for name in ("images", "logits")]
+    if any(array is None or array.dtype.kind not in "fiu" for array in given):
+        raise InputError(f"{path} has no images and logits, but {shown(list(arrays))}: write both with np.savez.")
+    images, expected = (array.astype(np.float32) for array in given)
     if images.ndim != 4 or expected.ndim != 2 or len(images) != len(expected):
         raise InputError(
             f"{path} has images {images.shape} and logits {expected.shape}: give (B, 3, H, W) and (B, classes)."
