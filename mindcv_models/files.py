@@ -190,7 +190,16 @@ def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray
         version = np.lib.format.read_magic(file)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, kind = read_header(file)
-        if kind.hasobject or math.prod(shape) * kind.itemsize > member.file_size:
+        count = math.prod(shape)
+        if kind.hasobject or min(shape, default=0) < 0 or count * kind.itemsize > member.file_size:
             raise ValueError("an array is larger than its data")
-        data = file.read()  # verifies the checksum at the end
-    return np.frombuffer(data, kind, math.prod(shape)).reshape(shape, order="F" if fortran else "C").copy()
+        array = np.empty(count, kind)
+        rest = memoryview(array.view(np.uint8)) if array.nbytes else b""
+        while len(rest):
+            read = file.readinto(rest)
+            if not read:
+                raise EOFError("an array is larger than its data")
+            rest = rest[read:]
+        if file.read(1):  # at the end the checksum is compared
+            raise ValueError("an array is smaller than its data")
+    return array.reshape(shape, order="F" if fortran else "C")
