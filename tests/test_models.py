@@ -188,3 +188,10 @@ def test_what_a_model_says_of_itself():
     assert config_of("retinanet").task == "detection"
     assert config_of("resnet18").classifier == ("classifier",)
     assert config_of("unheard_of") == ModelConfig()
+
+
+def test_options_that_cannot_be_meant_are_one_line():
+    with pytest.raises(InputError, match=r"litv2_s does not take \{'alpha': '2e-1'\} \('<=' not supported"):
+        mindcv_models.create_model("litv2_s", alpha="2e-1")
+    with pytest.raises(InputError, match=r"checkpoint_path: load checkpoints of every kind with"):
+        mindcv_models.create_model("litv2_s", checkpoint_path="x.ckpt")

@@ -8,7 +8,7 @@ import mindcv.models
 from mindcv.models.registry import get_pretrained_cfg, is_model
 from mindspore import nn
 
-from ..errors import InputError, nearest
+from ..errors import InputError, nearest, shown
 from . import fastervit, fastvit, litv2, retinanet, semantic_fpn
 
 __all__ = ["ModelConfig", "config_of", "create_model", "list_models"]
@@ -79,14 +79,19 @@ def create_model(
             None leaves an option at its default.
 
     Raises:
-        InputError: no model has that name, or it does not know an option.
+        InputError: no model has that name, or it does not know an option or its value.
     """
+    if kwargs.get("checkpoint_path"):  # MindCV's: read by MindSpore, which checks nothing and leaves out what differs
+        raise InputError("checkpoint_path: load checkpoints of every kind with mindcv_models.checkpoint.load_weights.")
     if not is_model(model_name):
         hint = nearest(model_name, mindcv.list_models(), "mindcv.list_models() lists the names.")
         raise InputError(f"unknown model {model_name!r}: {hint}")
     try:
         return mindcv.create_model(model_name, num_classes=num_classes, in_channels=in_channels, **kwargs)
     except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
+        if "unexpected keyword argument" in str(error):
+            raise InputError(f"{model_name}: {error}. Leave that option out, or choose a model that has it.") from error
+        given = {name: value for name, value in kwargs.items() if value is not None}
+        if not given:
             raise
-        raise InputError(f"{model_name}: {error}. Leave that option out, or choose a model that has it.") from error
+        raise InputError(f"{model_name} does not take {shown(given)} ({error}): change the value.") from error
