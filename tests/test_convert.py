@@ -312,7 +312,7 @@ def test_a_listing_says_where_tensors_are_and_what_they_are(tmp_path):
         "  c    5",
         f"{path}: ema: 1 tensors, 4 numbers, 0.0 MB",
         "  _orig_mod.a  (4,) float16",
-        "besides: epoch (3), args (Inert), optimizer (dict)",
+        "besides: epoch (3), args (types.SimpleNamespace), optimizer (dict)",
     ]
     ms.save_checkpoint([{"name": "w", "data": ms.Tensor([1.0, 2.0])}], str(tmp_path / "own.ckpt"))
     own = str(tmp_path / "own.ckpt")

@@ -34,6 +34,8 @@ def list_file(path: str) -> Iterator[str]:
 
 
 def _kind(value: Any) -> str:
+    if isinstance(value, Inert):
+        return shown(str(value.origin))[1:-1]
     return shown(value) if isinstance(value, (int, float, str, type(None))) else type(value).__name__
 
 

@@ -37,12 +37,14 @@ def is_ckpt(path: str) -> bool:
     Raises:
         InputError: the file cannot be opened.
     """
-    require_file(path, "checkpoint")
+    size = require_file(path, "checkpoint")
     try:
         with open(path, "rb") as file:
-            return file.read(1) == bytes([VALUE << 3 | BYTES]) and not path.endswith(".safetensors")
+            start = file.read(9)
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}): check the file and its permissions.") from error
+    is_safetensors = start[8:] == b"{" and int.from_bytes(start[:8], "little") < size
+    return start[:1] == bytes([VALUE << 3 | BYTES]) and not is_safetensors
 
 
 def ckpt_header(name: str, shape: Tuple[int, ...], kind: str, size: int) -> bytes:

@@ -63,7 +63,7 @@ def open_state_dict(path: str, use_ema: bool = False) -> StateDict:
             raise InputError("it is a bare state dict and has no moving averages: leave --use_ema out")
         return _strip(_check(content), keys)
     except InputError as error:
-        raise InputError(f"cannot read {path}: {error}.") from error
+        raise InputError(f"cannot read {path}: {str(error).rstrip('.')}.") from error
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}): check the file and its permissions.") from error
 
@@ -77,7 +77,7 @@ def read_content(path: str) -> Any:
     try:
         return read_safetensors(path) if is_safetensors(path) else read_torch_file(path)
     except InputError as error:
-        raise InputError(f"cannot read {path}: {error}.") from error
+        raise InputError(f"cannot read {path}: {str(error).rstrip('.')}.") from error
 
 
 def _read(path: str, use_ema: bool = False) -> Tuple[Dict, Tuple[str, ...]]:
