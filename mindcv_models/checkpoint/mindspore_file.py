@@ -44,6 +44,7 @@ def is_ckpt(path: str) -> bool:
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}): check the file and its permissions.") from error
     is_safetensors = start[8:] == b"{" and int.from_bytes(start[:8], "little") < size
+    is_safetensors |= path.endswith(".safetensors")
     return start[:1] == bytes([VALUE << 3 | BYTES]) and not is_safetensors
 
 
