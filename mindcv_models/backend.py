@@ -20,6 +20,8 @@ from typing import Optional
 
 import mindspore as ms
 
+from .files import atomic_write
+
 logger = logging.getLogger(__name__)
 
 # Element-wise operators that the CPU's graph kernels may fuse. An exponential inside a fused kernel loses accuracy, so
@@ -129,11 +131,9 @@ def _compiled(source):
 
 def _compile(source, library):
     library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        made = Path(folder) / library.name  # so that another process never sees half a library
-        command = ["g++", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-o", str(made), str(source)]
+    with atomic_write(library) as partial:  # so that another process never sees half a library
+        command = ["g++", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-o", str(partial), str(source)]
         subprocess.run(command, check=True, capture_output=True, text=True)
-        os.replace(made, library)
 
 
 def average_by_matmul() -> bool:

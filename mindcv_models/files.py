@@ -23,6 +23,7 @@ __all__ = [
     "atomic_folder",
     "atomic_output",
     "atomic_write",
+    "flush",
     "read_arrays",
     "read_json",
     "read_text",
@@ -33,6 +34,12 @@ __all__ = [
 MAX_TEXT = 64 << 20  # bytes
 MAX_ARRAYS = 100_000
 LEFT_OVER = 24 * 3600  # seconds after which a temporary file belongs to no running process
+
+
+def flush(path: Path) -> None:
+    """Wait until the file ``path`` is on the disk."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -47,8 +54,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     partial.unlink(missing_ok=True)
     try:
         yield partial
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
+        flush(partial)
         os.replace(partial, path)
     finally:
         with contextlib.suppress(OSError):  # the first error is the one to show

@@ -18,6 +18,7 @@ from mindspore import nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 
 from ..errors import InputError
+from ..files import flush
 from ..graph import METADATA_KEY, write_mindir
 from .graph import OnnxGraph
 
@@ -45,6 +46,7 @@ def atomic_export(path: Path) -> Iterator[Path]:
         yield folder / path.name
         data = sorted(file.name for file in folder.iterdir() if file.name != path.name)
         for name in [*data, path.name]:  # the file last, since it refers to its data
+            flush(folder / name)
             os.replace(folder / name, path.parent / name)
         for old in path.parent.glob(f"{path.name}.data-*"):
             if old.name not in data:
