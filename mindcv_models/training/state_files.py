@@ -12,7 +12,7 @@ import numpy as np
 
 from ..distributed import World, sum_over_ranks
 from ..errors import InputError
-from ..files import atomic_write
+from ..files import atomic_write, read_arrays
 
 __all__ = ["StateFiles"]
 
@@ -122,11 +122,12 @@ class StateFiles:
         whole = True
         for rank in sorted({0, self.world.rank}):
             path = folder / name.file(rank)
+            if not path.exists():
+                whole = False
+                continue
             try:
                 facts, more = _read(path)
-            except FileNotFoundError:
-                whole = False
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile):
+            except (ValueError, KeyError, AttributeError, RecursionError):  # an InputError is a ValueError
                 logger.warning("%s is damaged (cut off, or changed): going back to the state before it.", path)
                 whole = False
             else:
@@ -151,6 +152,6 @@ def _add(archive, name, value):
 
 
 def _read(path):
-    with np.load(path) as members:  # raises at a checksum that does not fit
-        facts = json.loads(members[_FACTS].tobytes())
-        return facts, {name[len("array/") :]: members[name] for name in members if name != _FACTS}
+    arrays = read_arrays(path, "state of a run")
+    facts = json.loads(arrays.pop(_FACTS).tobytes())
+    return facts, {name.removeprefix("array/"): value for name, value in arrays.items()}
