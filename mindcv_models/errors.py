@@ -6,6 +6,9 @@ import signal
 from typing import Any, Iterable
 
 
+LONGEST_LINE = 600  # characters of an error message
+
+
 class InputError(ValueError):
     """Invalid input: one line with what was given, what was expected and how to fix it. Scripts exit with status 2.
 
@@ -40,6 +43,13 @@ class Stopped(Exception):  # noqa: N818, not an error
     def __init__(self, number: int, where: str):
         super().__init__(f"stopped by {signal.Signals(number).name} {where}")
         self.signal = number
+
+
+def one_line(message: Any) -> str:
+    """A message as a script prints it: one line without control characters, cut in the middle where it is endless."""
+    text = " ".join(str(message)[: 1 << 16].split())
+    text = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+    return text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE * 2 // 3]} ... {text[-LONGEST_LINE // 3 :]}"
 
 
 class _Short(reprlib.Repr):

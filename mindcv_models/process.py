@@ -2,6 +2,8 @@
 
 import gc
 import logging
+import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -10,7 +12,7 @@ import mindspore as ms
 from mindcv.utils import set_seed
 
 from .distributed import World, join_world, launch
-from .errors import InputError, RunError, Stopped
+from .errors import InputError, RunError, Stopped, one_line
 from .options import System
 
 __all__ = ["output_folder", "run", "set_up"]
@@ -22,6 +24,7 @@ def run(main) -> None:
     Errors print one line: status 2 on invalid input, 1 on a failed run, 143 after SIGTERM, 130 after Ctrl-C.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.raiseExceptions = False  # a closed or full standard output costs the log, not a traceback for each line
     if launch().rank > 0:
         logging.disable(logging.INFO)
     try:
@@ -35,7 +38,9 @@ def run(main) -> None:
         status = 128 + error.signal
     except KeyboardInterrupt:
         status = _complain("interrupted", 130)
-    sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has seen enough
+        status = 128 + signal.SIGPIPE
+    _flush_output()
     gc.collect()  # cells freed at interpreter exit print warnings
     sys.exit(status)
 
@@ -75,8 +80,16 @@ def output_folder(path: str, option: str = "ckpt_save_dir") -> Path:
         raise InputError(f"cannot write to {folder} ({error.strerror}): choose another {option}.") from error
 
 
+def _flush_output():
+    """Flush what was printed; where nobody reads it any more, leave nothing for the interpreter to complain about."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _complain(error, status):
     # An error on all ranks is printed once, by rank 0; an error on one rank is printed by that rank.
     if launch().rank == 0 or getattr(error, "of_one_rank", False):
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
     return status

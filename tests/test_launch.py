@@ -4,7 +4,10 @@ import logging
 import os
 import platform
 import socket
+import subprocess
+import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +15,7 @@ from mindcv_models import backend, distributed, process
 from mindcv_models.distributed import Launch, join_world, launch
 from mindcv_models.errors import InputError, RunError
 
+ROOT = Path(__file__).parents[1]
 MPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3"}
 MSRUN = {"MS_WORKER_NUM": "2", "MS_SCHED_HOST": "10.0.0.1", "MS_SCHED_PORT": "8118", "MS_ROLE": "MS_WORKER",
          "MS_NODE_ID": "1"}  # fmt: skip
@@ -128,3 +132,36 @@ def test_kernels_are_kept_with_the_temporary_files_where_there_is_no_home(monkey
     assert backend._kernel_cache() == tmp_path / "home" / ".cache" / "mindcv_models" / platform.node()
     monkeypatch.setattr(os, "getuid", lambda: 12345)  # another user's folder is not trusted
     assert backend._kernel_cache().parent == tmp_path
+
+
+def test_an_error_is_one_line_however_it_came(capsys):
+    def fail():
+        raise InputError("no file \x1b[31mred\nerror: \u202eevil" + "x" * 100_000 + ": choose another.")
+
+    with pytest.raises(SystemExit):
+        process.run(fail)
+    line = capsys.readouterr().err
+    assert line.startswith(r"error: no file \x1b[31mred error: \u202eevilxxx")
+    assert line.endswith("xxx: choose another.\n")
+    assert line.count("\n") == 1
+    assert len(line) < 650
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("sink", ["closed", "full"])
+def test_output_that_nobody_reads_costs_no_tracebacks(sink):
+    """As into ``head -1``, or onto a full disk: the run goes on, since its files are what counts."""
+    code = (
+        "import logging, os\n"
+        "from mindcv_models import process\n"
+        "def main():\n"
+        "    for n in range(20_000): logging.getLogger('x').info('a line of some length, number %d', n)\n"
+        "    os.write(2, b'done')\n"
+        "process.run(main)\n"
+    )
+    command = f'{sys.executable} -c "$CODE" {"| head -1" if sink == "closed" else "> /dev/full"}'
+    environment = {**os.environ, "CODE": code, "GLOG_v": "3"}
+    done = subprocess.run(
+        command, shell=True, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False
+    )  # fmt: skip
+    assert done.stderr == "done"
