@@ -5,7 +5,6 @@ import reprlib
 import signal
 from typing import Any, Iterable
 
-
 LONGEST_LINE = 600  # characters of an error message
 
 
