@@ -125,6 +125,7 @@ def test_big_endian_archives_are_what_torch_load_gives(tmp_path):
         (lambda w, e: {"_orig_mod.module.model." + k: v for k, v in w.items()}, False, "the bare state dict"),
         (lambda w, e: {"head._orig_mod.weight": w["head.weight"]}, False, "the bare state dict"),
         (lambda w, e: {"weights": w, "optimizer": {"m": e}}, False, "weights of the checkpoint"),
+        (lambda w, e: {"best_acc1": torch.tensor(7.5), "state_dict": w}, False, "state_dict of the checkpoint"),
         (lambda w, e: {"net": {"params": w, "params_ema": e}}, True, "net.params_ema of the checkpoint"),
         (lambda w, e: {"state_dict": w, "ema_state_dict": {"module." + k: v for k, v in e.items()}}, True, "ema_state"),
         (

@@ -137,7 +137,8 @@ def _state_dicts(content, keys, seen):
     if not isinstance(content, dict) or id(content) in seen:
         return
     seen.add(id(content))
-    if _has_tensors(content):
+    known = any(isinstance(content.get(key), dict) for key in WEIGHTS + AVERAGES)
+    if _has_tensors(content) and not known:  # beside known keys there may be a tensor, such as the best accuracy
         yield keys, content
     elif len(keys) < MAX_DEPTH:
         for key, value in content.items():
