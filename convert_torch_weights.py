@@ -2,7 +2,9 @@
 
 python convert_torch_weights.py --model fastvit_t8 --torch_path fastvit_t8.pth.tar --output fastvit_t8.ckpt
 python convert_torch_weights.py --model fastvit_t8 --torch_path fastvit_t8.pth.tar --output t8_10.ckpt --num_classes 10
+python convert_torch_weights.py --model retinanet --backbone litv2_s --torch_path retinanet_litv2_s.pth --output r.ckpt
 python convert_torch_weights.py --model fastvit_t8 --to_torch fastvit_t8.ckpt --output fastvit_t8.safetensors
+python convert_torch_weights.py --list fastvit_t8.pth.tar
 """
 
 import logging
@@ -14,7 +16,15 @@ from typing import Any, Dict, Optional, Tuple
 
 os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
 
-from mindcv_models.checkpoint.convert import DTYPES, Conversion, convert_checkpoint, export_to_torch, verify_logits
+from mindcv_models.checkpoint.convert import (
+    DTYPES,
+    NAMES,
+    Conversion,
+    convert_checkpoint,
+    export_to_torch,
+    verify_logits,
+)
+from mindcv_models.checkpoint.listing import list_file
 from mindcv_models.errors import InputError
 from mindcv_models.options import Group, check_kwargs, option, parse
 from mindcv_models.process import run
@@ -37,6 +47,7 @@ class Files(Group):
     output: str = option(
         "", "file to write: .ckpt has MindSpore's names, .safetensors the official ones", path=True, also=("out",)
     )
+    list: str = option("", "print the names, shapes and types in this file, and do nothing else", path=True)
 
 
 @dataclass
@@ -51,6 +62,7 @@ class Contents(Group):
     )
     reparam: bool = option(False, "write the inference form; with --to_torch, the file holds it")
     dtype: str = option("float32", "type of the weights", DTYPES)
+    names: str = option("official", "names in a .safetensors file; timm's for FastViT", NAMES)
 
 
 @dataclass
@@ -59,6 +71,7 @@ class ModelOptions(Group):
 
     title = "Model"
 
+    backbone: Optional[str] = option(None, "detectors and segmenters: name of the model below the heads")
     resolution: Optional[Tuple[int, ...]] = option(
         None, "FasterViT: image side, or height and width", at_least=1, example="224, or 576 960",
         also=("image_resize", "img_size", "input_size"),
@@ -86,6 +99,8 @@ class ConvertOptions(Files, Contents, ModelOptions):
     tolerance: float = option(1e-4, "largest difference of logits, as a share of the largest logit", at_least=0)
 
     def check(self) -> None:
+        if self.list:
+            return
         for name in ("model", "output"):
             if not getattr(self, name):
                 raise InputError(
@@ -101,11 +116,16 @@ class ConvertOptions(Files, Contents, ModelOptions):
 
 def main():
     options = parse(ConvertOptions, __doc__)
+    if options.list:
+        for line in list_file(options.list):
+            print(line)
+        return
     output = Path(options.output)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as on Ctrl-C, with nothing half-written
     conversion = Conversion(
-        options.model, options.num_classes, options.reparam, options.dtype, options.use_ema, model_options(options)
-    )
+        options.model, options.num_classes, options.reparam, options.dtype, options.use_ema, model_options(options),
+        options.names,
+    )  # fmt: skip
     if options.to_torch:
         export_to_torch(options.to_torch, output, conversion)
     else:
@@ -116,7 +136,7 @@ def main():
 def model_options(options: ModelOptions) -> Dict[str, Any]:
     """The options that go to the model."""
     values = dict(options.model_kwargs or {})
-    for name in ("resolution", "window_size", "ct_size", "dim"):
+    for name in ("backbone", "resolution", "window_size", "ct_size", "dim"):
         value = getattr(options, name)
         if isinstance(value, tuple) and len(value) == 1:
             value = value[0]

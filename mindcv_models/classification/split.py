@@ -9,8 +9,8 @@ import numpy as np
 from ..data.files import class_folders, image_names
 from ..distributed import World
 from ..errors import InputError
-from .options import ImageFolder
 from ..files import write_text
+from .options import ImageFolder
 
 __all__ = ["check_split", "read_split", "settle_split", "split_images"]
 
