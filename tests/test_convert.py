@@ -432,6 +432,16 @@ def test_the_script_converts_and_says_what_it_did(folder, t8, monkeypatch, capsy
     assert "392 weights under official names, 462 entries in all" in caplog.text
 
 
+def test_the_script_lists_a_file(t8, monkeypatch, capsys):
+    status, out, _ = run_script(["--list", t8], monkeypatch, capsys)
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[0].startswith(f"{t8}: state_dict: 462 tensors, ")
+    assert "  head.bias" in {line[: len("  head.bias")] for line in lines}
+    assert lines[463].startswith(f"{t8}: state_dict_ema: 462 tensors, ")
+    assert lines[-1] == "besides: arch ('fastvit_t8')"
+
+
 GOOD = ["--model", "fastvit_t8", "--torch_path", "t8.pth", "--output", "out.ckpt"]
 WRONG = {
     "no model": (GOOD[2:], "model is missing: give --model"),
