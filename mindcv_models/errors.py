@@ -46,7 +46,8 @@ class Stopped(Exception):  # noqa: N818, not an error
 
 def one_line(message: Any) -> str:
     """A message as a script prints it: one line without control characters, cut in the middle where it is endless."""
-    text = " ".join(str(message)[: 1 << 16].split())
+    text = str(message)
+    text = " ".join((text if len(text) < 1 << 16 else text[: 1 << 15] + text[-1 << 15 :]).split())
     text = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
     return text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE * 2 // 3]} ... {text[-LONGEST_LINE // 3 :]}"
 

@@ -224,7 +224,7 @@ def own_file(parameters):
         ([(f"w{n}", (1,), b"1234") for n in range(100_001)], "more than 100,000 parameters"),
         ([("w\x1b[31m", (1,), b"1234")], "a name that no parameter has"),
         ([("w" * 5000, (1,), b"1234")], "a name of more than 4096 bytes"),
-        ([("w", (1 << 40, 1 << 40), b"1234")], "a tensor whose size differs from its data"),
+        ([("w", (1 << 40, 1 << 40), b"1234")], "a tensor that exceeds its storage"),
     ],
 )
 def test_limits_of_an_own_checkpoint_come_before_its_contents(tmp_path, parameters, message):

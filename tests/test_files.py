@@ -169,7 +169,8 @@ def test_archives_that_are_cut_false_or_encrypted_are_one_line(tmp_path):
     bad = [whole[:n] for n in range(0, len(whole), 9)]
     bad += [whole.replace(b"(40,)", new) for new in (b"(99,)", b"(4e9,", b"(-1,)", b"[40,]", b"(((((")]
     bad += [whole.replace(b"'<f4'", new) for new in (b"'|O8'", b"'<V4'", b"'\\xff")]
-    bad += [whole.replace(b"PK\x01\x02\x14\x03\x14\0\0\0", b"PK\x01\x02\x14\x03\x14\0\1\0")]
+    place = whole.index(b"PK\x01\x02") + 8  # flags in the directory; the lowest says that a member is encrypted
+    bad += [whole[:place] + bytes([whole[place] | 1]) + whole[place + 1 :]]
     bad += [whole.replace(b"w.npy", b"v.npy"), whole.replace(b"\x93NUMPY\x01", b"\x93NUMPY\x09"), b"", b"PK\x03\x04"]
     for content in bad:
         path.write_bytes(content)
