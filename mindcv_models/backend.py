@@ -20,7 +20,7 @@ from typing import Optional
 
 import mindspore as ms
 
-from .files import atomic_write
+from .files import atomic_write, cache_folder, temporary_cache
 
 logger = logging.getLogger(__name__)
 
@@ -92,10 +92,7 @@ def _kernel_cache() -> Path:
 
     Where there is no home to write to, it lies with the temporary files.
     """
-    places = [Path(tempfile.gettempdir(), f"mindcv_models-{os.getuid()}")]
-    with contextlib.suppress(RuntimeError):  # a user without a home
-        places.insert(0, Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mindcv_models"))
-    for place in places:
+    for place in (cache_folder(), temporary_cache()):
         folder = place / platform.node()
         try:
             folder.mkdir(parents=True, exist_ok=True)

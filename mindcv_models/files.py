@@ -8,6 +8,7 @@ import re
 import shutil
 import stat
 import struct
+import tempfile
 import time
 import tokenize
 import zipfile
@@ -23,11 +24,13 @@ __all__ = [
     "atomic_folder",
     "atomic_output",
     "atomic_write",
+    "cache_folder",
     "flush",
     "read_arrays",
     "read_json",
     "read_text",
     "require_file",
+    "temporary_cache",
     "write_text",
 ]
 
@@ -104,6 +107,19 @@ def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
     with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def cache_folder() -> Path:
+    """The user's folder for what can be made or fetched again; with the temporary files where there is no home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mindcv_models")
+    except RuntimeError:  # a user without a home
+        return temporary_cache()
+
+
+def temporary_cache() -> Path:
+    """A folder of this user's with the temporary files."""
+    return Path(tempfile.gettempdir(), f"mindcv_models-{os.getuid()}")
 
 
 def require_file(path: Union[str, Path], kind: str, advice: str = "check the path") -> int:

@@ -4,10 +4,9 @@ import logging
 from pathlib import Path
 from typing import Optional
 
-from mindcv.models.registry import get_pretrained_cfg
 from mindspore import nn
 
-from ..models.registry import create_model
+from ..models.registry import config_of, create_model
 from ..pretrained import Source, Weights, choose_weights, fetch
 from ..reparameterize import reparameterize
 from .state_dict import open_state_dict
@@ -50,8 +49,8 @@ def create_pretrained(
     path = source.file or str(fetch(weights, source, check_readable))
     if weights is not None and weights.fused:
         network = reparameterize(network)
-    head = get_pretrained_cfg(name).get("classifier")
-    report = load_torch_checkpoint(network, path, head, use_ema, keep_if_equal=True)
+    heads = config_of(name).classifier
+    report = load_torch_checkpoint(network, path, heads, use_ema, keep_if_equal=True)
     logger.info("loaded %s from %s: %s", _words(name, weights), path, report)
     return network
 

@@ -4,13 +4,13 @@ import functools
 from pathlib import Path
 
 import numpy as np
-from mindcv.models.registry import get_pretrained_cfg
 
 from ..data.loader import Loader, threads
 from ..data.order import GroupedOrder, StepsOrder
 from ..data.scenes import write_scenes
 from ..distributed import World
 from ..errors import InputError
+from ..models.registry import config_of
 from .anchors import retinanet_anchors
 from .coco import CocoSet, find_annotations, find_images, read_coco
 from .options import CocoFolder, Scaling, TrainOptions
@@ -78,6 +78,8 @@ def eval_transform(options: Scaling) -> EvalTransform:
 
 def preparation(options: Scaling) -> Preparation:
     """How the options resize and normalise."""
-    config = get_pretrained_cfg(options.model)
-    mean, std = (tuple(getattr(options, name) or (255 * value for value in config[name])) for name in ("mean", "std"))
+    config = config_of(options.model)
+    mean, std = (
+        tuple(getattr(options, name) or (255 * value for value in getattr(config, name))) for name in ("mean", "std")
+    )
     return Preparation(tuple(options.img_scale), mean, std)

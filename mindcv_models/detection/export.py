@@ -10,7 +10,7 @@ from mindspore import nn
 from ..errors import RunError
 from ..export import METADATA_KEY, to_onnx
 from ..export.check import run_network
-from ..export.files import aside, model_of
+from ..export.files import atomic_export, model_of
 from ..reparameterize import reparameterize
 from .anchors import retinanet_anchors
 from .onnx_detections import add_detections
@@ -44,7 +44,7 @@ def export_detections(network: nn.Cell, path: Path, images: np.ndarray, limits: 
 
     height, width = images.shape[2:]
     anchors = retinanet_anchors(network.anchor_scale)
-    with aside(path) as partial:
+    with atomic_export(path) as partial:
         logits, deltas = run_network(network, images)
         model = model_of(to_onnx(reparameterize(network), (None, *images.shape[1:])))
         model = add_detections(model, anchors, height, width, limits)

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock, Timeout
 
 from ..errors import InputError, RunError
-from ..files import write_text
+from ..files import cache_folder, write_text
 from .download import DownloadError, discard, download
 from .table import Weights
 
@@ -53,7 +53,7 @@ class Source:
         given = self.cache or os.environ.get(CACHE_VARIABLE)
         if given:
             return Path(given).expanduser().absolute()
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mindcv_models" / "weights"
+        return cache_folder() / "weights"
 
     def addresses(self, weights: Weights) -> Tuple[str, ...]:
         """The addresses to ask, in turn."""

@@ -13,7 +13,7 @@ from ..checkpoint import load_weights
 from ..errors import InputError, RunError
 from ..export import Preparation, check_format, export, write_network
 from ..export.check import batches, example_images, reload, run_network
-from ..export.files import aside
+from ..export.files import atomic_export
 from ..input_size import refused_sizes
 from ..layers import resize
 from ..options import Weights, option
@@ -106,7 +106,7 @@ def export_segmenter(network: nn.Cell, path: Path, preparation: Preparation, bat
     check_format(path)
     images = example_images(preparation, 3)
     (logits,) = run_network(AtImageSize(network), images)
-    with aside(path) as partial:
+    with atomic_export(path) as partial:
         shape = (batch_size, *images.shape[1:])
         write_network(AtImageSize(network, argmax=True), shape, partial, preparation.metadata())
         other = pixels_that_differ(partial, images, logits, batch_size)
