@@ -79,7 +79,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(data, run, tmp_path, monkeypatch):
 
 
 def validated(run, *more):
-    return [*MODEL, "--data_dir", "", "--ckpt_path", str(run / "semantic_fpn_best.ckpt"), "--ema", "True",
+    return [*MODEL, "--ckpt_path", str(run / "semantic_fpn_best.ckpt"), "--ema", "True",
             "--pad_divisor", "32", "--batch_size", "2", *more]  # fmt: skip
 
 

@@ -270,21 +270,15 @@ def _ones_like(graph, node, x):
 
 
 @translates("ResizeBilinearV2")
-def _bilinear(graph, node, x, *_):
-    """Between pixel centres; only the two last sizes change."""
-    if node.attributes.get("align_corners") or not node.attributes.get("half_pixel_centers"):
-        refuse(node, "corners that are aligned")
-    shape = graph.add("Shape", [x], (4,))
-    batch = graph.add("Slice", [shape, graph.constant([0]), graph.constant([2])], (2,))
-    sizes = graph.add("Concat", [batch, graph.constant(node.shape[2:])], (4,), axis=0)
-    return graph.add(
-        "Resize", [x, "", "", sizes], node.shape, mode="linear", coordinate_transformation_mode="half_pixel"
-    )
+def _bilinear(graph, node, x, _size, align_corners, half_pixel_centers):
+    """Between pixel centres."""
+    if align_corners or not half_pixel_centers:
+        refuse(node, "aligned corners")
+    return _resize(graph, node, x, mode="linear", coordinate_transformation_mode="half_pixel")
 
 
 @translates("Argmax")
-def _argmax(graph, node, x, *arguments):
-    axis = arguments[0] if arguments else node.attributes["axis"]
+def _argmax(graph, node, x, axis, _type):
     result = graph.add("ArgMax", [x], node.shape, axis=axis, keepdims=0)
     graph.integers.add(result)
     return result
@@ -299,12 +293,15 @@ def _pad(graph, node, x):
 
 @translates("ResizeNearestNeighbor", "ResizeNearestNeighborV2", "UpsampleNearest2D")
 def _nearest(graph, node, x, *_):
-    """Pixel ``i`` comes from ``floor(i * before / after)``; only the two last sizes change."""
-    size = graph.constant(np.array(node.shape[2:], np.int64))
+    """Pixel ``i`` comes from ``floor(i * before / after)``."""
+    return _resize(
+        graph, node, x, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+    )  # fmt: skip
+
+
+def _resize(graph, node, x, **how):
+    """Only the two last sizes change; the batch may be dynamic."""
     shape = graph.add("Shape", [x], (4,))
     batch = graph.add("Slice", [shape, graph.constant([0]), graph.constant([2])], (2,))
-    sizes = graph.add("Concat", [batch, size], (4,), axis=0)
-    return graph.add(
-        "Resize", [x, "", "", sizes], node.shape,
-        mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor",
-    )  # fmt: skip
+    sizes = graph.add("Concat", [batch, graph.constant(node.shape[2:])], (4,), axis=0)
+    return graph.add("Resize", [x, "", "", sizes], node.shape, **how)

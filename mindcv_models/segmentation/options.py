@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
 from ..errors import InputError, nearest
-from ..options import Averages, Batches, Device, Group, Model, Precision, RunOptions, System, option, show
+from ..options import Averages, Batches, Device, Group, Normalization, Precision, RunOptions, System, option, show
 from ..options.backbone import Backbone
 
 __all__ = ["DATASETS", "Head", "InferOptions", "Inferring", "LabelMaps", "Prepared", "TrainOptions", "Transforms",
@@ -72,7 +72,7 @@ class LabelMaps(Batches):
 
 
 @dataclass
-class Prepared(Model):
+class Prepared(Normalization):
     """How pixels become the network's input."""
 
     title = "Images"
@@ -81,23 +81,11 @@ class Prepared(Model):
         None, "long and short side that a picture is resized to fit into, its ratio kept; default: as it is",
         at_least=1, example="2048 512",
     )  # fmt: skip
-    mean: Optional[Tuple[float, ...]] = option(
-        None, "channel means, on the scale 0 to 255; default: the model's own", at_least=0, at_most=255,
-        example="123.675 116.28 103.53",
-    )  # fmt: skip
-    std: Optional[Tuple[float, ...]] = option(
-        None, "channel deviations, on the scale 0 to 255; default: the model's own", above=0, at_most=255,
-        example="58.395 57.12 57.375",
-    )  # fmt: skip
 
     def check(self) -> None:
         two_numbers(self, "img_scale")
         if self.in_channels != 3:
             raise InputError(f"in_channels is {self.in_channels}, but pictures are read in colour: use 3.")
-        for name in ("mean", "std"):
-            values = getattr(self, name)
-            if values is not None and (len(values) != 3 or max(values) <= 1):
-                raise InputError(f"{name} is {show(list(values))}, but must be three numbers on the scale 0 to 255.")
 
 
 @dataclass
