@@ -17,11 +17,11 @@ BAND, MARGIN = 20, 6  # pixels of a line of the legend, and around it
 def palette(classes: int) -> np.ndarray:
     """A colour for every class, ``(classes, 3)`` uint8 RGB; neighbours in the list look unlike each other."""
     index = np.arange(classes)
-    hue = (index * 0.618034 % 1 * 180).astype(np.uint8)  # the golden ratio keeps hues apart, however many there are
-    saturation = np.array([255, 150, 200], np.uint8)[index % 3]
-    value = np.array([255, 210, 160], np.uint8)[index // 3 % 3]
-    hsv = np.stack([hue, saturation, value], -1)
-    return cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]
+    hue = index * 0.618034 % 1 * 360  # the golden ratio keeps hues apart, however many there are
+    saturation = np.array([1, 0.6, 0.8])[index % 3]
+    value = np.array([1, 0.8, 0.6])[index // 3 % 3]
+    hsv = np.stack([hue, saturation, value], -1).astype(np.float32)
+    return np.round(255 * cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]).astype(np.uint8)
 
 
 def draw_labels(picture: np.ndarray, labels: np.ndarray, names: Sequence[str], opacity: float = 0.6) -> np.ndarray:
