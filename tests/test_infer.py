@@ -74,7 +74,7 @@ def test_a_broken_file_is_reported_and_the_rest_goes_on(photos, monkeypatch, cap
     status, out, error = call("infer", arguments(photos, *more), monkeypatch, capsys)
     assert status == 1
     broken = str(photos / "val" / "b" / "1.png")
-    assert f"cannot decode {broken}: cannot identify image file" in error
+    assert f"cannot decode {broken}: no image of a known kind, or a damaged one" in error
     results = json.loads(out)
     assert ["classes" in result for result in results] == [True, False, True]
     assert results[1]["image"] == broken

@@ -13,7 +13,7 @@ import pytest
 
 from mindcv_models import create_model
 from mindcv_models.checkpoint import save_checkpoint
-from mindcv_models.classification.loader import TrainLoader
+from mindcv_models.data.loader import Loader
 from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError
 from mindcv_models.training.state_files import StateFiles
@@ -28,6 +28,7 @@ from tests.helpers.runs import (
     assert_same_run,
     at_step,
     call,
+    in_training,
     rows,
     small_disk,
     states,
@@ -198,8 +199,7 @@ def test_rollback_undoes_a_bad_batch_and_goes_on_with_the_next(images, tmp_path,
 
 
 def test_rollback_gives_up_after_three_tries(images, tmp_path, monkeypatch, caplog, capsys):
-    original = TrainLoader.epoch
-    monkeypatch.setattr(TrainLoader, "epoch", lambda *given: ((not_a_number(x), y) for x, y in original(*given)))
+    in_training(monkeypatch, lambda images, *at: not_a_number(images))
     assert call(images, tmp_path, "--nan_policy", "rollback") == 1
     assert caplog.text.count("Rollback") == 3
     assert "the training loss is nan in epoch 1, by step 4" in capsys.readouterr().err
@@ -214,14 +214,14 @@ def test_a_run_at_chance_level_is_stopped(images, tmp_path, capsys):
 
 
 def test_a_data_worker_that_dies_ends_the_run_and_leaves_the_last_state(images, tmp_path, monkeypatch, capsys):
-    read = TrainLoader._sample
+    read = Loader._sample
 
     def sample(self, index, epoch, place):
         if (epoch, place) == (2, 13):
             raise MemoryError("no room for an image")
         return read(self, index, epoch, place)
 
-    monkeypatch.setattr(TrainLoader, "_sample", sample)
+    monkeypatch.setattr(Loader, "_sample", sample)
     assert call(images, tmp_path) == 1
     assert "error: a data worker died" in capsys.readouterr().err
     assert states(tmp_path) == [(2, 0), (2, 2)]

@@ -1,21 +1,26 @@
-"""Compare the training throughput of the data pipeline with a plain Pillow loop that does the same work.
+"""Compare the training throughput of the data pipeline with that of another commit, and with a plain Pillow loop.
 
 python tools/data_benchmark.py
+python tools/data_benchmark.py --workers 1 2 --against ../checkout-of-another-commit
 python tools/data_benchmark.py --workers 8 --rounds 11 --auto_augment None
 
 The work: read a JPEG file of 500 x 375, decode, random crop to 224, flip, RandAugment, normalise, erase. The files
-are made from the two photographs that come with scikit-learn.
+are made from the two photographs that come with scikit-learn. The sides take turns, epoch by epoch, each in a process
+of its own. See tools/lock_benchmark.py for what Python's lock allows.
 """
 
+import json
 import logging
 import math
 import os
+import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Tuple
 
 os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -23,14 +28,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from mindcv_models.classification.folders import prepare
-from mindcv_models.classification.loader import create_train_loader
-from mindcv_models.classification.options import TrainOptions
-from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.options import Group, option, parse
 from mindcv_models.process import run
 
 logger = logging.getLogger("data_benchmark")
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass
@@ -38,8 +41,9 @@ class BenchmarkOptions(Group):
     title = "Benchmark"
 
     images: int = option(256, "JPEG files to make", at_least=1)
-    rounds: int = option(7, "rounds over all images, each by both, after one that does not count")
-    workers: int = option(1, "threads of the pipeline")
+    rounds: int = option(7, "rounds over all images, each by every side, after one that does not count")
+    workers: Tuple[int, ...] = option((1,), "threads of the pipeline, one table each", at_least=1)
+    against: Optional[str] = option(None, "folder of a checkout of another commit to compare with", path=True)
     auto_augment: Optional[str] = option(
         "randaug-m9-mstd0.5-inc1", "augmentation policy, or None; Pillow's is the same"
     )
@@ -50,28 +54,88 @@ def main():
     options = parse(BenchmarkOptions, __doc__)
     with tempfile.TemporaryDirectory() as folder:
         paths = write_photographs(Path(folder), options.images)
-        loader = create_train_loader(
-            prepare(
-                TrainOptions(
-                    data_dir=folder, batch_size=16, image_resize=(224,), auto_augment=options.auto_augment,
-                    re_prob=0.25, re_value="random", interpolation=options.interpolation,
-                    num_parallel_workers=options.workers,
-                ),
-                ONE_DEVICE, training=True,
-            )
-        )  # fmt: skip
-        pillow = PillowLoop(options)
-        speeds = {"Pillow loop": [], "pipeline": []}
-        for number in range(options.rounds + 1):
-            speeds["Pillow loop"].append(images_per_second(len(paths), lambda: pillow.epoch(paths)))
-            speeds["pipeline"].append(images_per_second(len(paths), lambda n=number: all(loader.epoch(n + 1))))
-    cores = {"Pillow loop": 1, "pipeline": min(options.workers, os.cpu_count())}
+        for workers in options.workers:
+            compare(options, folder, paths, workers)
+
+
+def compare(options, folder, paths, workers):
+    """One table: images a second of each side, with this number of threads."""
+    work = {
+        "data_dir": folder, "dataset": "", "batch_size": 16, "image_resize": (224,), "re_prob": 0.25,
+        "re_value": "random", "auto_augment": options.auto_augment, "interpolation": options.interpolation,
+        "num_parallel_workers": workers,
+    }  # fmt: skip
+    pillow = PillowLoop(options)
+    with ExitStack() as stack:
+        sides = {
+            "Pillow loop": lambda number: pillow.epoch(paths),
+            "pipeline": stack.enter_context(Pipeline(ROOT, work)),
+        }
+        if options.against:
+            sides["the other"] = stack.enter_context(Pipeline(Path(options.against).resolve(), work))
+        speeds = {name: [] for name in sides}
+        for number in range(1, options.rounds + 2):
+            for name, epoch in sides.items():
+                speeds[name].append(images_per_second(len(paths), lambda epoch=epoch, n=number: epoch(n)))
+    cores = {name: 1 if name == "Pillow loop" else min(workers, os.cpu_count()) for name in sides}
     logger.info("%-12s %8s %9s %9s %6s", "images/s", "median", "smallest", "largest", "cores")
     medians = {}
     for name, (_, *values) in speeds.items():
         medians[name] = np.median(values) / cores[name]
         logger.info("%-12s %8.0f %9.0f %9.0f %6d", name, np.median(values), min(values), max(values), cores[name])
     logger.info("pipeline / Pillow loop, per core: %.2f", medians["pipeline"] / medians["Pillow loop"])
+    if options.against:
+        logger.info("pipeline / the other: %.3f", medians["pipeline"] / medians["the other"])
+        ratios = np.array(speeds["pipeline"][1:]) / np.array(speeds["the other"][1:])
+        logger.info("pipeline / the other, round by round: median %.3f, %s", np.median(ratios), np.round(ratios, 2))
+
+
+CHILD = """
+import json, os, sys
+sys.path.insert(0, sys.argv[1])
+from mindcv_models.classification.folders import prepare
+from mindcv_models.classification.loader import create_train_loader
+from mindcv_models.distributed import ONE_DEVICE
+try:
+    from mindcv_models.classification.options import TrainOptions as Options
+except ImportError:
+    from mindcv_models.options import Options
+loader = create_train_loader(prepare(Options(**json.loads(sys.argv[2])), ONE_DEVICE, training=True))
+print("ready", flush=True)
+for line in sys.stdin:
+    for batch in loader.epoch(int(line)):
+        pass
+    print("done", flush=True)
+"""
+
+
+class Pipeline:
+    """The training batches of a checkout, made by a process of its own; called with the number of an epoch."""
+
+    def __init__(self, checkout: Path, work: dict):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(checkout), json.dumps(work)],
+            cwd=checkout, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self._wait("ready")
+
+    def __call__(self, number):
+        self.process.stdin.write(f"{number}\n")
+        self.process.stdin.flush()
+        self._wait("done")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        self.process.wait()
+
+    def _wait(self, word):
+        for line in self.process.stdout:
+            if line.strip() == word:
+                return
+        raise RuntimeError("the process of a side ended; its error is above")
 
 
 def images_per_second(count, work) -> float:

@@ -20,6 +20,7 @@ os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+from mindspore import Tensor
 
 from mindcv_models.classification.options import TrainOptions
 from mindcv_models.options import option, parse
@@ -57,7 +58,7 @@ def main():
         step = build_step(options, task.objective(options, network), schedule, world)
         checkpoints = CheckpointManager(Path(folder), options.model, "none", keep_max=1)
         trainer = Trainer(options, step, loader, schedule, None, checkpoints)
-        batch = next(loader.epoch(1))
+        batch = tuple(Tensor(array) for array in next(loader.epoch(1)))
         logging.getLogger("mindcv_models").setLevel(logging.WARNING)
         speeds = {"step alone": [], "loop": []}
         for epoch in range(1, given.rounds + 2):

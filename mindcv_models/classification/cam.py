@@ -5,14 +5,13 @@ from typing import List, Sequence
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn
+from mindspore import Tensor, nn
 from PIL import Image
 
 from ..errors import InputError
 from ..evaluation import new_figure, save_figure
-from .predict import image_batches
+from .predict import image_loader
 from .transforms import EvalTransform
-from .validator import pad_rows
 
 __all__ = ["ClassActivation", "draw_activation", "draw_activations"]
 
@@ -49,22 +48,24 @@ class ClassActivation(nn.Cell):
 
 
 def draw_activations(network: nn.Cell, paths: Sequence[str], probabilities: np.ndarray, names: List[str],
-                     transform: EvalTransform, batch_size: int, folder: Path) -> List[Path]:  # fmt: skip
+                     transform: EvalTransform, batch_size: int, folder: Path,
+                     upright: bool = True) -> List[Path]:  # fmt: skip
     """Plot the map of each image's predicted class over the preprocessed image, one PNG per image.
 
     Args:
         probabilities: ``(len(paths), classes)``; the most probable class is the predicted one.
+        upright: turn images as their EXIF orientation says.
 
     Raises:
         InputError: the network does not end in a mean over positions and a linear layer.
     """
     activation = ClassActivation(network).set_train(False)
     drawn = []
-    for images, numbers in image_batches(paths, range(len(paths)), transform, batch_size, upright=True):
-        logits, maps = (output.asnumpy() for output in activation(pad_rows(images, batch_size)))
+    for images, numbers, _, valid in image_loader(paths, transform, batch_size, upright=upright).epoch():
+        logits, maps = (output.asnumpy() for output in activation(Tensor(images)))
         if np.abs(maps.mean((2, 3)) - logits).max() > 1e-2 * max(np.abs(logits).max(), 1):
             raise InputError("cam: this model's logits are not the mean over positions; choose another model.")
-        for image, maps_of_image, number in zip(images.asnumpy(), maps, numbers):
+        for image, maps_of_image, number in zip(images[valid], maps, numbers):
             predicted = int(probabilities[number].argmax())
             path = folder / f"{number + 1:04d}_{Path(paths[number]).stem}.png"
             title = f"{names[predicted]}  {100 * probabilities[number, predicted]:.1f} %"

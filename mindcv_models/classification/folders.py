@@ -12,13 +12,13 @@ from typing import List, Optional
 import numpy as np
 from tqdm import tqdm
 
-from ..data.files import class_folders
 from ..data.images import UnreadableImageError, decode
 from ..data.loader import threads
 from ..distributed import World
 from ..errors import InputError
 from ..files import atomic_folder
-from .images import STANDARD_DATASETS, list_images, split_root
+from .images import STANDARD_DATASETS, list_images
+from .labels import check_classes, class_order, run_classes, split_root
 from .options import ImageFolder
 from .split import check_split, settle_split
 
@@ -50,14 +50,26 @@ def prepare(options: ImageFolder, world: World, training: bool) -> ImageFolder:
     splits = [options.train_split] if training else [options.val_split]
     if training and options.val_while_train:
         splits.append(options.val_split)
+    if not training and not options.class_map:
+        paths = options.ckpt_path if isinstance(options.ckpt_path, (list, tuple)) else [options.ckpt_path]
+        options = replace(options, class_map=run_classes([path for path in paths if path]))
     classes = _number_of_classes(options, splits[0])
-    if not options.split_file and split_root(options, options.train_split).is_dir() and options.val_split in splits:
-        _check_splits_agree(options)
-    if options.skip_bad_images and world.is_main:
-        for split in splits:
+    _check_data(options, splits, classes, training, world)
+    return replace(options, num_classes=classes)
+
+
+def _check_data(options, splits, classes, training, world):
+    """Refuse what cannot be learnt or labelled; say what is missing, left out, or cannot be decoded."""
+    if training and classes < 2:
+        raise InputError(
+            f"{split_root(options, splits[0])} has one class, so that there is nothing to learn: add another one."
+        )
+    for split in splits:
+        if options.dataset.lower() not in STANDARD_DATASETS:
+            check_classes(options, split, training)
+        if options.skip_bad_images and world.is_main:
             bad = find_bad_images(options, split)
             logger.info("%s: %d images cannot be decoded%s", split, len(bad), "".join(f"\n  {path}" for path in bad))
-    return replace(options, num_classes=classes)
 
 
 def class_names(options: ImageFolder, split: str) -> Optional[List[str]]:
@@ -66,32 +78,30 @@ def class_names(options: ImageFolder, split: str) -> Optional[List[str]]:
     Raises:
         InputError: the folder is missing or empty, or a class in it has no images.
     """
-    if options.dataset.lower() in STANDARD_DATASETS:
-        return None
-    return class_folders(split_root(options, split))
+    return None if options.dataset.lower() in STANDARD_DATASETS else class_order(options, split)
 
 
 def _number_of_classes(options: ImageFolder, split: str) -> int:
-    """``num_classes``, checked against the image folder if there is one, and read from it if not given."""
+    """``num_classes``, checked against the classes of the image folder if there is one, and counted if not given."""
     names = class_names(options, split)
     found = len(names) if names is not None else {"cifar100": 100}.get(options.dataset.lower(), 10)
-    if options.num_classes not in (None, found):
+    if options.num_classes in (None, found):
+        return found
+    if options.class_map:
+        raise InputError(
+            f"num_classes is {options.num_classes}, but {options.class_map} has {found} names: use --num_classes "
+            f"{found}, or give class_map the names of the network's classes in the order of their labels."
+        )
+    if split == options.train_split or found > options.num_classes:
         raise InputError(
             f"num_classes is {options.num_classes}, but {split_root(options, split)} has {found} classes: "
             f"use --num_classes {found}, or leave it out."
         )
-    return found
-
-
-def _check_splits_agree(options: ImageFolder) -> None:
-    """Labels are positions among the sorted class folders, so both splits need the same ones."""
-    train, val = (class_names(options, split) for split in (options.train_split, options.val_split))
-    if train != val:
-        odd = sorted(set(train) ^ set(val))[0]
-        raise InputError(
-            f"{options.train_split} has {len(train)} classes and {options.val_split} {len(val)}; {odd!r} is in one of "
-            "them only: give both the same class folders."
-        )
+    raise InputError(
+        f"num_classes is {options.num_classes}, but {split_root(options, split)} has {found} classes, whose labels "
+        f"cannot be told without the others: give --class_map a text file with the {options.num_classes} names in the "
+        "order of their labels, such as the classes.txt of the run."
+    )
 
 
 def find_bad_images(options: ImageFolder, split: str) -> List[str]:

@@ -4,15 +4,17 @@ import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..errors import InputError
-from .predict import Predictions
 
-__all__ = ["ALEXNET_ERRORS", "BENCHMARKS", "Targets", "class_names", "corruption_errors", "read_real_labels",
-           "real_accuracy", "resolve_targets"]  # fmt: skip
+if TYPE_CHECKING:
+    from .predict import Predictions
+
+__all__ = ["ALEXNET_ERRORS", "BENCHMARKS", "Targets", "class_names", "corruption_errors", "identifiers",
+           "read_real_labels", "real_accuracy", "resolve_targets"]  # fmt: skip
 
 BENCHMARKS = ("imagenet", "imagenet-a", "imagenet-r", "imagenet-v2", "imagenet-c")
 
@@ -31,6 +33,11 @@ def _classes() -> List[Tuple[str, str, str]]:
     """WordNet identifier, the subsets with the class (``"A"``, ``"R"``), and words of each class, in label order."""
     text = Path(__file__).with_name("imagenet_classes.tsv").read_text(encoding="utf-8")
     return [tuple(line.split("\t")) for line in text.splitlines() if not line.startswith("#")]
+
+
+def identifiers() -> List[str]:
+    """The WordNet identifiers of ImageNet-1K's classes, in label order: what its class folders are called."""
+    return [identifier for identifier, *_ in _classes()]
 
 
 def class_names() -> List[str]:
@@ -100,7 +107,7 @@ def read_real_labels(path: str) -> List[List[int]]:
     return labels
 
 
-def real_accuracy(predictions: Predictions, labels: List[List[int]]) -> Tuple[float, int]:
+def real_accuracy(predictions: "Predictions", labels: List[List[int]]) -> Tuple[float, int]:
     """Top-1 against the ReaL labels, and the number of images that have any.
 
     Raises:

@@ -1,36 +1,41 @@
 """The images of a classification data set, and their labels."""
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Sequence, Tuple, Union
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from mindcv.data import create_dataset
 
-from ..data.files import class_folders, image_names
-from ..data.images import Picture
+from ..data.files import LAYOUT, image_names
+from ..errors import InputError
+from .labels import class_order, split_root
 from .options import ImageFolder
 from .split import read_split
 
-__all__ = ["STANDARD_DATASETS", "ImageSet", "list_images", "split_root"]
+__all__ = ["STANDARD_DATASETS", "ImageSet", "list_images"]
 
 STANDARD_DATASETS = ("mnist", "cifar10", "cifar100")
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images, as paths or as ``(H, W, C)`` uint8 arrays, and their labels ``(N,)`` int32."""
+    """Images, as paths or as ``(H, W, C)`` uint8 arrays, and their labels ``(N,)`` int32.
+
+    Attributes:
+        left_out: how many files of the class folders are no images, by suffix.
+    """
 
     items: Sequence
     labels: np.ndarray
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def read(self, index: int) -> Tuple[Union[Picture, np.ndarray], int]:
-        """The image, which is not decoded yet if it is a file, and its label."""
-        item = self.items[index]
-        return Picture(item) if isinstance(item, str) else item, self.labels[index]
+    def read(self, index: int) -> Tuple[Union[str, np.ndarray], int]:
+        """The path or the pixels of an image, and its label."""
+        return self.items[index], self.labels[index]
 
     def name(self, index: int) -> str:
         """The path, or the image's number if there is none."""
@@ -43,24 +48,29 @@ class ImageSet:
         return ImageSet([self.items[index] for index in chosen], self.labels[chosen])
 
 
-def list_images(options: ImageFolder, split: str) -> ImageSet:
-    """A split of an image folder, classes and names sorted, or of one of MindCV's standard data sets, in memory."""
+def list_images(options: ImageFolder, split: str, classes: Optional[Sequence[str]] = None) -> ImageSet:
+    """A split of an image folder, class by class, or of one of MindCV's standard data sets, in memory.
+
+    Args:
+        classes: names of the class folders, in the order of their labels; default: as
+            :func:`~mindcv_models.classification.labels.class_order` has them. Other folders are left out.
+
+    Raises:
+        InputError: there are no images, or the split file names some that cannot be.
+    """
     if options.dataset.lower() in STANDARD_DATASETS:
         return _standard(options, split)
-    root = split_root(options, split)
-    classes = class_folders(root)
+    root, left_out = split_root(options, split), Counter()
+    label_of = {name: label for label, name in enumerate(classes or class_order(options, split))}
     if options.split_file:
-        names = read_split(options, split)
+        names = [name for name in read_split(options, split) if name.partition("/")[0] in label_of]
     else:
-        names = [f"{folder}/{name}" for folder in classes for name in image_names(root / folder)]
-    label_of = {name: label for label, name in enumerate(classes)}
+        folders = [folder for folder in label_of if (root / folder).is_dir()]
+        names = [f"{folder}/{name}" for folder in folders for name in image_names(root / folder, left_out)]
+    if not names:
+        raise InputError(f"{root} has no images: {LAYOUT}.")
     labels = [label_of[name.partition("/")[0]] for name in names]
-    return ImageSet([str(root / name) for name in names], np.array(labels, np.int32))
-
-
-def split_root(options: ImageFolder, split: str) -> Path:
-    """The folder of a split's class folders; both splits of a split folder have the same."""
-    return Path(options.data_dir, "" if options.split_file else split)
+    return ImageSet([f"{root}/{name}" for name in names], np.array(labels, np.int32), left_out)
 
 
 def _standard(options, split):

@@ -39,7 +39,7 @@ def run(options: InferOptions, paths: Sequence[str]) -> int:
     )
     batch, transform = min(options.batch_size, len(paths)), EvalTransform.resolve(options)
     predictor = Predictor(
-        network, len(names), transform, batch, options.num_parallel_workers, VIEWS[options.tta], upright=True
+        network, len(names), transform, batch, options.num_parallel_workers, VIEWS[options.tta], options.upright
     )
     with refused_sizes([(options.model, network)], transform.size):
         logits, bad = predictor.run(paths)
@@ -53,7 +53,9 @@ def run(options: InferOptions, paths: Sequence[str]) -> int:
     sys.stdout.write({"table": as_table, "json": as_json, "csv": as_csv}[options.format](results))
     good = [i for i in range(len(paths)) if i not in bad]
     if folder and good:
-        draw_activations(network, [paths[i] for i in good], shares[good], names, transform, batch, folder)
+        draw_activations(
+            network, [paths[i] for i in good], shares[good], names, transform, batch, folder, options.upright
+        )
     return 1 if bad else 0
 
 

@@ -7,26 +7,10 @@ from ..errors import InputError
 from ..files import write_text
 from . import imagenet
 from .folders import class_names
+from .labels import CLASS_FILE, read_class_names
 from .options import ImageFolder
 
 __all__ = ["CLASS_FILE", "find_class_names", "read_class_names", "save_class_names"]
-
-# In a run's folder, beside its checkpoints: a name a line, in the order of the labels.
-CLASS_FILE = "classes.txt"
-
-
-def read_class_names(path: Path) -> List[str]:
-    """The names in a text file, one a line, or of the class folders in a folder.
-
-    Raises:
-        InputError: it is neither.
-    """
-    try:
-        if path.is_dir():
-            return sorted(p.name for p in path.iterdir() if p.is_dir())
-        return path.read_text(encoding="utf-8-sig").rstrip("\n").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read class_names {path}: give a text file, or a folder of class folders.") from error
 
 
 def find_class_names(given: Optional[str], checkpoint: Path, classes: Optional[int]) -> List[str]:

@@ -56,6 +56,11 @@ class ImageFolder(Batches):
         None, "split data_dir, a folder of class folders, and validate on this share of each class", above=0, below=1
     )
     split_file: str = option("", "split of data_dir to use: the split.json that a run with val_ratio wrote", path=True)
+    class_map: Optional[str] = option(
+        None, "labels by name: a text file with the name of a class folder per line, in the order of the labels, or "
+        "'natural' for timm's order (2 before 10); default: the run's classes.txt, or the sorted class folders",
+        also=("class_to_idx", "label_map"),
+    )  # fmt: skip
     skip_bad_images: bool = option(False, "check every image first, and leave out those that cannot be decoded")
 
     def check(self) -> None:
@@ -98,6 +103,8 @@ class Preparation(Normalization):
         None, "validation: resize the shorter side and crop the middle, or both sides; default: the model's own",
         ("center", "squash"),
     )  # fmt: skip
+
+    upright: bool = option(True, "turn images as their EXIF orientation says; published accuracies are without")
 
     def check(self) -> None:
         size = self.image_resize

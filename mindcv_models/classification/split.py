@@ -67,10 +67,12 @@ def check_split(options: ImageFolder) -> None:
     """Refuse a split whose images are not all there.
 
     Raises:
-        InputError: the split file cannot be read, or an image in it is gone.
+        InputError: the split file cannot be read, names a file outside of data_dir, or an image in it is gone.
     """
     for split in (options.train_split, options.val_split):
         for name in read_split(options, split):
+            if name.startswith("/") or ".." in name.split("/") or name.count("/") < 1:
+                raise InputError(f"{options.split_file} has {name!r}, which is not <class>/<image> below data_dir.")
             if not Path(options.data_dir, name).is_file():
                 raise InputError(
                     f"{options.split_file} has {name}, which is not in {options.data_dir}: restore it, or set data_dir "
@@ -86,7 +88,7 @@ def read_split(options: ImageFolder, split: str) -> List[str]:
 def _read(path):
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return {**found, "train": list(found["train"]), "val": list(found["val"])}
+        return {**found, **{split: [str(name) for name in found[split]] for split in ("train", "val")}}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"cannot read the split {path} ({type(error).__name__}): give split_file the split.json that train.py "

@@ -9,6 +9,8 @@ from typing import Callable, Dict, List, Tuple
 import numpy as np
 from mindspore import nn
 
+from ..data.files import class_folders
+from ..data.images import UnreadableImageError
 from ..distributed import World
 from ..errors import InputError
 from ..evaluation import Row, csv_table, new_figure
@@ -17,6 +19,7 @@ from .details import ClassificationReport
 from .folders import class_names, prepare
 from .imagenet import corruption_errors, read_real_labels, real_accuracy, resolve_targets
 from .images import STANDARD_DATASETS, list_images
+from .labels import split_root
 from .options import ValidateOptions
 from .plots import plot_corruptions, plot_report
 from .predict import VIEWS, Predictions, Predictor
@@ -65,7 +68,7 @@ class ValidationRun:
             return lambda name: _log(name, validator.metrics())
         predictor = Predictor(
             network, options.num_classes, self.transform, options.batch_size, options.num_parallel_workers,
-            VIEWS[options.tta], world=self.world,
+            VIEWS[options.tta], options.upright, self.world,
         )  # fmt: skip
         if options.benchmark == "imagenet-c":
             return lambda name: self._corruptions(name, predictor)
@@ -98,14 +101,13 @@ class ValidationRun:
         return {**{key: result.pop(key) for key in ("mean_error", "mce") if key in result}, **result}
 
     def _predict(self, predictor, options):
-        targets = resolve_targets(class_names(options, options.val_split), options.benchmark)
-        images = list_images(options, options.val_split)
+        root = split_root(options, options.val_split)
+        classes = class_folders(root) if options.benchmark else class_names(options, options.val_split)
+        targets = resolve_targets(classes, options.benchmark)
+        images = list_images(options, options.val_split, classes)
         logits, bad = predictor.run(images.items)
         if bad and not options.skip_bad_images:
-            raise InputError(
-                f"cannot decode image {images.items[min(bad)]}: replace or remove it, or use --skip_bad_images True to "
-                "continue without it."
-            )
+            raise UnreadableImageError(images.items[min(bad)], bad[min(bad)])
         good = np.setdiff1d(np.arange(len(images)), list(bad))
         if not len(good):
             raise InputError("no image of the validation split can be decoded: check data_dir.")

@@ -2,20 +2,19 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import List, Tuple, Union
+from typing import Tuple, Union
 
 import cv2
 import numpy as np
 from mindcv.data import create_transforms
-from mindspore.dataset import vision
 from PIL import Image
 
 from ..data.images import Picture
 from ..models.registry import config_of
 from .augment import FILTERS, ColorJitter, create_augment
-from .options import IMAGENET_MEAN, IMAGENET_STD, Preparation, TrainOptions
+from .options import IMAGENET_MEAN, IMAGENET_STD, Preparation, TrainOptions, ValidateOptions
 
-__all__ = ["EvalTransform", "SmallImageTransform", "TrainTransform"]
+__all__ = ["CENTRE", "EvalTransform", "SmallImageTransform", "TrainTransform", "View"]
 
 _PILLOW_FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -23,6 +22,17 @@ _PILLOW_FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "area": Image.Resampling.BOX,
 }
+
+
+@dataclass(frozen=True)
+class View:
+    """One look at an image: where it is cropped, ``"centre"`` or (bottom, right) with 0 or 1 each, and mirrored."""
+
+    crop: Tuple[int, int] = ()
+    mirrored: bool = False
+
+
+CENTRE = View()
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,16 @@ class EvalTransform:
         short = frame[0]
         return (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
 
+    def __call__(self, image: Union[np.ndarray, Picture], view: View = CENTRE) -> np.ndarray:
+        """An image ``(H, W, 3)`` uint8, or a file, as the network's input ``(3, h, w)`` float32.
+
+        Raises:
+            UnreadableImageError: the file cannot be decoded.
+        """
+        image = self.resize(image.pixels() if isinstance(image, Picture) else image)
+        image = self.corner(image, *view.crop) if view.crop else self.crop(image)
+        return self.normalise(cv2.flip(image, 1) if view.mirrored else image)
+
     def resize(self, image: np.ndarray) -> np.ndarray:
         """An image ``(H, W, 3)`` uint8, at :meth:`resized`."""
         size = self.resized(*image.shape[:2])
@@ -82,9 +102,18 @@ class EvalTransform:
         top, left = (round((have - want) / 2) for have, want in zip(image.shape, self.size))
         return image[top : top + self.size[0], left : left + self.size[1]]
 
-    def normalise(self) -> List:
-        """Operations of a MindSpore data set that make ``(3, H, W)`` float32 of ``(H, W, 3)`` uint8."""
-        return [vision.Normalize(mean=self.mean, std=self.std), vision.HWC2CHW()]
+    def corner(self, image: np.ndarray, bottom: int, right: int) -> np.ndarray:
+        """A corner of a resized image, :attr:`size`; each argument is 0 or 1."""
+        top, left = bottom * (image.shape[0] - self.size[0]), right * (image.shape[1] - self.size[1])
+        return image[top : top + self.size[0], left : left + self.size[1]]
+
+    def normalise(self, image: np.ndarray) -> np.ndarray:
+        """From ``(h, w, 3)`` uint8 to ``(3, h, w)`` float32: less the mean, by the deviation."""
+        mean, std = (np.float32(values).reshape(-1, 1, 1) for values in (self.mean, self.std))
+        array = np.empty((3, *image.shape[:2]), np.float32)
+        np.subtract(image.transpose(2, 0, 1), mean, out=array)
+        array /= std
+        return array
 
 
 class TrainTransform:
@@ -116,10 +145,15 @@ class TrainTransform:
             image = cv2.flip(image, 0)
         for augment in self.augment:
             image = augment(image, rng)
-        array = np.empty((3, *image.shape[:2]), np.float32)
-        np.multiply(image.transpose(2, 0, 1), self.factor, out=array)
-        array -= self.shift
-        return self.erase(array, rng)
+        return self.erase(scaled(image, self.factor, self.shift), rng)
+
+
+def scaled(image: np.ndarray, factor: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """``(H, W, 3)`` uint8 to ``(3, H, W)`` float32, times ``factor``, less ``shift``, each ``(3, 1, 1)``."""
+    array = np.empty((3, *image.shape[:2]), np.float32)
+    np.multiply(image.transpose(2, 0, 1), factor, out=array)
+    array -= shift
+    return array
 
 
 class RandomResizedCrop:
@@ -190,30 +224,33 @@ class RandomErasing:
     def __call__(self, array, rng):
         if rng.random() >= self.probability:
             return array
-        channels, height, width = array.shape
+        _, height, width = array.shape
         for _ in range(self.attempts):
             area = height * width * rng.uniform(*self.scale)
             ratio = math.exp(rng.uniform(*self.log_ratio))
             h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < h < height and 0 < w < width:
                 top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
-                random = isinstance(self.value, str)
-                value = rng.standard_normal((channels, h, w), np.float32) if random else self.value
-                array[:, top : top + h, left : left + w] = value
+                fill(array[:, top : top + h, left : left + w], self.value, rng)
                 break
         return array
 
 
-class SmallImageTransform:
-    """MindCV's transform of its standard data sets, for training: CIFAR's images are moved and flipped at random."""
+def fill(box: np.ndarray, value: Union[str, np.ndarray], rng: np.random.Generator) -> None:
+    """Set ``box`` ``(C, h, w)`` to ``value``, or to standard normal numbers if that is a word."""
+    box[:] = rng.standard_normal(box.shape, np.float32) if isinstance(value, str) else value
 
-    def __init__(self, options: TrainOptions):
+
+class SmallImageTransform:
+    """MindCV's transform of its standard data sets; for training, CIFAR's images are moved and flipped at random."""
+
+    def __init__(self, options: Union[TrainOptions, ValidateOptions], training: bool = True):
         name = options.dataset.lower()
-        self.moves = name.startswith("cifar")
+        self.moves = training and name.startswith("cifar")
         size = EvalTransform.resolve(options).image_resize
         self.operations = create_transforms(name, image_resize=size, is_training=False)
 
-    def __call__(self, image, rng):
+    def __call__(self, image, rng=None):
         if self.moves:
             top, left = rng.integers(9, size=2)
             padded = np.pad(image, ((4, 4), (4, 4), (0, 0)))

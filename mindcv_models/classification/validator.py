@@ -8,14 +8,15 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from ..data.loader import Loader
 from ..distributed import ONE_DEVICE, World, sum_over_ranks
 from ..errors import InputError
 from ..evaluation import Result
-from .eval_loader import batches, create_eval_loader
+from .loader import create_eval_loader
 from .objective import first_of
 from .options import ImageFolder
 
-__all__ = ["ClassificationValidator", "Evaluator", "Metrics", "at_chance", "pad_rows"]
+__all__ = ["ClassificationValidator", "Evaluator", "Metrics", "at_chance"]
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,13 @@ class ClassificationValidator:
 
     def __init__(self, network: nn.Cell, options: ImageFolder, world: World = ONE_DEVICE):
         self.options = options
-        self.loader, self.images = create_eval_loader(options, world.rank, world.size)
-        self.evaluator = Evaluator(network, options.num_classes, options.batch_size, world)
+        self.loader = create_eval_loader(options, world.rank, world.size)
+        self.evaluator = Evaluator(network, options.num_classes, world)
         self.columns: Tuple[str, ...] = ("val_loss", "top1", f"top{self.evaluator.k}")
 
     def metrics(self) -> Metrics:
         """The metrics of the network's current weights."""
-        return self.evaluator.run(self.loader, self.images, self.options.skip_bad_images)
+        return self.evaluator.run(self.loader)
 
     def __call__(self) -> Result:
         metrics = self.metrics()
@@ -84,52 +85,36 @@ def at_chance(metrics: Metrics, classes: int) -> bool:
 
 
 class Evaluator:
-    """Evaluates one network; its graph is compiled once, the short last batch being padded.
+    """Evaluates one network; its graph is compiled once, the loader's batches being of one shape.
 
     Args:
         network: images ``(B, C, H, W)`` to logits ``(B, num_classes)``.
-        batch_size: rows that a batch is padded to.
     """
 
-    def __init__(self, network: nn.Cell, num_classes: int, batch_size: int, world: World = ONE_DEVICE):
+    def __init__(self, network: nn.Cell, num_classes: int, world: World = ONE_DEVICE):
         self.network = network
-        self.batch_size = batch_size
         self.world = world
         self.k = min(5, num_classes)
         self.sums = _BatchSums(network, self.k)
 
-    def run(self, loader, expected_images: int, skip_bad_images: bool = False) -> Metrics:
-        """Metrics over this rank's ``loader`` (None if it has no share) and every other rank's.
+    def run(self, loader: Loader) -> Metrics:
+        """Metrics over this rank's ``loader`` and every other rank's, which share the images out.
 
         Raises:
-            InputError: at an image that cannot be decoded, unless those are skipped, and if none can.
-            RuntimeError: the ranks together did not see ``expected_images``, and none were to be skipped.
+            InputError: at an image that cannot be decoded, unless the loader passes over it, and if none can.
+            RuntimeError: the ranks together did not see each image once.
         """
         was_training = self.network.training
         self.network.set_train(False)
-        totals = np.zeros(4)
-        if loader is not None:
-            for images, labels in batches(loader, "skip" if skip_bad_images else "raise"):
-                totals += self._batch(images, labels)
+        totals = np.zeros(5)
+        for images, labels, decoded, valid in loader.epoch():
+            counted = decoded & valid
+            sums = self.sums(Tensor(images), Tensor(labels), Tensor(counted)).asnumpy()
+            totals += [*sums.astype(np.float64), counted.sum(), valid.sum()]
         self.network.set_train(was_training)
-        loss, top1, topk, images = sum_over_ranks(totals, self.world)
+        loss, top1, topk, images, seen = sum_over_ranks(totals, self.world)
+        if seen != loader.order.size:
+            raise RuntimeError(f"validation saw {seen:.0f} images, but there are {loader.order.size}.")
         if images == 0:
             raise InputError("no image of the validation split can be decoded: check data_dir.")
-        if images != expected_images and not skip_bad_images:
-            raise RuntimeError(f"validation saw {images:.0f} images, but there are {expected_images}.")
         return Metrics(top1 / images, topk / images, self.k, loss / images, int(images))
-
-    def _batch(self, images, labels):
-        count = images.shape[0]
-        images, labels = pad_rows(images, self.batch_size), pad_rows(labels, self.batch_size)
-        valid = Tensor(np.arange(self.batch_size) < count)
-        return np.append(self.sums(images, labels, valid).asnumpy().astype(np.float64), count)
-
-
-def pad_rows(batch: Tensor, rows: int) -> Tensor:
-    """``batch`` with zeros after its last row, so that it has ``rows`` of them."""
-    missing = rows - batch.shape[0]
-    if not missing:
-        return batch
-    array = batch.asnumpy()
-    return Tensor(np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)]))

@@ -2,12 +2,13 @@
 
 import glob
 import os
+from collections import Counter
 from pathlib import Path
-from typing import Iterator, List
+from typing import FrozenSet, Iterator, List, Optional
 
 from ..errors import InputError
 
-__all__ = ["IMAGE_SUFFIXES", "LAYOUT", "class_folders", "find_images", "image_names", "is_image_name"]
+__all__ = ["IMAGE_SUFFIXES", "LAYOUT", "class_folders", "find_images", "has_images", "image_names", "is_image_name"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 LAYOUT = "an image folder looks like train/<class>/<image>.jpg and val/<class>/<image>.jpg"
@@ -18,38 +19,50 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
-def image_names(folder: Path) -> List[str]:
+def image_names(folder: Path, left_out: Optional[Counter] = None) -> List[str]:
     """The paths of all images below ``folder``, at any depth, relative to it and sorted.
 
-    Hidden folders are passed over, such as ``.ipynb_checkpoints``; links are followed.
+    Hidden files and folders are passed over, such as ``.ipynb_checkpoints``; links are followed.
+
+    Args:
+        left_out: counts what else is there, by suffix or by what it is.
     """
-    return sorted(_below(str(folder), "", set()))
+    return sorted(_below(str(folder), "", frozenset(), Counter() if left_out is None else left_out))
 
 
-def _below(folder: str, prefix: str, above: set) -> Iterator[str]:
+def has_images(folder: Path) -> bool:
+    """Whether there is an image below ``folder``; it is not searched further than to the first one."""
+    return next(_below(str(folder), "", frozenset(), Counter()), None) is not None
+
+
+def _below(folder: str, prefix: str, above: FrozenSet[str], left_out: Counter) -> Iterator[str]:
     folders = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
-                continue
-            if is_image_name(entry.name) and entry.is_file():
-                yield prefix + entry.name
+                left_out["hidden"] += 1
             elif entry.is_dir():
                 folders.append(entry.name)
-    if not folders:
-        return
-    above = above | {os.path.realpath(folder)}
+            elif is_image_name(entry.name) and entry.is_file():
+                yield prefix + entry.name
+            else:
+                left_out[os.path.splitext(entry.name)[1].lower() or "no suffix"] += 1
+    if folders:
+        above = above | {os.path.realpath(folder)}
     for name in folders:
         path = os.path.join(folder, name)
         if os.path.realpath(path) not in above:  # a link to a folder around it would never end
-            yield from _below(path, f"{prefix}{name}/", above)
+            yield from _below(path, f"{prefix}{name}/", above, left_out)
 
 
-def class_folders(root: Path) -> List[str]:
-    """The names of the class folders in ``root``, in the order of their labels; hidden ones are passed over.
+def class_folders(root: Path, empty: bool = False) -> List[str]:
+    """The sorted names of the class folders in ``root``; hidden ones are passed over.
+
+    Args:
+        empty: allow classes without images.
 
     Raises:
-        InputError: ``root`` is missing or empty, or a class in it has no images.
+        InputError: ``root`` is missing or empty, a class in it has no images, or a name is no text.
     """
     if not root.is_dir():
         raise InputError(f"no folder {root}: set data_dir and the name of its split; {LAYOUT}.")
@@ -57,7 +70,9 @@ def class_folders(root: Path) -> List[str]:
     if not names:
         raise InputError(f"{root} has no class folders: {LAYOUT}.")
     for name in names:
-        if next(_below(str(root / name), "", set()), None) is None:
+        if name != "".join(name.encode("utf-8", "replace").decode().splitlines()):
+            raise InputError(f"class folder {name!a} in {root} is not named in UTF-8, on one line: rename it.")
+        if not empty and not has_images(root / name):
             raise InputError(
                 f"class folder {root / name} has no images: add {', '.join(IMAGE_SUFFIXES)} files or remove it."
             )

@@ -65,6 +65,8 @@ def _png(data):
     width, height = struct.unpack_from(">II", data, 16)
     at = 8
     for _ in range(_CHUNKS):
+        if at + 8 > len(data):
+            break
         length, kind = struct.unpack_from(">I4s", data, at)
         if kind == b"eXIf":
             return Header("png", height, width, _orientation(data, at + 8))

@@ -56,8 +56,9 @@ class UnreadableImageError(InputError):
     def __init__(self, path: str, reason: str):
         self.path = path
         self.reason = reason
+        shown = path.encode("utf-8", "backslashreplace").decode()  # a name may be no text
         super().__init__(
-            f"cannot decode image {path} ({reason}): replace or remove it, or use --skip_bad_images True to go on "
+            f"cannot decode image {shown} ({reason}): replace or remove it, or use --skip_bad_images True to go on "
             "without it."
         )
 

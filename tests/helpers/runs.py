@@ -13,7 +13,7 @@ import pytest
 
 import train
 from mindcv_models import process
-from mindcv_models.classification.loader import TrainLoader
+from mindcv_models.data.loader import Loader
 from tests.helpers import tiny  # noqa: F401, it registers the network
 
 ROOT = Path(__file__).parents[2]
@@ -107,11 +107,17 @@ def fill(path, size):
 
 
 def at_step(monkeypatch, epoch, step, change):
-    """Let ``change`` loose on the batch of one step: it gets and returns the images."""
-    original = TrainLoader.epoch
+    """Let ``change`` loose on the training batch of one step: it gets and returns the images."""
+    in_training(monkeypatch, lambda images, *at: change(images) if at == (epoch, step) else images)
 
-    def epoch_with_change(self, number, first_step=0):
-        for index, (images, labels) in enumerate(original(self, number, first_step), first_step):
-            yield (change(images) if (number, index) == (epoch, step) else images), labels
 
-    monkeypatch.setattr(TrainLoader, "epoch", epoch_with_change)
+def in_training(monkeypatch, change):
+    """Let ``change`` loose on every training batch: it gets images, epoch and step, and returns the images."""
+    original = Loader.epoch
+
+    def epoch_with_change(self, number=1, start=0):
+        for step, (images, *rest) in enumerate(original(self, number, start), start):
+            training = self.last != "pad"
+            yield (change(images, number, step) if training else images), *rest
+
+    monkeypatch.setattr(Loader, "epoch", epoch_with_change)

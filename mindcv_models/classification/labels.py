@@ -1,0 +1,131 @@
+"""Which class has which label: by the names of the class folders, never by their number."""
+
+import logging
+import re
+from pathlib import Path
+from typing import List, Optional, Sequence
+
+from ..data.files import class_folders, has_images
+from ..errors import InputError
+from . import imagenet
+from .options import ImageFolder
+
+__all__ = [
+    "CLASS_FILE",
+    "check_classes",
+    "class_order",
+    "natural_order",
+    "read_class_names",
+    "run_classes",
+    "split_root",
+]
+
+logger = logging.getLogger(__name__)
+
+# In a run's folder, beside its checkpoints: a name a line, in the order of the labels.
+CLASS_FILE = "classes.txt"
+NATURAL = "natural"
+
+
+def read_class_names(path: Path) -> List[str]:
+    """The names in a text file, one a line, in UTF-8; or of the class folders in a folder.
+
+    Raises:
+        InputError: it is neither, or a name is there twice.
+    """
+    try:
+        if path.is_dir():
+            names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        else:
+            names = path.read_text(encoding="utf-8-sig").rstrip("\n").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"cannot read class_names {path}: give a text file in UTF-8, or a folder of class folders."
+        ) from error
+    twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()
+    if twice:
+        raise InputError(f"{path} has {min(twice)!r} twice: give each class one line.")
+    return names
+
+
+def split_root(options: ImageFolder, split: str) -> Path:
+    """The folder of a split's class folders; both splits of a split folder have the same."""
+    return Path(options.data_dir, "" if options.split_file else split)
+
+
+def class_order(options: ImageFolder, split: str) -> List[str]:
+    """The classes of an image folder, in the order of their labels.
+
+    They are those of ``class_map``, if it is given; else the sorted class folders of the training split, if it is
+    there; else those of ``split``.
+
+    Raises:
+        InputError: the folder is missing or empty, or a class that is trained on has no images.
+    """
+    if options.class_map not in (None, "", NATURAL):
+        names = read_class_names(Path(options.class_map))
+        if not names:
+            raise InputError(f"class_map {options.class_map} has no names: give each class one line.")
+        return names
+    train = split_root(options, options.train_split)
+    if split != options.train_split and not train.is_dir():
+        names = class_folders(split_root(options, split), empty=True)
+        if options.num_classes == 1000 and set(names) < set(imagenet.identifiers()):
+            return imagenet.identifiers()
+    else:
+        names = class_folders(train)
+    return natural_order(names) if options.class_map == NATURAL else names
+
+
+def natural_order(names: Sequence[str]) -> List[str]:
+    """Sorted with numbers by their value, as timm does: 2 before 10."""
+    return sorted(names, key=_with_numbers)
+
+
+def _with_numbers(name):
+    parts = re.split(r"(\d+)", name.lower())  # every second one is a number
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
+
+
+def run_classes(checkpoints: Sequence[Path]) -> Optional[str]:
+    """The path of the class names that lie beside the checkpoints, if there are any.
+
+    Raises:
+        InputError: the checkpoints are of runs with different classes.
+    """
+    files = [path for path in (Path(each).with_name(CLASS_FILE) for each in checkpoints) if path.is_file()]
+    for path in files[1:]:
+        if read_class_names(path) != read_class_names(files[0]):
+            raise InputError(
+                f"{files[0]} and {path} have different classes: validate these checkpoints one by one, or give "
+                "class_map one of the two."
+            )
+    return str(files[0]) if files else None
+
+
+def check_classes(options: ImageFolder, split: str, training: bool) -> None:
+    """Compare the class folders of a split with the classes that have labels, and say what is missing or left out.
+
+    Raises:
+        InputError: they have nothing in common; or, in training, there is a class folder that has no label.
+    """
+    root, order = split_root(options, split), class_order(options, split)
+    folders = class_folders(root, empty=True)
+    extra = [name for name in folders if name not in set(order)]
+    source = options.class_map if options.class_map not in (None, "", NATURAL) else options.train_split
+    if extra and (training or len(extra) == len(folders)):
+        raise InputError(
+            f"{_some(extra)} in {root} {'is' if len(extra) == 1 else 'are'} not among the {len(order)} classes of "
+            f"{source} ({_some(order)}): rename or remove the class folders, or give class_map the names in the order "
+            "of their labels."
+        )
+    if extra:
+        logger.info("%s: %d class folders are left out, not being among the classes of %s: %s",
+                       split, len(extra), source, _some(extra))  # fmt: skip
+    missing = [name for name in order if name not in set(folders) or not has_images(root / name)]
+    if missing and not options.split_file:
+        logger.info("%s: no images of %d of the %d classes: %s", split, len(missing), len(order), _some(missing))
+
+
+def _some(names: Sequence[str], count: int = 5) -> str:
+    return ", ".join(map(repr, names[:count])) + (f" and {len(names) - count} more" if len(names) > count else "")
