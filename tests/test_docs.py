@@ -189,6 +189,19 @@ def known_options():
         return {*parsers, *vars(msrun_arguments()), *OTHER_OPTIONS}
 
 
+def test_every_option_for_a_file_or_folder_knows_the_home_folder():
+    named = re.compile(
+        r"_(dir|path|file)$|^(output|csv|plot|verify|cam|resume|results|save_results|class_names|images)$"
+    )
+    found = set()
+    for cls in docs_pages.options_classes().values():
+        for name, f in cls.__dataclass_fields__.items():
+            if named.search(name):
+                assert f.metadata["path"] or "Path" in str(f.type), f"{cls.__name__}.{name}"
+                found.add(name)
+    assert {"data_dir", "ckpt_path", "teacher_path", "backbone_path", "report_dir", "output", "images"} <= found
+
+
 def test_options_in_the_text_exist():
     known = known_options()
     for page in PAGES:
@@ -203,7 +216,8 @@ def test_every_script_of_options_has_its_tables():
         assert f"## {script}\n" in page
         for name in cls.__dataclass_fields__:
             assert f"| `--{name}` |" in page or f"`--{name}`" in page.split(f"## {script}\n")[1].split("\n\n")[1]
-    assert page.count("| `--batch_size` |") == 4  # train.py's, also validate.py's; infer.py, export.py, benchmark.py
+    fields = {id(cls.__dataclass_fields__["lr"]) for cls in docs_pages.options_classes().values() if hasattr(cls, "lr")}
+    assert page.count("| `--lr` |") == len(fields) == 1  # a table has it once, for every task
     assert "| `--scale` | `0.08 1.0` | random crop: smallest and largest share of the area |" in page
     assert "| `--opt` | `adam` | optimizer (sgd, momentum," in page
 

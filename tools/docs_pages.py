@@ -20,11 +20,13 @@ sys.path.insert(0, str(ROOT))  # MkDocs runs this file from elsewhere
 from mindcv_models.options import titled_fields  # noqa: E402
 
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-# Where the class of each script's options is.
+# Where the class of each script's options is; three scripts have those of the model's task.
 OPTIONS = {
-    "train.py": ("mindcv_models.classification.options", "TrainOptions"),
-    "validate.py": ("mindcv_models.classification.options", "ValidateOptions"),
-    "infer.py": ("mindcv_models.classification.options", "InferOptions"),
+    **{
+        f"{script}.py{models}": (f"mindcv_models.{task}.options", f"{script.title()}Options")
+        for task, models in (("classification", ""), ("detection", ": detectors"), ("segmentation", ": segmenters"))
+        for script in ("train", "validate", "infer")
+    },
     "export.py": ("export", "ExportOptions"),
     "convert_torch_weights.py": ("convert_torch_weights", "ConvertOptions"),
     "benchmark.py": ("benchmark", "BenchmarkOptions"),
@@ -33,7 +35,11 @@ INTRODUCTION = """# Options
 
 What `--help` prints, from the same definitions. A value comes from the command line, else from the YAML file that
 `--config` names, else from the default. `train.py`, `validate.py` and `infer.py` read YAML files; the others have few
-options and take them from the command line alone.
+options and take them from the command line alone. Which options these three have depends on the task of `--model`:
+`python train.py --model retinanet --help` prints those of a detector.
+
+A script refuses options that it does not use. The YAML files of a task are shared, so each of the three scripts passes
+over the keys that only another one uses.
 """
 
 

@@ -199,8 +199,12 @@ class InferOptions(Device, Batches, Head, Prepared, Inferring, Averages, Precisi
         None, "text file with a name a line; default: the run's, else numbers", path=True, also=("class_map", "names")
     )
     format: str = option("table", "what to print", ("table", "json", "csv"))
-    output_dir: Optional[str] = option(None, "folder for the pictures with their classes drawn over, and a legend")
-    labels_dir: Optional[str] = option(None, "folder for the label maps, as PNG: label k is class k - first_label")
+    output_dir: Optional[str] = option(
+        None, "folder for the pictures with their classes drawn over, and a legend", path=True
+    )
+    labels_dir: Optional[str] = option(
+        None, "folder for the label maps, as PNG: label k is class k - first_label", path=True
+    )
     first_label: int = option(0, "value of the first class in the label maps that are written", at_least=0, at_most=1)
     opacity: float = option(0.6, "of the colours that are drawn over a picture", at_least=0, at_most=1)
 
