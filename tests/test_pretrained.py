@@ -10,8 +10,8 @@ from mindspore.nn.utils import no_init_parameters
 from safetensors.numpy import save_file
 
 import mindcv_models
+from mindcv_models.checkpoint.fit import fit_state_dict
 from mindcv_models.checkpoint.names import torch_names
-from mindcv_models.checkpoint.torch_weights import fit_state_dict
 from mindcv_models.errors import InputError, RunError
 from mindcv_models.pretrained import choose_weights, download, table
 from tests.helpers import parity
@@ -151,7 +151,7 @@ def test_the_preferred_weights_come_without_a_tag(site, caplog):
     network = mindcv_models.create_model("fastvit_t8", **site.options)
     assert_holds(network, "in1k")
     path = site.cache / "fastvit_t8.in1k" / "fastvit_t8.pth.tar"
-    assert f"loaded fastvit_t8.in1k from {path}: {len(torch_names(network))} parameters carried over" in caplog.text
+    assert f"loaded fastvit_t8.in1k from {path}: {len(torch_names(network))} parameters loaded" in caplog.text
     assert "Apple's terms" in caplog.text
     asked = len(site.server.asked)
     mindcv_models.create_model("fastvit_t8", **site.options)
@@ -178,10 +178,10 @@ def test_another_number_of_classes_leaves_the_classifier_out(site, caplog, class
     caplog.set_level("INFO")
     network = mindcv_models.create_model("fastvit_t8", num_classes=classes, **site.options)
     assert_holds(network, "in1k", but="head.")
-    assert "2 weights of the old classifier dropped: head.bias, head.weight" in caplog.text
+    assert "2 weights of the classifier left out: head.bias, head.weight" in caplog.text
     if classes:
         assert network.head.weight.shape == (10, 768)
-        assert "2 parameters of the new classifier begin afresh: head.bias, head.weight" in caplog.text
+        assert "2 parameters keep their initial values: head.bias, head.weight" in caplog.text
         assert np.abs(network.head.bias.asnumpy()).max() == 0
 
 
@@ -198,7 +198,7 @@ def test_weights_of_another_model_under_the_address_do_not_fit(site, monkeypatch
     path = urlsplit(choose_weights("fastvit_t12")[1].addresses[0]).path
     t8 = urlsplit(choose_weights("fastvit_t8")[1].addresses[0]).path
     monkeypatch.setitem(site.server.files, path, site.server.files[t8])
-    with pytest.raises(InputError, match=r"fastvit_t12.in1k/fastvit_t12.pth.tar: the checkpoint does not fit"):
+    with pytest.raises(InputError, match=r"fastvit_t12.in1k/fastvit_t12.pth.tar does not fit the model"):
         mindcv_models.create_model("fastvit_t12", **site.options)
 
 
@@ -219,7 +219,7 @@ def test_any_resolution_takes_the_weights_of_224(number):
     with no_init_parameters():
         network = mindcv_models.create_model(f"faster_vit_{number}_any_res")
     report = fit_state_dict(network, shapes).report
-    assert report.fresh == report.replaced == ()
+    assert report.fresh == report.classifier == ()
     assert report.loaded == len(list(network.get_parameters()))
     assert all("hat_pos_embed" in name for name in report.unused)
 

@@ -197,7 +197,7 @@ def classes_of(tensors: Mapping[str, Any], head: str) -> int:
     return tensors[weights[0]].shape[0] if weights and tensors[weights[0]].shape else 0
 
 
-_ADVICE = "build the model that it was made for, with its num_classes"
+_ADVICE = "build the variant that it was made for, with its num_classes"
 
 
 def _check_names(given, wanted, source):

@@ -3,13 +3,13 @@
 from typing import List, Tuple
 
 import numpy as np
-from mindcv.models.registry import get_pretrained_cfg
 from mindspore import nn
 
 from ..data.loader import Loader, threads
 from ..data.order import ShareOrder
 from ..distributed import ONE_DEVICE, World, sum_of_counts
 from ..evaluation import Result
+from ..models.registry import config_of
 from .folders import list_pictures
 from .inference import Inference, InferenceSettings
 from .metrics import Scores, confusion_matrix
@@ -56,10 +56,10 @@ def in_words(values, pictures: int) -> str:
 
 def mean_and_std(options) -> Tuple[List[float], List[float]]:
     """Of the channels, on the scale 0 to 255: the options' or the model's own."""
-    own = get_pretrained_cfg(options.model)
+    own = config_of(options.model)
     given = options.mean, options.std
     return tuple(
-        list(value) if value is not None else [255 * x for x in own[name]]
+        list(value) if value is not None else [255 * x for x in getattr(own, name)]
         for value, name in zip(given, ("mean", "std"))
     )
 
