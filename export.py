@@ -25,14 +25,10 @@ from mindcv_models.checkpoint import load_weights
 from mindcv_models.classification.names import find_class_names
 from mindcv_models.classification.options import Preparation as PreparationOptions
 from mindcv_models.classification.transforms import EvalTransform
-from mindcv_models.detection.export import export_detections
-from mindcv_models.detection.predict import Limits
 from mindcv_models.errors import InputError
 from mindcv_models.export import Preparation, check_format, export
-from mindcv_models.export.check import example_images
 from mindcv_models.input_size import refused_sizes
 from mindcv_models.models import config_of
-from mindcv_models.models.registry import task_of as task_name
 from mindcv_models.options import Weights, option, parse, peek
 from mindcv_models.process import run
 from mindcv_models.tasks import task_of
@@ -50,10 +46,6 @@ class ExportOptions(PreparationOptions, Weights):
     output: str = option("", "file to write; .onnx or .mindir says which format", path=True)
     batch_size: Optional[int] = option(None, "images per batch; default: any number", at_least=1)
     reparam: bool = option(True, "fuse the network first (structural reparameterization)", also=("reparameterize",))
-    detections: bool = option(
-        False, "detectors: decode and suppress within the ONNX file, which then gives final boxes"
-    )
-    score_threshold: float = option(0.05, "detections: least score", at_least=0, below=1)
     class_names: Optional[str] = option(
         None, "a text file with a name a line, or a folder with a folder a class; default: none in the file", path=True
     )
@@ -62,8 +54,6 @@ class ExportOptions(PreparationOptions, Weights):
         if not self.ckpt_path:
             raise InputError("ckpt_path is missing: give --ckpt_path the checkpoint to export.")
         check_format(Path(self.output))
-        if self.detections and (task_name(self.model) != "detection" or Path(self.output).suffix != ".onnx"):
-            raise InputError("detections is True, but it is for a detector as .onnx: leave it out.")
 
 
 def preparation_of(options: ExportOptions) -> Preparation:
@@ -90,13 +80,6 @@ def main():
         logger.info("loaded %s", load_weights(network, options.ckpt_path, options.averages))
         path = Path(options.output)
         with refused_sizes([(options.model, network)], preparation.image_size, options.in_channels):
-            if options.detections:
-                limits = Limits(options.score_threshold)
-                largest = export_detections(
-                    network, path, example_images(preparation, 3), limits, preparation.metadata()
-                )
-                logger.info("%s: boxes within %.1e pixels of the network's", path, largest)
-                return
             difference = export(network, path, preparation, options.batch_size, options.reparam, options.in_channels)
     logger.info("%s: outputs within %.1e of the network's", path, difference)
 

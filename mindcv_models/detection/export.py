@@ -1,22 +1,34 @@
-"""A detector as one ONNX file that gives final boxes, verified before it is kept."""
+"""``export.py`` for detectors: raw outputs, or an ONNX file that gives final boxes; verified before it is kept."""
 
 import json
+import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 from mindspore import nn
 
-from ..errors import RunError
-from ..export import METADATA_KEY, to_onnx
-from ..export.check import run_network
+from .. import backend
+from ..checkpoint import load_weights
+from ..errors import InputError, RunError
+from ..export import METADATA_KEY, Preparation, check_format, export, to_onnx
+from ..export.check import example_images, run_network
 from ..export.files import atomic_export, model_of
+from ..input_size import refused_sizes
+from ..options import Weights, option, show
 from ..reparameterize import reparameterize
 from .anchors import retinanet_anchors
+from .data import preparation
+from .infer import find_classes
 from .onnx_detections import add_detections
+from .options import Finding, Head, Scaling
 from .predict import Limits, detect
+from .validate import build
 
-__all__ = ["DetectionsDifferError", "export_detections"]
+__all__ = ["DetectionsDifferError", "ExportOptions", "export_detections", "run"]
+
+logger = logging.getLogger("export")
 
 PIXELS = 1e-2  # largest difference of a box
 
@@ -25,13 +37,63 @@ class DetectionsDifferError(RunError):
     """The detections of an exported file differ from those of its network."""
 
 
-def export_detections(network: nn.Cell, path: Path, images: np.ndarray, limits: Limits, metadata: Dict[str, Any]
-                      ) -> float:  # fmt: skip
+@dataclass
+class ExportOptions(Head, Scaling, Finding, Weights):
+    """The options of ``export.py`` for detectors."""
+
+    title = "File"
+
+    output: str = option("", "file to write; .onnx or .mindir says which format", path=True)
+    batch_size: Optional[int] = option(None, "images per batch; default: any number", at_least=1)
+    image_resize: Tuple[int, ...] = option(
+        (800, 1344), "height and width of the padded images, multiples of 32", at_least=32, example="800 1344"
+    )
+    detections: bool = option(
+        False, "the ONNX file decodes and suppresses too, and gives final boxes, rather than the network's outputs"
+    )
+    reparam: bool = option(True, "fuse the network first (structural reparameterization)", also=("reparameterize",))
+    class_names: Optional[str] = option(
+        None, "text file with a name a line; default: the run's, else numbers", path=True
+    )
+
+    def check(self) -> None:
+        if not self.ckpt_path:
+            raise InputError("ckpt_path is missing: give --ckpt_path the checkpoint to export.")
+        sides = self.image_resize
+        if len(sides) not in (1, 2) or any(side % 32 for side in sides):
+            raise InputError(f"image_resize is {show(list(sides))}, but must be multiples of 32, such as 800 1344.")
+        check_format(Path(self.output))
+        if self.detections and Path(self.output).suffix != ".onnx":
+            raise InputError(f"detections is True, but output is {self.output}: give it the ending .onnx.")
+        if self.detections and self.batch_size is not None:
+            raise InputError("batch_size is given, but with detections a file takes any: leave it out.")
+
+
+def run(options: ExportOptions) -> None:
+    """Export what the options say."""
+    names = find_classes(options.class_names, Path(options.ckpt_path), options.num_classes)
+    size = options.image_resize[0], options.image_resize[-1]
+    own, path = preparation(options), Path(options.output)
+    described = Preparation(options.model, size, 1.0, "fit", "bilinear", own.mean, own.std, tuple(names))
+    with backend.portable_form():
+        network = build(options, len(names))
+        logger.info("loaded %s", load_weights(network, options.ckpt_path, options.averages))
+        with refused_sizes([(options.model, network)], size):
+            if options.detections:
+                images = example_images(described, 3)
+                pixels = export_detections(network, path, images, options.limits, described.metadata(), options.reparam)
+                logger.info("%s: boxes within %.1e pixels of the network's", path, pixels)
+            else:
+                difference = export(network, path, described, options.batch_size, options.reparam)
+                logger.info("%s: outputs within %.1e of the network's", path, difference)
+
+
+def export_detections(network: nn.Cell, path: Path, images: np.ndarray, limits: Limits, metadata: Dict[str, Any],
+                      reparam: bool = True) -> float:  # fmt: skip
     """Write a detector with decoding and suppression as ONNX, and verify it on ``images``.
 
-    Build the network within ``backend.portable_form()``; the file has its inference form, for any batch size and for
-    images of the size of ``images (N, C, H, W)``. See :func:`mindcv_models.detection.onnx_detections.add_detections`
-    for what it takes and gives.
+    Build the network within ``backend.portable_form()``. The file is for any batch size, and for images of the size of
+    ``images (N, C, H, W)``; :func:`mindcv_models.detection.onnx_detections.add_detections` says what it takes and gives.
 
     Returns:
         The largest difference between boxes of the file and of the network, in pixels.
@@ -46,7 +108,7 @@ def export_detections(network: nn.Cell, path: Path, images: np.ndarray, limits: 
     anchors = retinanet_anchors(network.anchor_scale)
     with atomic_export(path) as partial:
         logits, deltas = run_network(network, images)
-        model = model_of(to_onnx(reparameterize(network), (None, *images.shape[1:])))
+        model = model_of(to_onnx(reparameterize(network) if reparam else network, (None, *images.shape[1:])))
         model = add_detections(model, anchors, height, width, limits)
         onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata)})
         partial.write_bytes(model.SerializeToString())

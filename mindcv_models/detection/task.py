@@ -13,7 +13,7 @@ from ..distributed import World, on_every_rank
 from ..errors import InputError
 from ..files import write_text
 from ..training import Objective
-from . import infer, validate
+from . import export, infer, validate
 from .anchors import retinanet_anchors
 from .data import eval_transform, read_split, train_loader, write_embedded
 from .objective import RetinaNetObjective
@@ -29,8 +29,10 @@ class Detection:
     train_options = TrainOptions
     validate_options = ValidateOptions
     infer_options = InferOptions
+    export_options = export.ExportOptions
     validate = staticmethod(validate.run)
     infer = staticmethod(infer.run)
+    export = staticmethod(export.run)
 
     def prepare(self, options: TrainOptions, world: World) -> TrainOptions:
         if options.dataset.lower() == "digits_scenes":
