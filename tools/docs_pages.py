@@ -28,6 +28,7 @@ OPTIONS = {
         for script in ("train", "validate", "infer")
     },
     "export.py": ("export", "ExportOptions"),
+    "export.py: detectors": ("mindcv_models.detection.export", "ExportOptions"),
     "export.py: segmenters": ("mindcv_models.segmentation.export", "ExportOptions"),
     "convert_torch_weights.py": ("convert_torch_weights", "ConvertOptions"),
     "benchmark.py": ("benchmark", "BenchmarkOptions"),

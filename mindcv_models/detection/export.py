@@ -93,7 +93,7 @@ def export_detections(network: nn.Cell, path: Path, images: np.ndarray, limits: 
     """Write a detector with decoding and suppression as ONNX, and verify it on ``images``.
 
     Build the network within ``backend.portable_form()``. The file is for any batch size, and for images of the size of
-    ``images (N, C, H, W)``; :func:`mindcv_models.detection.onnx_detections.add_detections` says what it takes and gives.
+    ``images (N, C, H, W)``. :func:`mindcv_models.detection.onnx_detections.add_detections` says what it takes.
 
     Returns:
         The largest difference between boxes of the file and of the network, in pixels.
