@@ -16,11 +16,11 @@ import psutil
 import pytest
 from mindspore import nn
 
-from mindcv_models import backend, create_model, distributed
-from mindcv_models.checkpoint import save_checkpoint
+from mindcv_models import backend, distributed
 from mindcv_models.errors import InputError
 from tests.helpers import runs
 from tests.helpers.images import image_folder
+from tests.helpers.scripts import call, checkpoint, common
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -49,11 +49,18 @@ def run(command, **kwargs):
     )
 
 
-def ten_steps(launch, tmp_path, mode=0):
-    output = tmp_path / "result.json"
-    done = run([*launch, "-m", "tests.helpers.ranks", str(output), str(mode)])
-    assert done.returncode == 0, done.stderr[-2000:]
+def ten_steps(launch, folder, *modes):
+    """What ten steps gave in each of ``modes``."""
+    output = folder / "result.json"
+    done = run([*launch, str(output), *modes])
+    assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
     return json.loads(output.read_text())
+
+
+@pytest.fixture(scope="module")
+def one_rank(tmp_path_factory):
+    """Ten steps of one rank on the whole batch."""
+    return ten_steps([sys.executable, "-m", "tests.helpers.ranks"], tmp_path_factory.mktemp("one"), "0", "1")
 
 
 def assert_ranks_agree(result):
@@ -63,39 +70,38 @@ def assert_ranks_agree(result):
     assert result["mean"] == [1.5, -3.0]
 
 
-@pytest.mark.parametrize("mode", [0, 1])
-def test_two_ranks_follow_one_rank_on_the_whole_batch(tmp_path, mode):
-    one = ten_steps([sys.executable], tmp_path, mode)
-    two = ten_steps(MPIRUN, tmp_path, mode)
-    assert one["size"] == 1
-    assert_ranks_agree(two)
-    assert two["own"] == one["own"]
-    assert one["losses"][0] != pytest.approx(one["losses"][-1], abs=1e-2)
-    np.testing.assert_allclose(two["losses"], one["losses"], rtol=0, atol=1e-5)
+def test_two_ranks_follow_one_rank_on_the_whole_batch(one_rank, tmp_path):
+    two_ranks = ten_steps([*MPIRUN, "-m", "tests.helpers.ranks"], tmp_path, "0", "1")
+    for mode, two in two_ranks.items():
+        one = one_rank[mode]
+        assert one["size"] == 1
+        assert_ranks_agree(two)
+        assert two["own"] == one["own"]
+        assert one["losses"][0] != pytest.approx(one["losses"][-1], abs=1e-2)
+        np.testing.assert_allclose(two["losses"], one["losses"], rtol=0, atol=1e-5, err_msg=f"mode {mode}")
+    assert list(two_ranks) == ["0", "1"]
 
 
-def test_msrun_does_the_same(tmp_path):
-    one = ten_steps([sys.executable], tmp_path)
-    output = tmp_path / "result.json"
-    launch = msrun(tmp_path / "log")
+def test_msrun_does_the_same(one_rank, tmp_path):
     script = tmp_path / "ranks.py"
     script.write_text("import sys\nfrom tests.helpers.ranks import main\nmain(*sys.argv[1:])\n")
-    done = run([*launch, str(script), str(output), "0"])
-    assert done.returncode == 0, done.stdout[-2000:]
-    two = json.loads(output.read_text())
+    two = ten_steps([*msrun(tmp_path / "log"), str(script)], tmp_path, "0")["0"]
     assert_ranks_agree(two)
-    np.testing.assert_allclose(two["losses"], one["losses"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(two["losses"], one_rank["0"]["losses"], rtol=0, atol=1e-5)
 
 
 def arguments(data, output, *more):
-    return ["train.py", "--model", "squeezenet1_1", "--data_dir", str(data), "--image_resize", "32", "--batch_size",
-            "4", "--num_parallel_workers", "1", "--opt", "momentum", "--lr", "0.001", "--val_while_train", "True",
-            "--log_interval", "1", "--ckpt_save_dir", str(output), *more]  # fmt: skip
+    return [*common(data, output), "--log_interval", "1", "--distribute", "True", *more]
+
+
+def train_arguments(data, output, *more):
+    options = ["--opt", "momentum", "--lr", "0.001", "--val_while_train", "True", *more]
+    return ["-m", "tests.helpers.tiny", "train", *arguments(data, output, *options)]
 
 
 def test_train_validates_every_image_once_and_only_rank_0_writes(tmp_path):
     data = image_folder(tmp_path / "data", val=(("a", 3), ("b", 4)))
-    done = run([*MPIRUN, *arguments(data, tmp_path / "out", "--distribute", "True", "--epoch_size", "2")])
+    done = run([*MPIRUN, *train_arguments(data, tmp_path / "out", "--epoch_size", "2")])
     assert done.returncode == 0, done.stderr[-2000:]
     assert "on 7 images" in done.stdout
     assert done.stdout.count("best checkpoint") == 1
@@ -104,37 +110,36 @@ def test_train_validates_every_image_once_and_only_rank_0_writes(tmp_path):
     assert not [p for p in (tmp_path / "out").iterdir() if "partial" in p.name]
 
 
-def test_two_ranks_report_what_one_does_and_name_an_image_that_only_one_met(tmp_path):
+def test_two_ranks_report_what_one_does_and_name_an_image_that_only_one_met(tmp_path, monkeypatch, capsys):
     data = image_folder(tmp_path / "data", val=(("a", 3), ("b", 4)))
-    path = tmp_path / "net.ckpt"
-    save_checkpoint(create_model("squeezenet1_1", num_classes=2).get_parameters(), path)
-    script = ["validate.py", *arguments(data, tmp_path)[1:], "--ckpt_path", str(path), "--report_dir"]
-    reports = []
-    for launch, distribute in (([sys.executable], "False"), (MPIRUN, "True")):
-        done = run([*launch, *script, str(tmp_path / distribute), "--distribute", distribute])
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert "on 7 images" in done.stdout
-        reports.append((tmp_path / distribute / "net" / "predictions.csv").read_text())
-    assert reports[0] == reports[1]
+    weights = ["--ckpt_path", checkpoint(tmp_path / "net.ckpt"), "--report_dir"]
+    status, _, error = call("validate", [*common(data, tmp_path), *weights, str(tmp_path / "one")], monkeypatch, capsys)
+    assert status == 0, error
+    script = [*MPIRUN, "-m", "tests.helpers.tiny", "validate", *arguments(data, tmp_path), *weights]
+    done = run([*script, str(tmp_path / "two")])
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "on 7 images" in done.stdout
+    one, two = ((tmp_path / ranks / "net" / "predictions.csv").read_text() for ranks in ("one", "two"))
+    assert one == two
     bad = data / "val" / "a" / "1.png"
     bad.write_bytes(b"no image")
-    done = run([*MPIRUN, *script, str(tmp_path / "bad"), "--distribute", "True"])
+    done = run([*script, str(tmp_path / "bad")])
     assert f"error: cannot decode image {bad}" in done.stderr
     assert done.returncode == 2
 
 
-def test_a_dead_rank_ends_the_job_and_leaves_a_whole_checkpoint(tmp_path):
+def test_a_dead_rank_ends_the_job_and_leaves_a_whole_checkpoint(tmp_path, monkeypatch, capsys, caplog):
     data = image_folder(tmp_path / "data")
-    command = [*MPIRUN, *arguments(data, tmp_path / "out", "--distribute", "True", "--epoch_size", "100000")]
+    command = [*MPIRUN, *train_arguments(data, tmp_path / "out", "--epoch_size", "100000")]
     log = open(tmp_path / "log", "w")  # noqa: SIM115, it outlives this line
     job = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=log)
     try:
-        last = tmp_path / "out" / "squeezenet1_1_last.ckpt"
+        last = tmp_path / "out" / "tiny_last.ckpt"
         deadline = time.time() + 200
         while not last.exists():
             assert time.time() < deadline and job.poll() is None, (tmp_path / "log").read_text()[-2000:]
             time.sleep(0.5)
-        ranks = [p for p in psutil.Process(job.pid).children(recursive=True) if "train.py" in p.cmdline()]
+        ranks = [p for p in psutil.Process(job.pid).children(recursive=True) if "tests.helpers.tiny" in p.cmdline()]
         assert len(ranks) == 2
         ranks[1].send_signal(signal.SIGKILL)
         died = time.time()
@@ -145,13 +150,15 @@ def test_a_dead_rank_ends_the_job_and_leaves_a_whole_checkpoint(tmp_path):
     finally:
         job.kill()
         log.close()
-    done = run([sys.executable, "validate.py", *arguments(data, tmp_path / "out")[1:], "--ckpt_path", str(last)])
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "on 7 images" in done.stdout
+    caplog.set_level("INFO")
+    status, _, error = call("validate", [*common(data, tmp_path), "--ckpt_path", str(last)], monkeypatch, capsys)
+    assert status == 0, error
+    assert "on 7 images" in caplog.text
 
 
 def tiny(launch, images, output, *more):
-    return [*launch, "-m", "tests.helpers.tiny", *runs.arguments(images, output, "--distribute", "True", *more)]
+    arguments = runs.arguments(images, output, "--distribute", "True", *more)
+    return [*launch, "-m", "tests.helpers.tiny", "train", *arguments]
 
 
 @contextmanager

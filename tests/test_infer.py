@@ -30,7 +30,7 @@ def photos(tmp_path):
 
 
 def arguments(tmp_path, *more):
-    return ["--model", "squeezenet1_1", "--ckpt_path", checkpoint(tmp_path / "net.ckpt", 3), "--num_classes", "3",
+    return ["--model", "tiny", "--ckpt_path", checkpoint(tmp_path / "net.ckpt", 3), "--num_classes", "3",
             "--image_resize", "32", "--num_parallel_workers", "1", *more]  # fmt: skip
 
 
@@ -55,7 +55,7 @@ def test_it_says_what_validation_says_of_the_same_images(photos, monkeypatch, ca
 
 def test_logits_are_those_of_the_network_on_the_models_own_transform(photos):
     opts = options(photos, model="fastvit_t8", mean=None, std=None, crop_pct=None, image_resize=64)
-    network = create_model("squeezenet1_1", num_classes=3).set_train(False)
+    network = create_model("tiny", num_classes=3).set_train(False)
     paths = list_images(opts, "val").items
     logits, _ = Predictor(network, 3, EvalTransform.resolve(opts), 3, upright=True).run(paths)
     # By hand: shorter side to 64 / 0.9, the middle 64 x 64, ImageNet's mean and deviation.

@@ -54,7 +54,7 @@ def test_raw_weights_and_their_average_are_both_validated_and_kept(whole):
 
 def test_a_run_killed_twice_ends_as_one_that_was_not(images, whole, tmp_path):
     """First while it writes a state, then at any moment."""
-    command = [sys.executable, "-m", "tests.helpers.tiny", *arguments(images, tmp_path)]
+    command = [sys.executable, "-m", "tests.helpers.tiny", "train", *arguments(images, tmp_path)]
     environment = {**os.environ, "DIE_IN_SAVE": "5", "PYTHONPATH": str(ROOT)}
     first = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert first.returncode == -signal.SIGKILL, first.stderr[-2000:]

@@ -31,7 +31,7 @@ def test_training_writes_what_it_says_and_validation_repeats_it(data, tmp_path, 
     status, _, error = call("train", arguments, monkeypatch, capsys)
     assert status == 0, error
     names = sorted(p.name for p in output.iterdir())
-    checkpoints = [f"squeezenet1_1{which}.ckpt" for which in ("-2_3", "_best", "_last")]
+    checkpoints = [f"tiny{which}.ckpt" for which in ("-2_3", "_best", "_last")]
     assert names == sorted(["classes.txt", "config.yaml", "report", "results.csv", "state", *checkpoints])
     assert (output / "classes.txt").read_text() == "a\nb\n"
     assert "| epochs | 2 of 2 |" in (output / "report" / "summary.md").read_text()
@@ -40,10 +40,10 @@ def test_training_writes_what_it_says_and_validation_repeats_it(data, tmp_path, 
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert list(rows[0]) == ["epoch", "lr", "train_loss", "images_per_second", "val_loss", "top1", "top2", "seconds"]
     resolved = parse(TrainOptions, "", ["-c", str(output / "config.yaml")])
-    assert (resolved.num_classes, resolved.epoch_size, resolved.model) == (2, 2, "squeezenet1_1")
+    assert (resolved.num_classes, resolved.epoch_size, resolved.model) == (2, 2, "tiny")
 
     caplog.clear()
-    again = [*common(data, output), "--mode", mode, "--ckpt_path", str(output / "squeezenet1_1_last.ckpt")]
+    again = [*common(data, output), "--mode", mode, "--ckpt_path", str(output / "tiny_last.ckpt")]
     status, _, error = call("validate", again, monkeypatch, capsys)
     assert status == 0, error
     assert f"top-1 {100 * float(rows[-1]['top1']):.2f} %" in caplog.text
@@ -86,11 +86,11 @@ def test_a_finetuned_network_gets_a_new_head(data, tmp_path, monkeypatch, capsys
     first = train_arguments(data, tmp_path / "two", "--epoch_size", "1")
     assert call("train", first, monkeypatch, capsys)[0] == 0
     three = image_folder(tmp_path / "three", train=(("a", 4), ("b", 4), ("c", 4)), val=(("a", 1), ("b", 1), ("c", 1)))
-    start = ["--ckpt_path", str(tmp_path / "two" / "squeezenet1_1_last.ckpt"), "--epoch_size", "1"]
+    start = ["--ckpt_path", str(tmp_path / "two" / "tiny_last.ckpt"), "--epoch_size", "1"]
     status, _, error = call("train", train_arguments(three, tmp_path / "out", *start), monkeypatch, capsys)
     assert status == 2
     assert "--new_head True" in error
-    # SqueezeNet's registry entry names its classifier; that is what is left out.
+    # Tiny's registry entry names its classifier; that is what is left out.
     status, _, error = call(
         "train", train_arguments(three, tmp_path / "out", *start, "--new_head", "True"), monkeypatch, capsys
     )
@@ -111,7 +111,7 @@ WRONG = {
     "checkpoint": (["--ckpt_path", "absent.ckpt"], "no checkpoint at"),
     "output": (["--ckpt_save_dir", "file/out"], "cannot write to"),
     "device": (["--device_target", "Ascend"], "device_target Ascend is not usable on this machine"),
-    "model option": (["--drop_path_rate", "0.1"], "drop_path_rate"),
+    "model option": (["--model", "squeezenet1_1", "--drop_path_rate", "0.1"], "drop_path_rate"),
 }
 
 
@@ -174,6 +174,6 @@ def test_a_data_worker_that_dies_stops_the_run_and_leaves_its_checkpoints(data, 
         r"error: a data worker died \(MemoryError: cannot allocate 1 GB at .*\.png\); checkpoints stay as they are\.",
         error.strip().splitlines()[-1],
     )
-    first = output / "squeezenet1_1_last.ckpt"
+    first = output / "tiny_last.ckpt"
     assert load_checkpoint(str(first)) and (output / "results.csv").read_text().count("\n") == 2
     assert not list(output.glob("*.partial"))

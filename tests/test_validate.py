@@ -65,7 +65,7 @@ def test_the_average_of_checkpoints_is_validated_and_saved(data, tmp_path, monke
 def test_an_average_needs_checkpoints_of_one_model(tmp_path):
     paths = [checkpoint(tmp_path / f"{classes}.ckpt", classes) for classes in (2, 3)]
     with pytest.raises(InputError, match=r"3\.ckpt does not fit the model"):
-        load_average(create_model("squeezenet1_1", num_classes=2), paths)
+        load_average(create_model("tiny", num_classes=2), paths)
 
 
 def benchmark_arguments(tmp_path, *more):

@@ -1,6 +1,6 @@
-"""Run by tests/test_distributed.py: ten data-parallel steps of a network without batch normalisation.
+"""Run by tests/test_distributed.py: ten data-parallel steps of a network without batch normalisation, in each mode.
 
-mpirun -n 2 python -m tests.helpers.ranks OUTPUT.json MODE        (or msrun, or no launcher at all)
+mpirun -n 2 python -m tests.helpers.ranks OUTPUT.json MODE...        (or msrun, or no launcher at all)
 """
 
 import json
@@ -29,9 +29,8 @@ def checksum(network):
     return float(sum(np.abs(p.asnumpy().astype(np.float64)).sum() for p in network.get_parameters()))
 
 
-def main(output, mode):
-    ms.set_context(mode=int(mode))
-    world = join_world(distribute=bool(launch().launcher))
+def ten_steps(world):
+    """What ten steps gave, on rank 0; None on the others."""
     ms.set_seed(1 + world.rank)
     network = small_network()
     own = checksum(network)
@@ -54,11 +53,22 @@ def main(output, mode):
     count = sum_over_ranks([100_000_001 + world.rank], world)
     mine = ms.Parameter(Tensor([1.0 + world.rank, -3.0]))
     average_parameters([mine], world)
+    if not world.is_main:
+        return None
+    return {"losses": losses, "own": own, "sums": sums, "spread": spread, "size": world.size,
+            "count": float(count[0]), "mean": mine.asnumpy().tolist()}  # fmt: skip
+
+
+def main(output, *modes):
+    ms.set_context(mode=int(modes[0]))
+    world = join_world(distribute=bool(launch().launcher))
+    results = {}
+    for mode in modes:
+        ms.set_context(mode=int(mode))
+        results[mode] = ten_steps(world)
     if world.is_main:
-        result = {"losses": losses, "own": own, "sums": sums, "spread": spread, "size": world.size,
-                  "count": float(count[0]), "mean": mine.asnumpy().tolist()}  # fmt: skip
         with open(output, "w") as file:
-            json.dump(result, file)
+            json.dump(results, file)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 
 from mindcv_models import create_model, process
 from mindcv_models.checkpoint import save_checkpoint
+from tests.helpers import tiny  # noqa: F401, it registers the network
 
 # A recipe of MindCV's, as MindCV writes it: ResNet-18 for eight Ascend devices.
 MINDCV_RECIPE = """
@@ -60,7 +61,7 @@ use_nesterov: False
 
 
 def common(data, output):
-    return ["--data_dir", str(data), "--model", "squeezenet1_1", "--image_resize", "32", "--batch_size", "4",
+    return ["--data_dir", str(data), "--model", "tiny", "--image_resize", "32", "--batch_size", "4",
             "--num_parallel_workers", "1", "--ckpt_save_dir", str(output)]  # fmt: skip
 
 
@@ -81,7 +82,7 @@ def call(script, arguments, monkeypatch, capsys):
 def checkpoint(path, classes=2, seed=0):
     ms.set_seed(seed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(create_model("squeezenet1_1", num_classes=classes).get_parameters(), path)
+    save_checkpoint(create_model("tiny", num_classes=classes).get_parameters(), path)
     return str(path)
 
 

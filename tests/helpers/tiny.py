@@ -1,10 +1,14 @@
-"""A network that compiles in a second, known to train.py as ``tiny``; run as a module, this is train.py.
+"""A network that compiles in a second, known to the scripts as ``tiny``.
+
+python -m tests.helpers.tiny SCRIPT [OPTIONS]        SCRIPT is train or validate
 
 ``DIE_IN_SAVE=3`` in the environment kills the process, as kill -9 does, while it saves its third state.
 """
 
+import importlib
 import os
 import signal
+import sys
 
 os.environ.setdefault("GLOG_v", "3")
 
@@ -12,10 +16,11 @@ from mindcv.models.layers.drop_path import DropPath
 from mindcv.models.registry import register_model
 from mindspore import nn
 
-import train
 from mindcv_models import process
 from mindcv_models.layers import GELU
 from mindcv_models.training import state_files
+
+default_cfgs = {"tiny": {"classifier": "classifier"}}
 
 
 class Tiny(nn.Cell):
@@ -31,12 +36,17 @@ class Tiny(nn.Cell):
         self.act = GELU()
         self.branch = nn.Conv2d(8, 8, 3, pad_mode="same")
         self.drop_path = DropPath(drop_path_rate)
-        self.head = nn.Dense(8, num_classes)
+        self.classifier = nn.Dense(8, num_classes)
 
     def construct(self, x):
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x):
         x = self.norm(self.stem(x))
-        x = x + self.drop_path(self.branch(self.act(x)))
-        return self.head(x.mean((2, 3)))
+        return x + self.drop_path(self.branch(self.act(x)))
+
+    def forward_head(self, x):
+        return self.classifier(x.mean((2, 3)))
 
 
 @register_model
@@ -61,4 +71,4 @@ def die_in_save(count):
 if __name__ == "__main__":
     if "DIE_IN_SAVE" in os.environ:
         die_in_save(int(os.environ["DIE_IN_SAVE"]))
-    process.run(train.main)
+    process.run(importlib.import_module(sys.argv.pop(1)).main)
