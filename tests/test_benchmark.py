@@ -103,7 +103,7 @@ def test_the_batch_is_halved_until_it_fits(monkeypatch, caplog):
     monkeypatch.setattr(worker, "Worker", TimedModel)
     fitted = worker.fitting(Job("hungry", batch_size=9, image_size=(2, 2), reparam=False))
     assert fitted.job.batch_size == 2
-    assert [re.search(r"with (\d+) images", r.message)[1] for r in caplog.records] == ["9", "4"]
+    assert [re.search(r"batch size (\d+)", r.message)[1] for r in caplog.records] == ["9", "4"]
 
 
 def test_what_does_not_fit_at_all_is_said(monkeypatch):

@@ -300,7 +300,7 @@ def test_a_primitive_that_onnx_lacks_is_named():
         def construct(self, x):
             return ops.cumsum(x, 1)
 
-    with pytest.raises(InputError, match="the network uses CumSum, which export to ONNX does not know"):
+    with pytest.raises(InputError, match="the network uses CumSum, which export to ONNX does not support"):
         export.to_onnx(Unknown(), (1, 3, 4, 4))
 
 

@@ -51,7 +51,7 @@ def test_the_table_adds_up(capsys):
     operator_times.show([*operators, operator_times.Operator("ReLU", "act", 0.5)], 12.0, cells=1)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[1:5] == [["MatMul", "3", "9.00", "75.0%"], ["between", "operators", "2.50", "20.8%"],
-                          ["ReLU", "1", "0.50", "4.2%"], ["a", "call", "4", "12.00"]]  # fmt: skip
+                          ["ReLU", "1", "0.50", "4.2%"], ["total", "per", "call", "4", "12.00"]]  # fmt: skip
     assert lines[6:] == [["4.00", "ms", "MatMul", "layers.2"]]
 
 
