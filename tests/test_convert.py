@@ -27,6 +27,8 @@ from mindcv_models.models import litv2
 from tests.helpers import hostile, parity
 from tests.helpers.scripts import call
 
+pytestmark = pytest.mark.usefixtures("eager")
+
 ROOT = Path(__file__).parents[1]
 FASTVIT, FASTERVIT, LITV2 = (parity.manifest(family) for family in ("fastvit", "fastervit", "litv2"))
 ANY_RES = {"resolution": [576, 960], "window_size": [7, 7, 12, 6], "ct_size": 2}

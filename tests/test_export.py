@@ -1,6 +1,5 @@
 """export.py as a user runs it, and what its files hold and compute."""
 
-import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -16,29 +15,30 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 import mindcv_models
 from mindcv_models import backend, export
 from mindcv_models.checkpoint import save_checkpoint
-from mindcv_models.checkpoint.torch_weights import load_torch_state_dict
 from mindcv_models.errors import InputError
 from mindcv_models.export import check, files
-from mindcv_models.models import fastervit, litv2
+from mindcv_models.models import fastervit, fastvit, litv2
 from tests.helpers import parity
+from tests.helpers.networks import filled, make_shallow
 from tests.helpers.runs import small_disk
 from tests.helpers.scripts import call
 
 SIZE = (64, 64)
+WHOLE = {family: dict(family.VARIANTS) for family in (fastervit, fastvit, litv2)}
 
 
-def stand_in(family, name, **options):
-    """A network with the tests' stand-in weights, in which every branch counts."""
-    network = mindcv_models.create_model(name, **options)
-    shapes = parity.manifest(family)[name.removeprefix("fastvit_")]
-    load_torch_state_dict(network, parity.state_dict(shapes.get("train", shapes)))
-    return network.set_train(False)
+@pytest.fixture(scope="module", autouse=True)
+def shallow():
+    """Shallow variants of all models: export takes each kind of block, not each block."""
+    with pytest.MonkeyPatch.context() as patch:
+        make_shallow(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
-def t8():
+def t8(shallow):
     """FastViT-T8 in the training form, as it runs on this device."""
-    return stand_in("fastvit", "fastvit_t8")
+    return filled(mindcv_models.create_model("fastvit_t8"))
 
 
 @pytest.fixture(scope="module")
@@ -167,23 +167,15 @@ def test_without_onnx_one_line_says_what_to_install(monkeypatch):
     export.check_format(Path("t8.mindir"))
 
 
-def filled(network):
-    """``network`` with weights of which every one counts."""
-    for name, parameter in network.parameters_and_names():
-        official = name.replace("moving_variance", "running_var").replace("moving_mean", "running_mean")
-        parameter.set_data(ms.Tensor(parity.parameter(official, parameter.shape)))
-    return network.set_train(False)
-
-
 def prepared(name, size):
     return export.Preparation(name, size, 0.9, "center", "bicubic", (123.7, 116.3, 103.5), (58.4, 57.1, 57.4))
 
 
-# Small networks with each kind of block, at sizes where windows are padded and carriers are not on a square.
+# Sizes at which windows are padded and carriers are not on a square.
 SMALL = {
-    "faster_vit_0_224": (fastervit, 224, 224, {}),
-    "faster_vit_0_any_res": (fastervit, 250, 330, {"do_propagation": True, "layer_scale": 0.1}),
-    "litv2_s": (litv2, 90, 100, {}),
+    "faster_vit_0_224": (224, 224, {}),
+    "faster_vit_0_any_res": (250, 330, {"do_propagation": True, "layer_scale": 0.1}),
+    "litv2_s": (90, 100, {}),
 }
 
 
@@ -191,10 +183,8 @@ SMALL = {
     ("name", "format"),
     [("faster_vit_0_224", "onnx"), *itertools.product(["faster_vit_0_any_res", "litv2_s"], ["onnx", "mindir"])],
 )
-def test_the_other_families(name, format, tmp_path, monkeypatch):
-    family, *size, options = SMALL[name]
-    shallow = dataclasses.replace(family.VARIANTS[name], depths=(1, 1, 2, 1))
-    monkeypatch.setitem(family.VARIANTS, name, shallow)
+def test_the_other_families(name, format, tmp_path, eager):
+    *size, options = SMALL[name]
     with backend.portable_form():
         network = filled(mindcv_models.create_model(name, num_classes=7, **options))
         assert export.export(network, tmp_path / f"n.{format}", prepared(name, tuple(size))) < 1e-4
@@ -314,7 +304,9 @@ def every_variant():
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "mindir"])
 @pytest.mark.parametrize(("name", "size"), list(every_variant()))
-def test_every_variant(name, size, format, tmp_path):
+def test_every_variant(name, size, format, tmp_path, monkeypatch):
+    for family, variants in WHOLE.items():
+        monkeypatch.setattr(family, "VARIANTS", variants)
     with backend.portable_form():
         network = filled(mindcv_models.create_model(name))
         export.export(network, tmp_path / f"n.{format}", prepared(name, size))

@@ -1,4 +1,4 @@
-"""FastViT against the official PyTorch release, in graph mode."""
+"""FastViT against the official PyTorch release: eagerly, two cases compiled; the exhaustive run compiles all."""
 
 import mindspore as ms
 import numpy as np
@@ -9,6 +9,8 @@ import mindcv_models
 from mindcv_models.checkpoint.names import torch_names
 from mindcv_models.checkpoint.torch_weights import load_torch_state_dict
 from tests.helpers import parity
+
+pytestmark = pytest.mark.usefixtures("both_modes")
 
 FAMILY = "fastvit"
 CASES = [case for case in parity.cases(FAMILY) if case["conditioning"] == "well"]
@@ -103,6 +105,12 @@ def test_logits_stages_and_fused_logits_equal_the_official_model(case):
     if case["form"] != "fused":
         fused = mindcv_models.reparameterize(network)(inputs(case)).asnumpy()
         np.testing.assert_allclose(fused, logits.asnumpy(), rtol=0, atol=1e-5 * np.abs(logits.asnumpy()).max())
+
+
+@pytest.mark.parametrize("name", ["t8", "sa12_damped"])
+def test_compiled_logits_stages_and_fused_logits_equal_the_official_model(name):
+    ms.set_context(mode=ms.GRAPH_MODE)
+    test_logits_stages_and_fused_logits_equal_the_official_model(parity.case(FAMILY, name))
 
 
 @pytest.mark.parametrize("case", params(c for c in parity.cases(FAMILY) if c["conditioning"] == "ill"))

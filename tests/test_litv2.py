@@ -1,4 +1,4 @@
-"""LITv2 against the official PyTorch release, in graph mode."""
+"""LITv2 against the official PyTorch release: eagerly, one case compiled; the exhaustive run compiles all."""
 
 import fnmatch
 from pathlib import Path
@@ -16,6 +16,8 @@ from mindcv_models.errors import InputError
 from mindcv_models.models.litv2 import VARIANTS, HiLo
 from mindcv_models.options import parse
 from tests.helpers import parity
+
+pytestmark = pytest.mark.usefixtures("both_modes")
 
 FAMILY = "litv2"
 CASES = parity.cases(FAMILY)
@@ -112,6 +114,11 @@ def test_logits_and_stages_equal_the_official_model(case):
     np.testing.assert_allclose(logits.asnumpy(), reference["logits"], rtol=0, atol=LOGITS)
     measured = [statistics(m.asnumpy()) for m in maps]
     np.testing.assert_allclose(measured, reference["stage_stats"], rtol=0, atol=STATISTICS)
+
+
+def test_compiled_logits_and_stages_equal_the_official_model():
+    ms.set_context(mode=ms.GRAPH_MODE)
+    test_logits_and_stages_equal_the_official_model(parity.case(FAMILY, "litv2_s"))
 
 
 def test_logits_in_pynative_mode():

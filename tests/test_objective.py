@@ -20,6 +20,7 @@ from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError
 from mindcv_models.options import parse
 from mindcv_models.training import Schedule, TrainStep, build_network, build_step
+from tests.helpers import tiny  # noqa: F401, it registers the network
 from tests.helpers.networks import RATE, Linear, data
 
 LABELS = np.array([0, 1, 1, 0], np.int32)
@@ -136,12 +137,12 @@ def test_losses_follow_their_formula(loss, smoothing, mixed):
 def teacher_path(tmp_path):
     """Weights of a small teacher that knows 10 classes."""
     path = tmp_path / "teacher.ckpt"
-    save_checkpoint(create_model("squeezenet1_1", num_classes=10).get_parameters(), path)
+    save_checkpoint(create_model("tiny", num_classes=10).get_parameters(), path)
     return str(path)
 
 
 def distilling(path, **changes):
-    small = {"num_classes": 10, "teacher_model": "squeezenet1_1", "teacher_path": path, "distillation_type": "hard"}
+    small = {"num_classes": 10, "teacher_model": "tiny", "teacher_path": path, "distillation_type": "hard"}
     return TrainOptions(**{**small, **changes})
 
 
@@ -157,10 +158,10 @@ def test_the_teacher_has_the_weights_of_its_file(teacher_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_classes": 7}, "the teacher squeezenet1_1 has to know the student's 7 classes: .* must be"),
-        ({"teacher_path": "nowhere.ckpt"}, "no checkpoint at nowhere.ckpt: set teacher_path to the weights of squeeze"),
+        ({"num_classes": 7}, "the teacher tiny has to know the student's 7 classes: .* must be"),
+        ({"teacher_path": "nowhere.ckpt"}, "no checkpoint at nowhere.ckpt: set teacher_path to the weights of tiny"),
         ({"teacher_model": "regnety_160"}, "unknown model 'regnety_160': did you mean regnet_y_"),
-        ({"teacher_kwargs": {"depht": 3}}, "squeezenet1_1: .*depht"),
+        ({"teacher_kwargs": {"depht": 3}}, "tiny: .*depht"),
     ],
 )
 def test_a_teacher_that_cannot_teach_is_refused(teacher_path, changes, message):
@@ -171,8 +172,8 @@ def test_a_teacher_that_cannot_teach_is_refused(teacher_path, changes, message):
 def test_a_step_from_options_keeps_teacher_and_average_out_of_what_learns(teacher_path):
     """Distillation and MESA together, from options: one step, then MESA starts over the same parameters."""
     options = distilling(
-        teacher_path, model="squeezenet1_1", ema=True, ema_decay=0.5, ema_ramp=False, mesa=0.1, opt="adamw",
-        drop_rate=0.0, epoch_size=4,
+        teacher_path, model="tiny", ema=True, ema_decay=0.5, ema_ramp=False, mesa=0.1, opt="adamw",
+        epoch_size=4,
     )  # fmt: skip
     network = build_network(options, ONE_DEVICE)
     step = build_step(options, build_objective(options, network), Schedule(options, 1), ONE_DEVICE)

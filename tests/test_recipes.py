@@ -21,7 +21,9 @@ from mindcv_models.errors import InputError
 from mindcv_models.options import parse, read_recipe
 from mindcv_models.tasks import task_of
 from mindcv_models.training import Schedule, build_network, build_step, learning_rates
+from tests.helpers import tiny  # noqa: F401, it registers the network
 from tests.helpers.images import noise_folder
+from tests.helpers.networks import make_shallow
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = [path for path in sorted(CONFIGS.glob("*/*.yaml")) if task_of(read_recipe(str(path))["model"]) is TASK]
@@ -46,8 +48,8 @@ def reduced(path, folder):
     if options.distillation_type != "none":
         teacher = folder / "teacher.ckpt"
         if not teacher.exists():
-            ms.save_checkpoint(create_model("squeezenet1_1", num_classes=CLASSES), str(teacher))
-        changes.update(teacher_model="squeezenet1_1", teacher_path=str(teacher), teacher_kwargs=None)
+            ms.save_checkpoint(create_model("tiny", num_classes=CLASSES), str(teacher))
+        changes.update(teacher_model="tiny", teacher_path=str(teacher), teacher_kwargs=None)
     return replace(
         options, data_dir=str(noise_folder(folder / "data", images=6)), dataset="", image_resize=(height, width),
         batch_size=2, num_classes=CLASSES, ckpt_path="", val_while_train=False, num_parallel_workers=1,
@@ -75,8 +77,8 @@ def one_of_each_graph():
 # The smallest of each family, and of what a recipe may add to the step: distillation, MESA, images that are not square.
 QUICK = ("fastvit_t8_distill_ascend", "faster_vit_0_224_ascend", "faster_vit_0_any_res_ascend", "litv2_s_ascend")
 STEPPED = [
-    pytest.param(path, id=path.stem, marks=() if path.stem in QUICK else pytest.mark.slow)
-    for path in one_of_each_graph()
+    *(pytest.param(path, True, id=f"{path.stem}, shallow") for path in RECIPES if path.stem in QUICK),
+    *(pytest.param(path, False, id=path.stem, marks=pytest.mark.slow) for path in one_of_each_graph()),
 ]
 
 
@@ -84,9 +86,11 @@ def test_the_quick_ones_are_among_those_that_are_stepped():
     assert set(QUICK) <= {param.id for param in STEPPED}
 
 
-@pytest.mark.parametrize("path", STEPPED)
-def test_a_recipe_takes_a_step(path, tmp_path):
+@pytest.mark.parametrize(("path", "shallow"), STEPPED)
+def test_a_recipe_takes_a_step(path, shallow, tmp_path, monkeypatch):
     """One compiled step on two images, in the recipe's precision, optimizer, loss and all."""
+    if shallow:
+        make_shallow(monkeypatch)
     options = prepare(reduced(path, tmp_path), ONE_DEVICE, training=True)
     network = build_network(options, ONE_DEVICE)
     loader = create_train_loader(options)
@@ -117,8 +121,9 @@ def test_a_recipe_is_complete(path):
     assert str(path.relative_to(path.parents[2])) in text
 
 
-def test_every_recipes_network_is_built_with_its_options(tmp_path):
+def test_every_recipes_network_is_built_with_its_options(tmp_path, monkeypatch):
     """At reduced size; recipes that build the same network share it."""
+    make_shallow(monkeypatch)
     built = {}
     for path in RECIPES:
         options = reduced(path, tmp_path)

@@ -1,8 +1,13 @@
-"""Small networks whose steps are easy to write down in NumPy."""
+"""Small networks whose steps are easy to write down in NumPy, and shallow ones of the three families."""
+
+import dataclasses
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
+
+from mindcv_models.models import fastervit, fastvit, litv2
+from tests.helpers import parity
 
 RATE = 0.1
 
@@ -21,3 +26,18 @@ class Linear(nn.Cell):
 def data(seed=0, count=4):
     rng = np.random.RandomState(seed)
     return rng.randn(count, 3).astype(np.float32), rng.randn(count, 2).astype(np.float32)
+
+
+def make_shallow(monkeypatch, depths=(1, 1, 2, 1)):
+    """Give every variant of the three families ``depths``, with which each kind of block stays."""
+    for family in (fastvit, fastervit, litv2):
+        for name, variant in family.VARIANTS.items():
+            monkeypatch.setitem(family.VARIANTS, name, dataclasses.replace(variant, depths=depths))
+
+
+def filled(network):
+    """``network`` with weights of which every one counts, for evaluation."""
+    for name, parameter in network.parameters_and_names():
+        official = name.replace("moving_variance", "running_var").replace("moving_mean", "running_mean")
+        parameter.set_data(ms.Tensor(parity.parameter(official, parameter.shape)))
+    return network.set_train(False)
