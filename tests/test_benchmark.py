@@ -115,6 +115,7 @@ def test_what_does_not_fit_at_all_is_said(monkeypatch):
         worker.fitting(Job("hungry"))
 
 
+@pytest.mark.process
 def test_a_worker_is_a_process_and_its_death_is_a_lack_of_memory():
     with worker.Worker(Job("squeezenet1_1", batch_size=1, image_size=(32, 32))) as running:
         device, first = running.start
@@ -133,6 +134,7 @@ def test_a_worker_is_a_process_and_its_death_is_a_lack_of_memory():
         ("squeezenet1_1", -1, RuntimeError, "squeezenet1_1:\nTraceback"),
     ],
 )
+@pytest.mark.process
 def test_a_workers_error_is_raised_here(model, batch_size, error, words):
     with pytest.raises(error, match=words):
         worker.Worker(Job(model, batch_size=batch_size, image_size=(32, 32)))
@@ -216,6 +218,7 @@ def test_patterns_stand_for_models():
     ]  # fmt: skip
 
 
+@pytest.mark.process
 def test_the_script_prints_a_table_and_writes_it(tmp_path, monkeypatch, capsys):
     table = tmp_path / "speed.csv"
     arguments = ["--models", "squeezenet1_1", "squeezenet1_*", "--batch_size", "2", "--image_size", "64", "72",

@@ -514,6 +514,7 @@ def in_another_process(program, arguments, folder):
     )  # fmt: skip
 
 
+@pytest.mark.process
 def test_without_pytorch_installed(working_folder):
     """The script, in an interpreter that cannot import PyTorch; conversion costs little beyond MindSpore's import."""
     program = (
@@ -528,6 +529,7 @@ def test_without_pytorch_installed(working_folder):
     (working_folder / "alone.ckpt").unlink()
 
 
+@pytest.mark.process
 def test_sigterm_leaves_nothing(working_folder, folder):
     """Ended by a signal when the file is written, but not yet in its place."""
     program = (

@@ -70,6 +70,7 @@ def assert_ranks_agree(result):
     assert result["mean"] == [1.5, -3.0]
 
 
+@pytest.mark.process
 def test_two_ranks_follow_one_rank_on_the_whole_batch(one_rank, tmp_path):
     two_ranks = ten_steps([*MPIRUN, "-m", "tests.helpers.ranks"], tmp_path, "0", "1")
     for mode, two in two_ranks.items():
@@ -82,6 +83,7 @@ def test_two_ranks_follow_one_rank_on_the_whole_batch(one_rank, tmp_path):
     assert list(two_ranks) == ["0", "1"]
 
 
+@pytest.mark.process
 def test_msrun_does_the_same(one_rank, tmp_path):
     script = tmp_path / "ranks.py"
     script.write_text("import sys\nfrom tests.helpers.ranks import main\nmain(*sys.argv[1:])\n")
@@ -99,6 +101,7 @@ def train_arguments(data, output, *more):
     return ["-m", "tests.helpers.tiny", "train", *arguments(data, output, *options)]
 
 
+@pytest.mark.process
 def test_train_validates_every_image_once_and_only_rank_0_writes(tmp_path):
     data = image_folder(tmp_path / "data", val=(("a", 3), ("b", 4)))
     done = run([*MPIRUN, *train_arguments(data, tmp_path / "out", "--epoch_size", "2")])
@@ -110,6 +113,7 @@ def test_train_validates_every_image_once_and_only_rank_0_writes(tmp_path):
     assert not [p for p in (tmp_path / "out").iterdir() if "partial" in p.name]
 
 
+@pytest.mark.process
 def test_two_ranks_report_what_one_does_and_name_an_image_that_only_one_met(tmp_path, monkeypatch, capsys):
     data = image_folder(tmp_path / "data", val=(("a", 3), ("b", 4)))
     weights = ["--ckpt_path", checkpoint(tmp_path / "net.ckpt"), "--report_dir"]
@@ -128,6 +132,7 @@ def test_two_ranks_report_what_one_does_and_name_an_image_that_only_one_met(tmp_
     assert done.returncode == 2
 
 
+@pytest.mark.process
 def test_a_dead_rank_ends_the_job_and_leaves_a_whole_checkpoint(tmp_path, monkeypatch, capsys, caplog):
     data = image_folder(tmp_path / "data")
     command = [*MPIRUN, *train_arguments(data, tmp_path / "out", "--epoch_size", "100000")]
@@ -180,6 +185,7 @@ def job_that_printed(line, command, log):
             process.kill()
 
 
+@pytest.mark.process
 def test_a_signal_to_one_rank_stops_both_at_the_same_step(images, tmp_path):
     command = tiny(MPIRUN, images, tmp_path / "out", "--epoch_size", "100000")
     with job_that_printed("epoch 1/100000 step 3/3", command, tmp_path / "log") as (job, ranks):
@@ -192,6 +198,7 @@ def test_a_signal_to_one_rank_stops_both_at_the_same_step(images, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.process
 def test_two_ranks_killed_and_resumed_end_as_two_that_were_not(images, tmp_path):
     whole, output = tmp_path / "whole", tmp_path / "out"
     done = run(tiny(MPIRUN, images, whole))
@@ -210,6 +217,7 @@ def test_two_ranks_killed_and_resumed_end_as_two_that_were_not(images, tmp_path)
         runs.assert_same_run(output, whole, rank)
 
 
+@pytest.mark.process
 def test_msrun_trains_and_tells_its_ranks_apart(images, tmp_path):
     script = tmp_path / "script.py"
     code = "import train\nfrom mindcv_models import process\nfrom tests.helpers import tiny\nprocess.run(train.main)\n"

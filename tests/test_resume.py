@@ -52,6 +52,7 @@ def test_raw_weights_and_their_average_are_both_validated_and_kept(whole):
     assert states(whole) == [(EPOCHS, STEPS), (EPOCHS + 1, 0)]
 
 
+@pytest.mark.process
 def test_a_run_killed_twice_ends_as_one_that_was_not(images, whole, tmp_path):
     """First while it writes a state, then at any moment."""
     command = [sys.executable, "-m", "tests.helpers.tiny", "train", *arguments(images, tmp_path)]

@@ -50,6 +50,7 @@ def test_training_writes_what_it_says_and_validation_repeats_it(data, tmp_path, 
     assert "on 7 images" in caplog.text
 
 
+@pytest.mark.process
 def test_a_recipe_of_mindcv_runs_unchanged(tmp_path):
     data = image_folder(tmp_path / "images", train=(("a", 20), ("b", 20)))
     recipe = tmp_path / "resnet_18_ascend.yaml"

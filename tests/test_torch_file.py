@@ -200,6 +200,7 @@ def outcomes(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", hostile.FILES)
+@pytest.mark.process
 def test_a_hostile_file_is_refused_with_one_line(outcomes, name):
     kind, message, seconds = outcomes[name]
     assert kind == "InputError", message
