@@ -35,13 +35,13 @@ def read(path):
     return parse(TrainOptions, "", ["--config", str(path)])
 
 
-def reduced(path, folder):
+def reduced(path, folder, depths=(1, 1, 2, 1)):
     """A recipe's options for two small images, two classes and, for FasterViT, few and narrow layers."""
     options = read(path)
     height, width = 64, 64
     changes = {"model_kwargs": dict(options.model_kwargs or {})}
     if options.model.startswith("faster_vit"):
-        changes["model_kwargs"].update(dim=32, in_dim=16, depths=[1, 1, 2, 1])
+        changes["model_kwargs"].update(dim=32, in_dim=16, depths=list(depths))
         if "any_res" in options.model:  # 3 x 5 windows, as at 576 x 960
             height, width = 96, 160
             changes["model_kwargs"].update(resolution=[height, width], window_size=[7, 7, 2, 2])
@@ -77,21 +77,21 @@ def one_of_each_graph():
 # The smallest of each family, and of what a recipe may add to the step: distillation, MESA, images that are not square.
 QUICK = ("fastvit_t8_distill_ascend", "faster_vit_0_224_ascend", "faster_vit_0_any_res_ascend", "litv2_s_ascend")
 STEPPED = [
-    *(pytest.param(path, True, id=f"{path.stem}, shallow") for path in RECIPES if path.stem in QUICK),
-    *(pytest.param(path, False, id=path.stem, marks=pytest.mark.slow) for path in one_of_each_graph()),
+    *(pytest.param(path, (1, 1, 1, 1), id=f"{path.stem}, shallow") for path in RECIPES if path.stem in QUICK),
+    *(pytest.param(path, None, id=path.stem, marks=pytest.mark.slow) for path in one_of_each_graph()),
 ]
 
 
 def test_the_quick_ones_are_among_those_that_are_stepped():
-    assert set(QUICK) <= {param.id for param in STEPPED}
+    assert {f"{name}, shallow" for name in QUICK} | set(QUICK) <= {param.id for param in STEPPED}
 
 
-@pytest.mark.parametrize(("path", "shallow"), STEPPED)
-def test_a_recipe_takes_a_step(path, shallow, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("path", "depths"), STEPPED)
+def test_a_recipe_takes_a_step(path, depths, tmp_path, monkeypatch):
     """One compiled step on two images, in the recipe's precision, optimizer, loss and all."""
-    if shallow:
-        make_shallow(monkeypatch)
-    options = prepare(reduced(path, tmp_path), ONE_DEVICE, training=True)
+    if depths:
+        make_shallow(monkeypatch, depths)
+    options = prepare(reduced(path, tmp_path, depths or (1, 1, 2, 1)), ONE_DEVICE, training=True)
     network = build_network(options, ONE_DEVICE)
     loader = create_train_loader(options)
     step = build_step(options, build_objective(options, network), Schedule(options, len(loader)), ONE_DEVICE)
