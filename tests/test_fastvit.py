@@ -15,6 +15,8 @@ pytestmark = pytest.mark.usefixtures("both_modes")
 FAMILY = "fastvit"
 CASES = [case for case in parity.cases(FAMILY) if case["conditioning"] == "well"]
 EVAL_CASES = [case for case in CASES if not case.get("fork_feat") and not case.get("train5")]
+# Whose blocks and weights have their like in the other cases: left to the exhaustive run.
+ALIKE = ("t12_damped", "s12_damped", "timm_sa12_damped")
 LARGE = ("sa24", "sa36", "ma36")
 
 # Section 5 of the specification: learnable parameters in training and inference form.
@@ -30,9 +32,10 @@ PARAMETERS = {
 
 
 def params(cases):
-    """Test parameters, those of the large variants marked slow."""
+    """Test parameters; those of the large variants, and those that are like others, marked slow."""
     return [
-        pytest.param(case, id=case["id"], marks=[pytest.mark.slow] * (case["variant"] in LARGE[1:])) for case in cases
+        pytest.param(case, id=case["id"], marks=[pytest.mark.slow] * (case["variant"] in LARGE or case["id"] in ALIKE))
+        for case in cases
     ]
 
 

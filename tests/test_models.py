@@ -98,8 +98,8 @@ def test_drop_path_drops_in_training_only(name):
     evaluated = [network.set_train(False)(x).asnumpy() for _ in range(2)]
     np.testing.assert_array_equal(*evaluated)
     ms.set_seed(0)
-    first, *others = [network.set_train()(x).asnumpy() for _ in range(4)]
-    assert max(np.abs(other - first).max() for other in others) > 1e-3 * np.abs(first).max()
+    trained = [network.set_train()(x).asnumpy() for _ in range(2)]
+    assert np.abs(trained[0] - trained[1]).max() > 1e-3 * np.abs(trained[0]).max()
 
 
 @every_model
