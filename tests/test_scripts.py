@@ -177,4 +177,4 @@ def test_a_data_worker_that_dies_stops_the_run_and_leaves_its_checkpoints(data, 
     )
     first = output / "tiny_last.ckpt"
     assert load_checkpoint(str(first)) and (output / "results.csv").read_text().count("\n") == 2
-    assert not list(output.glob("*.partial"))
+    assert not list(output.glob("*partial*"))
