@@ -348,6 +348,8 @@ def test_timms_names_are_told_the_ones_of_the_guide():
         (TrainOptions, "--data-dir x", "unknown option --data-dir: did you mean --data_dir?"),
         (TrainOptions, "--patience 5", "unknown option --patience: did you mean --early_stopping?"),
         (TrainOptions, "--k 5", "unknown option --k: did you mean --sophia_k?"),
+        (TrainOptions, "--lr -1e-3", "'-1e-3' is taken for an option: join it to its own by =, as in --lr=-1e-3."),
+        (TrainOptions, "--lr=-1e-3", "lr is -0.001, but must be above 0."),
         (TrainOptions, "a.yaml", "'a.yaml' belongs to no option: write --config before it."),
         (TrainOptions, "--report_dir x", "it is an option of validate.py, and train.py does not use it; leave it out."),
         (InferOptions, "--lr 1", "unknown option --lr: it is an option of train.py, and infer.py does not use it; lea"),

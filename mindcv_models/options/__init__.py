@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
+from .groups import Group, check_options, groups_of, option, titled_fields
 from .images import Normalization
 from .model import AmpLevel, Averages, LossScale, Model, MovingAverage, Precision, TrainedModel, Weights, check_kwargs
 from .optimizer import OPTIMIZERS, SCHEDULERS, Optimizer, Schedule
-from .option import Group, check_options, groups_of, option, titled_fields
 from .parse import parse, peek
 from .run import Batches, Checkpoints, Epochs, Safety, TrainBatches
 from .system import Device, Logging, System

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Dict, Optional
 
+from .groups import option
 from .model import Model
-from .option import option
 
 __all__ = ["Backbone"]
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Optional, Tuple
 
 from ..errors import InputError
+from .groups import option
 from .model import Model
-from .option import option
 from .values import show
 
 __all__ = ["Normalization"]

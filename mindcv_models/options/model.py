@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, Iterable, Optional, Tuple
 
 from ..errors import InputError
-from .option import Group, option
+from .groups import Group, option
 
 __all__ = [
     "AmpLevel",

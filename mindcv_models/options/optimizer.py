@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Optional, Tuple
 
 from ..errors import InputError
-from .option import Group, option
+from .groups import Group, option
 from .run import Epochs
 from .values import show
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Type, TypeVar, get_type_hints
 
 from ..errors import InputError, nearest
-from .option import Group, check_options, titled_fields
+from .groups import Group, check_options, titled_fields
 from .values import NOT_GIVEN, Words, convert
 from .yaml_file import read_recipe
 
@@ -114,6 +114,10 @@ class _Parser(argparse.ArgumentParser):
             if not word.startswith("-"):
                 given = "--config" if word.endswith((".yaml", ".yml")) else "its option"
                 raise InputError(f"{word[:200]!r} belongs to no option: write {given} before it.")
+            if re.match(r"-\.?\d", word):  # argparse knows -1 and -0.5 as numbers, but not -1e-3
+                raise InputError(
+                    f"{word[:200]!r} is taken for an option: join it to its own by =, as in --lr={word[:200]}."
+                )
             raise InputError(f"unknown option {word[:200]}: {suggest(word, self.options)}")
         return known
 

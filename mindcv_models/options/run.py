@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from ..errors import InputError
-from .option import Group, option
+from .groups import Group, option
 
 __all__ = ["Batches", "Checkpoints", "Epochs", "Safety", "TrainBatches"]
 

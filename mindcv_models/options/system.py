@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Optional
 
-from .option import Group, option
+from .groups import Group, option
 
 __all__ = ["Device", "Logging", "System"]
 

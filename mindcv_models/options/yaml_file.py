@@ -9,7 +9,7 @@ import yaml
 
 from ..errors import InputError
 from ..files import write_text
-from .option import titled_fields
+from .groups import titled_fields
 from .values import show
 from .yaml_text import parse_text
 
