@@ -17,6 +17,7 @@ from mindspore.ops import auto_generate, operations
 import mindcv_models
 from mindcv_models import backend
 from mindcv_models.graph import capture
+from mindcv_models.segmentation.objective import SegmentationObjective
 from tests.helpers import parity
 from tests.helpers.networks import filled, make_shallow
 
@@ -115,6 +116,28 @@ def test_every_operator_is_documented_for_every_platform(case, device, monkeypat
     of_devices, of_the_cpu = {"Erf", "BatchNorm", "ReduceMean"}, {"Custom"}  # this is the form that was asked for
     assert operators >= (of_the_cpu if fused else of_devices)
     assert not operators & (of_devices if fused else of_the_cpu)
+    check_documented(operators)
+
+
+class Loss(nn.Cell):
+    """The loss of a segmenter on labels that are given."""
+
+    def __init__(self, network, size):
+        super().__init__(auto_prefix=False)
+        self.objective = SegmentationObjective(network)
+        self.labels = ms.Tensor(np.zeros((1, *size), np.int32))
+
+    def construct(self, images):
+        return self.objective(images, self.labels)[0]
+
+
+@pytest.mark.parametrize("device", FORMS)
+def test_a_segmenters_loss_has_documented_operators_only(device, monkeypatch):
+    make_shallow(monkeypatch, (1, 1, 1, 1))
+    with building_for(device):
+        network = mindcv_models.create_model("semantic_fpn", backbone="litv2_s", num_classes=5, channels=8)
+        operators = compiled_operators(Loss(network, (90, 100)), 1, 3, 90, 100)
+    assert operators >= {"ResizeBilinearV2", "ResizeNearestNeighborV2", "Argmax", "GatherD", "Exp", "Log"}
     check_documented(operators)
 
 

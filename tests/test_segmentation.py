@@ -8,6 +8,7 @@ import pytest
 from mindspore import nn
 from PIL import Image
 
+from mindcv_models import distributed
 from mindcv_models.data.geometry import resize_labels
 from mindcv_models.data.order import generator
 from mindcv_models.distributed import ONE_DEVICE
@@ -22,7 +23,7 @@ from mindcv_models.segmentation.objective import SegmentationObjective
 from mindcv_models.segmentation.options import TrainOptions
 from mindcv_models.segmentation.task import TASK
 from mindcv_models.segmentation.transforms import IGNORED, TrainTransform
-from mindcv_models.segmentation.validator import SegmentationValidator, mean_and_std
+from mindcv_models.segmentation.validator import SegmentationValidator, mean_and_std, settings_of
 from mindcv_models.training import learning_rates
 from tests.helpers.label_maps import label_folder, write_pair
 
@@ -297,6 +298,12 @@ def test_windows_cover_everything_and_stay_inside():
     assert windows((20, 10), (8, 10), (6, 10)) == [(0, 0), (6, 0), (12, 0)]
 
 
+def test_windows_are_two_thirds_apart_where_nothing_is_said(root):
+    settings = settings_of(prepared(root, "--inference", "slide", "--window", "48", "32"))
+    assert (settings.window, settings.stride) == ((48, 32), (32, 21))
+    assert settings_of(prepared(root)).window is None
+
+
 def test_overlapping_windows_are_averaged():
     settings = InferenceSettings(None, (0, 0, 0), (1, 1, 1), (4, 4), (4, 2))
     views = Inference(None, settings).views(np.zeros((4, 8, 3), np.uint8))
@@ -352,6 +359,13 @@ def test_validation_sees_every_picture_once(root):
     assert result.values == Scores(total).values and tuple(result.values) == validator.columns
     assert result.score == result.values["miou"] and result.images == 3
     assert f"mIoU {100 * result.score:.2f} %" in str(result)
+
+
+@pytest.mark.parametrize("count", [3_000_000_019, 2**24 + 1, 0])
+def test_counts_of_all_ranks_are_summed_exactly(count, monkeypatch):
+    monkeypatch.setattr(distributed.ops, "AllReduce", lambda _: lambda x: ms.Tensor(x.asnumpy() * np.float32(2)))
+    counts = np.array([[count, 1], [7, 65535]])
+    np.testing.assert_array_equal(distributed.sum_of_counts(counts, distributed.World(0, 2)), 2 * counts)
 
 
 # The loss.

@@ -120,7 +120,9 @@ class Inferring(Group):
         "whole", "show the network the whole picture, or windows that slide over it", ("whole", "slide")
     )
     window: Tuple[int, ...] = option((512, 512), "slide: height and width of a window", at_least=32, example="512 512")
-    stride: Tuple[int, ...] = option((341, 341), "slide: steps down and to the right", at_least=1, example="341 341")
+    stride: Optional[Tuple[int, ...]] = option(
+        None, "slide: steps down and to the right; default: two thirds of the window", at_least=1, example="341 341"
+    )
     pad_divisor: int = option(
         1, "whole: pad pictures to multiples of this, so that fewer sizes are compiled; 1 is the official way",
         at_least=1,
@@ -133,7 +135,7 @@ class Inferring(Group):
     def check(self) -> None:
         two_numbers(self, "window")
         two_numbers(self, "stride")
-        if any(step > side for step, side in zip(self.stride, self.window)):
+        if self.stride is not None and any(step > side for step, side in zip(self.stride, self.window)):
             raise InputError(
                 f"stride is {show(list(self.stride))}, but windows of {show(list(self.window))} would leave gaps: use "
                 "a smaller stride."

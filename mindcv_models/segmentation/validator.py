@@ -67,11 +67,12 @@ def mean_and_std(options) -> Tuple[List[float], List[float]]:
 def settings_of(options) -> InferenceSettings:
     """How the options say that pictures are predicted."""
     slides = options.inference == "slide"
+    stride = options.stride or tuple(max(1, 2 * side // 3) for side in options.window)
     return InferenceSettings(
         options.img_scale,
         *mean_and_std(options),
         options.window if slides else None,
-        options.stride if slides else None,
+        stride if slides else None,
         options.pad_divisor,
         options.tta_ratios,
         options.tta_flip,
