@@ -127,7 +127,9 @@ class TrainedModel(Group):
     freeze: Optional[Tuple[str, ...]] = option(
         None, "parameters that are not trained, by shell-style names such as 'patch_embed.*'"
     )
-    freeze_backbone: bool = option(False, "train the classifier only")
+    freeze_backbone: bool = option(
+        False, "train the classifier only; of detectors and segmenters, all but the backbone"
+    )
     drop_rate: Optional[float] = option(None, "dropout rate", at_least=0, below=1, also=("drop", "dropout"))
     drop_path_rate: Optional[float] = option(
         None, "stochastic depth rate of the last block", at_least=0, below=1, also=("drop_path", "stochastic_depth")
