@@ -92,13 +92,19 @@ def test_msrun_does_the_same(one_rank, tmp_path):
     np.testing.assert_allclose(two["losses"], one_rank["0"]["losses"], rtol=0, atol=1e-5)
 
 
-def arguments(data, output, *more):
-    return [*common(data, output), "--log_interval", "1", "--distribute", "True", *more]
-
-
 def train_arguments(data, output, *more):
-    options = ["--opt", "momentum", "--lr", "0.001", "--val_while_train", "True", *more]
-    return ["-m", "tests.helpers.tiny", "train", *arguments(data, output, *options)]
+    options = [
+        *common(data),
+        "--ckpt_save_dir",
+        str(output),
+        "--opt",
+        "momentum",
+        "--lr",
+        "0.001",
+        "--log_interval",
+        "1",
+    ]
+    return ["-m", "tests.helpers.tiny", "train", *options, "--val_while_train", "True", "--distribute", "True", *more]
 
 
 @pytest.mark.process
@@ -117,9 +123,9 @@ def test_train_validates_every_image_once_and_only_rank_0_writes(tmp_path):
 def test_two_ranks_report_what_one_does_and_name_an_image_that_only_one_met(tmp_path, monkeypatch, capsys):
     data = image_folder(tmp_path / "data", val=(("a", 3), ("b", 4)))
     weights = ["--ckpt_path", checkpoint(tmp_path / "net.ckpt"), "--report_dir"]
-    status, _, error = call("validate", [*common(data, tmp_path), *weights, str(tmp_path / "one")], monkeypatch, capsys)
+    status, _, error = call("validate", [*common(data), *weights, str(tmp_path / "one")], monkeypatch, capsys)
     assert status == 0, error
-    script = [*MPIRUN, "-m", "tests.helpers.tiny", "validate", *arguments(data, tmp_path), *weights]
+    script = [*MPIRUN, "-m", "tests.helpers.tiny", "validate", *common(data), "--distribute", "True", *weights]
     done = run([*script, str(tmp_path / "two")])
     assert done.returncode == 0, done.stderr[-2000:]
     assert "on 7 images" in done.stdout
@@ -156,7 +162,7 @@ def test_a_dead_rank_ends_the_job_and_leaves_a_whole_checkpoint(tmp_path, monkey
         job.kill()
         log.close()
     caplog.set_level("INFO")
-    status, _, error = call("validate", [*common(data, tmp_path), "--ckpt_path", str(last)], monkeypatch, capsys)
+    status, _, error = call("validate", [*common(data), "--ckpt_path", str(last)], monkeypatch, capsys)
     assert status == 0, error
     assert "on 7 images" in caplog.text
 

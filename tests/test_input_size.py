@@ -54,7 +54,7 @@ def test_training_says_which_network_does_not_take_the_size(images, tmp_path, mo
 
 
 def test_validation_says_so_too(images, tmp_path, monkeypatch, capsys, weights):
-    arguments = [*common(images, tmp_path), "--model", "fixed", "--image_resize", "40", "--ckpt_path", weights]
+    arguments = [*common(images), "--model", "fixed", "--image_resize", "40", "--ckpt_path", weights]
     status, _, error = call("validate", arguments, monkeypatch, capsys)
     assert status == 2
     assert error.startswith(REFUSAL)

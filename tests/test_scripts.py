@@ -43,7 +43,7 @@ def test_training_writes_what_it_says_and_validation_repeats_it(data, tmp_path, 
     assert (resolved.num_classes, resolved.epoch_size, resolved.model) == (2, 2, "tiny")
 
     caplog.clear()
-    again = [*common(data, output), "--mode", mode, "--ckpt_path", str(output / "tiny_last.ckpt")]
+    again = [*common(data), "--mode", mode, "--ckpt_path", str(output / "tiny_last.ckpt")]
     status, _, error = call("validate", again, monkeypatch, capsys)
     assert status == 0, error
     assert f"top-1 {100 * float(rows[-1]['top1']):.2f} %" in caplog.text
@@ -146,7 +146,7 @@ def test_wrong_input_to_training_is_one_line_and_status_2(data, tmp_path, ruined
     ],
 )
 def test_wrong_input_to_validation_is_one_line_and_status_2(data, tmp_path, monkeypatch, capsys, more, message):
-    status, _, error = call("validate", [*common(data, tmp_path), *more], monkeypatch, capsys)
+    status, _, error = call("validate", [*common(data), *more], monkeypatch, capsys)
     assert status == 2
     assert error.startswith("error: ")
     assert message in error

@@ -25,7 +25,7 @@ def test_several_checkpoints_give_one_table_and_a_report_each(data, tmp_path, mo
     caplog.set_level("INFO")
     paths = [checkpoint(tmp_path / "run 1" / f"{name}.ckpt", seed=i) for i, name in enumerate("ab")]
     report = tmp_path / "report"
-    plain = [*common(data, tmp_path), "--ckpt_path", *paths]
+    plain = [*common(data), "--ckpt_path", *paths]
     status, _, error = call("validate", [*plain, "--report_dir", str(report), "--tta", "flip"], monkeypatch, capsys)
     assert status == 0, error
     table = rows(report / "results.csv")
@@ -53,7 +53,7 @@ def test_several_checkpoints_give_one_table_and_a_report_each(data, tmp_path, mo
 def test_the_average_of_checkpoints_is_validated_and_saved(data, tmp_path, monkeypatch, capsys):
     paths = [checkpoint(tmp_path / f"{seed}.ckpt", seed=seed) for seed in (0, 1, 2)]
     more = ["--average", "True", "--average_path", str(tmp_path / "mean.ckpt"), "--report_dir", str(tmp_path)]
-    status, _, error = call("validate", [*common(data, tmp_path), "--ckpt_path", *paths, *more], monkeypatch, capsys)
+    status, _, error = call("validate", [*common(data), "--ckpt_path", *paths, *more], monkeypatch, capsys)
     assert status == 0, error
     assert [row["checkpoint"] for row in rows(tmp_path / "results.csv")] == ["average"]
     values = [ms.load_checkpoint(path) for path in paths]
@@ -70,7 +70,7 @@ def test_an_average_needs_checkpoints_of_one_model(tmp_path):
 
 def benchmark_arguments(tmp_path, *more):
     path = checkpoint(tmp_path / "net.ckpt", classes=1000)
-    return [*common(tmp_path, tmp_path), "--ckpt_path", path, "--report_dir", str(tmp_path / "out"), *more]
+    return [*common(tmp_path), "--ckpt_path", path, "--report_dir", str(tmp_path / "out"), *more]
 
 
 def test_a_subset_of_imagenet_guesses_among_its_own_classes(tmp_path, monkeypatch, capsys):
@@ -164,7 +164,7 @@ def test_wrong_input_is_one_line_and_status_2(data, tmp_path, monkeypatch, capsy
     path = checkpoint(tmp_path / "net.ckpt", classes)
     if "broken" in more:
         (image_folder(tmp_path / "broken") / "val" / "b" / "0.png").write_bytes(b"no image")
-    status, _, error = call("validate", [*common(data, tmp_path), "--ckpt_path", path, *more], monkeypatch, capsys)
+    status, _, error = call("validate", [*common(data), "--ckpt_path", path, *more], monkeypatch, capsys)
     lines = [line for line in error.splitlines() if line.startswith("error: ")]
     assert (status, len(lines)) == (2, 1), error
     assert message in lines[0]
@@ -173,6 +173,6 @@ def test_wrong_input_is_one_line_and_status_2(data, tmp_path, monkeypatch, capsy
 def test_a_report_without_matplotlib_is_refused_before_the_work(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     more = ["--ckpt_path", checkpoint(tmp_path / "net.ckpt"), "--report_dir", str(tmp_path / "report")]
-    status, _, error = call("validate", [*common(data, tmp_path), *more], monkeypatch, capsys)
+    status, _, error = call("validate", [*common(data), *more], monkeypatch, capsys)
     assert status == 2
     assert error == "error: pictures need matplotlib: pip install matplotlib.\n"

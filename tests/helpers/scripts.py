@@ -60,14 +60,15 @@ use_nesterov: False
 """
 
 
-def common(data, output):
+def common(data):
+    """What training and validation have in common."""
     return ["--data_dir", str(data), "--model", "tiny", "--image_resize", "32", "--batch_size", "4",
-            "--num_parallel_workers", "1", "--ckpt_save_dir", str(output)]  # fmt: skip
+            "--num_parallel_workers", "1"]  # fmt: skip
 
 
 def train_arguments(data, output, *more):
-    return [*common(data, output), "--opt", "momentum", "--lr", "0.001", "--epoch_size", "2", "--warmup_epochs", "0",
-            "--decay_epochs", "2", "--val_while_train", "True", *more]  # fmt: skip
+    return [*common(data), "--ckpt_save_dir", str(output), "--opt", "momentum", "--lr", "0.001", "--epoch_size", "2",
+            "--warmup_epochs", "0", "--decay_epochs", "2", "--val_while_train", "True", *more]  # fmt: skip
 
 
 def call(script, arguments, monkeypatch, capsys):
