@@ -4,21 +4,36 @@ import csv
 import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
+import onnxruntime
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
+import convert_torch_weights
+import export
 import infer
 import train
 import validate
+from mindcv_models.checkpoint import load_backbone, load_weights, save_checkpoint
 from mindcv_models.data.loader import Loader
 from mindcv_models.detection.losses import focal_loss, retinanet_losses
+from mindcv_models.detection.predict import Limits
+from mindcv_models.detection.validator import Detector
 from mindcv_models.models.registry import create_model
 from tests.helpers import parity
 from tests.helpers.tiny_detector import IMAGES, NETWORK, call, scenes
 
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+MPIRUN = [str(BIN / "mpirun"), "--allow-run-as-root", "--oversubscribe", "-n", "2", sys.executable]
+ENVIRONMENT = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
+               "OMP_NUM_THREADS": "1"}  # fmt: skip
 RUN = [
     *NETWORK, *IMAGES, "--dataset", "digits_scenes", "--batch_size", "4", "--epoch_size", "2", "--opt", "adamw",
     "--lr", "0.01", "--warmup_epochs", "0", "--val_while_train", "True", "--log_interval", "1", "--ema", "True",
@@ -198,3 +213,111 @@ def test_bad_options_are_one_line_and_status_2(options, message, data, tmp_path,
     assert code == 2
     assert message in error
     assert len([line for line in error.splitlines() if line.startswith("error")]) == 1
+
+
+@pytest.mark.process
+def test_two_ranks_find_what_one_finds(run, tmp_path):
+    """Each image is searched once; four images and two, in batches of four."""
+    found = []
+    for launch, distribute in (([sys.executable], "False"), (MPIRUN, "True")):
+        path = tmp_path / f"{distribute}.json"
+        command = ["-m", "tests.helpers.tiny_detector", "validate", "--config", run / "config.yaml", "--ckpt_path",
+                   checkpoint(run), "--score_threshold", "0.001", "--save_results", path]  # fmt: skip
+        done = subprocess.run(
+            [*launch, *map(str, command), "--distribute", distribute], cwd=ROOT, env=ENVIRONMENT, capture_output=True,
+            text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        found.append(json.loads(path.read_text()))
+    one, two = found
+    assert [(r["image_id"], r["category_id"]) for r in one] == [(r["image_id"], r["category_id"]) for r in two]
+    for key in ("bbox", "score"):
+        np.testing.assert_allclose([r[key] for r in two], [r[key] for r in one], rtol=0, atol=1e-4)
+
+
+def test_checkpoints_go_to_the_official_names_and_back(run, tmp_path):
+    """As mmdetection writes them; a tensor that is missing is refused."""
+    official = tmp_path / "official.safetensors"
+    model = ["--model", "retinanet", "--backbone", "tiny_features", "--model_kwargs", "channels=8", "convs=1"]
+    code, _ = call(convert_torch_weights.main, *model, "--to_torch", checkpoint(run), "--output", official)
+    assert code == 0
+    tensors = load_file(official)
+    assert tensors["bbox_head.retina_cls.weight"].shape == (90, 8, 3, 3)
+    assert "neck.fpn_convs.4.conv.bias" in tensors and "backbone.stem.1.running_mean" in tensors
+    torch = pytest.importorskip("torch")
+    state = {name: torch.from_numpy(value) for name, value in tensors.items()}
+    envelope = {"meta": {"CLASSES": ("0", "1")}, "state_dict": state, "optimizer": {"state": {}}, "amp": {"scale": 1.0}}
+    torch.save(envelope, tmp_path / "detector.pth")
+    back = tmp_path / "back.ckpt"
+    code, _ = call(convert_torch_weights.main, *model, "--torch_path", tmp_path / "detector.pth", "--output", back)
+    assert code == 0
+    network = create_model("retinanet", backbone="tiny_features", num_classes=10, channels=8, convs=1)
+    values = []
+    for path in (checkpoint(run), back):
+        load_weights(network, str(path), False)
+        values.append({p.name: p.asnumpy().copy() for p in network.get_parameters()})
+    assert values[0].keys() == values[1].keys()
+    assert all(np.array_equal(values[0][name], values[1][name]) for name in values[0])
+    del envelope["state_dict"]["neck.fpn_convs.4.conv.bias"]
+    torch.save(envelope, tmp_path / "less.pth")
+    code, _ = call(convert_torch_weights.main, *model, "--torch_path", tmp_path / "less.pth", "--output", back)
+    assert code == 2
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "mindir"])
+def test_raw_outputs_are_exported(run, tmp_path, suffix):
+    code, _ = call(export.main, *NETWORK, "--ckpt_path", checkpoint(run), "--anchor_scale", "2", "--image_resize", "64",
+                   "96", "--output", tmp_path / f"raw.{suffix}")  # fmt: skip
+    assert code == 0
+    assert (tmp_path / f"raw.{suffix}").stat().st_size > 10_000
+
+
+def test_a_file_gives_final_boxes(run, tmp_path):
+    """ONNX Runtime alone finds what the network and NumPy find, in images of two sizes and batches of two."""
+    path = tmp_path / "detector.onnx"
+    code, _ = call(export.main, *NETWORK, "--ckpt_path", checkpoint(run), "--anchor_scale", "2", "--image_resize", "64",
+                   "96", "--score_threshold", "0.001", "--detections", "True", "--output", path)  # fmt: skip
+    assert code == 0
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    network = create_model("retinanet", backbone="tiny_features", num_classes=10, channels=8, convs=1, anchor_scale=2)
+    load_weights(network, str(checkpoint(run)), False)
+    images = parity.images(2, 64, 96)
+    sizes, scales = np.float32([[64, 96], [50, 70]]), np.float32([[1, 1], [2, 1.5]])
+    (rows,) = session.run(None, {"images": images, "sizes": sizes, "scales": scales})
+    detector = Detector(network.set_train(False), Limits(0.001))
+    for k, found in enumerate(detector(images, sizes, scales, np.ones(2, bool))):
+        own = rows[rows[:, 0] == k]
+        assert len(own) == len(found.boxes) > 0
+        np.testing.assert_allclose(own[:, 5], found.scores, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(own[:, 1:5].sum(0), found.boxes.sum(0), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--image_resize", "100", "96"], "must be multiples of 32"),
+        (["--detections", "True", "--output", "a.mindir"], "give it the ending .onnx"),
+        (["--detections", "True", "--batch_size", "2"], "with detections a file takes any"),
+    ],
+)
+def test_export_refuses_what_cannot_be(run, options, message, capfd):
+    given = [*NETWORK, "--ckpt_path", checkpoint(run), "--output", "a.onnx"]
+    if "--output" in options:
+        given = given[:-2]
+    code, _ = call(export.main, *given, *options)
+    assert code == 2 and message in capfd.readouterr().err
+
+
+def test_a_backbone_starts_from_a_classifier(run, data, tmp_path):
+    """Its tensors are the classifier's, and the head's are its own."""
+    classifier = create_model("tiny_features", num_classes=2)
+    ms.set_seed(5)
+    for parameter in classifier.get_parameters():
+        parameter.set_data(ms.Tensor(np.random.default_rng(parameter.size).random(parameter.shape, np.float32)))
+    save_checkpoint(classifier.get_parameters(), tmp_path / "classifier.ckpt")
+    network = create_model("retinanet", backbone="tiny_features", num_classes=10, channels=8, convs=1)
+    load_backbone(network.backbone, str(tmp_path / "classifier.ckpt"))
+    for parameter in classifier.get_parameters():
+        np.testing.assert_array_equal(
+            network.parameters_dict()[f"backbone.{parameter.name}"].asnumpy(), parameter.asnumpy()
+        )

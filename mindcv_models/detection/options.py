@@ -21,7 +21,7 @@ class Head(Backbone):
     title = "Model"
 
     channels: int = option(256, "width of the detector's neck and head", at_least=1)
-    convs: int = option(4, "convolutions in each tower of the head, before the last one", at_least=0)
+    convs: int = option(4, "convolutions in each tower of the head, before the last one", at_least=1)
     anchor_scale: float = option(
         4.0, "side of the smallest anchors, in strides: 4 is for objects of 32 pixels and more", above=0
     )

@@ -54,9 +54,7 @@ class RetinaHead(nn.Cell):
             return nn.CellList([ConvModule(channels, channels, 3, 1, Normal(0.01), relu=True) for _ in range(convs)])
 
         def last(outputs, bias):
-            return Conv2d(
-                channels, outputs, 3, has_bias=True, weight_init=Normal(0.01), bias_init=Constant(bias)
-            )  # fmt: skip
+            return Conv2d(channels, outputs, 3, has_bias=True, weight_init=Normal(0.01), bias_init=Constant(bias))
 
         self.cls_convs, self.reg_convs = tower(), tower()
         self.retina_cls = last(ANCHORS * num_classes, -math.log((1 - PRIOR) / PRIOR))
@@ -82,7 +80,10 @@ class RetinaHead(nn.Cell):
 
 def rows(x, values: int):
     """``(B, ANCHORS * values, H, W)`` to ``(B, H * W * ANCHORS, values)``."""
-    return x.transpose(0, 2, 3, 1).reshape(x.shape[0], -1, values)
+    _, _, height, width = x.shape
+    return x.transpose(0, 2, 3, 1).reshape(
+        -1, height * width * ANCHORS, values
+    )  # a batch of any size stays one unknown
 
 
 class RetinaNet(nn.Cell):

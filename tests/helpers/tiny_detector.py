@@ -1,6 +1,10 @@
-"""A detector that compiles in seconds, known to the scripts as ``retinanet`` over ``tiny_features``."""
+"""A detector that compiles in seconds, known to the scripts as ``retinanet`` over ``tiny_features``.
+
+Run as a module, it is the script that its first argument names.
+"""
 
 import contextlib
+import importlib
 import io
 import sys
 
@@ -48,3 +52,7 @@ def call(main, *arguments):
     finally:
         sys.argv = argv
     return left.value.code, out.getvalue()
+
+
+if __name__ == "__main__":
+    process.run(importlib.import_module(sys.argv.pop(1)).main)
