@@ -361,6 +361,21 @@ def test_validation_sees_every_picture_once(root):
     assert f"mIoU {100 * result.score:.2f} %" in str(result)
 
 
+def test_pictures_that_cannot_be_decoded_are_left_out_where_told_to(root):
+    (root / "images/validation/validation_1.jpg").write_bytes(b"no")
+    (root / "images/training/training_0.jpg").write_bytes(b"no")
+    more = ["--pad_divisor", "32", "--val_while_train", "True"]
+    with pytest.raises(InputError, match=r"cannot decode image .*training_0\.jpg .* --skip_bad_images True"):
+        prepared(root, *more)
+    options = prepared(root, *more, "--skip_bad_images", "True")
+    assert len(list(TASK.train_loader(options, ONE_DEVICE).epoch())) == 3
+    assert SegmentationValidator(Eager(), options, ONE_DEVICE)().images == 2
+    for path in (root / "images/validation").iterdir():
+        path.write_bytes(b"no")
+    with pytest.raises(InputError, match="no picture of the validation split"):
+        SegmentationValidator(Eager(), options, ONE_DEVICE)()
+
+
 @pytest.mark.parametrize("count", [3_000_000_019, 2**24 + 1, 0])
 def test_counts_of_all_ranks_are_summed_exactly(count, monkeypatch):
     monkeypatch.setattr(distributed.ops, "AllReduce", lambda _: lambda x: ms.Tensor(x.asnumpy() * np.float32(2)))

@@ -9,13 +9,13 @@ import numpy as np
 from PIL import Image
 
 from ..data.files import IMAGE_SUFFIXES
-from ..data.images import decode
+from ..data.images import UnreadableImageError, decode
 from ..data.scenes import write_scenes
 from ..distributed import World
 from ..errors import InputError
 from .transforms import IGNORED
 
-__all__ = ["CLASS_FILE", "LabelMap", "LabelledPictures", "list_pictures", "prepare", "read_class_names"]
+__all__ = ["CLASS_FILE", "LabelMap", "LabelledPictures", "Tolerant", "list_pictures", "prepare", "read_class_names"]
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +119,26 @@ class LabelledPictures:
         )
 
 
+@dataclass(frozen=True)
+class Tolerant:
+    """A source that gives None in place of a picture that cannot be decoded, and its labels."""
+
+    pictures: LabelledPictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def name(self, index: int) -> str:
+        return self.pictures.name(index)
+
+    def read(self, index: int) -> Optional[Tuple[np.ndarray, np.ndarray]]:
+        try:
+            return self.pictures.read(index)
+        except UnreadableImageError as error:
+            logger.warning("%s is left out: %s", error.path, error.reason)
+            return None
+
+
 def list_pictures(options, training: bool) -> LabelledPictures:
     """The pictures of a split that the options name, sorted, with those below subfolders.
 
@@ -212,5 +232,9 @@ def prepare(options, world: World, training: bool):
         raise InputError(f"num_classes is {options.num_classes}, but the list of classes has {len(names)} names.")
     options = replace(options, num_classes=options.num_classes or len(names))
     for split in [True, False] if training and options.val_while_train else [training]:
-        list_pictures(options, split).read(0)
+        try:
+            list_pictures(options, split).read(0)
+        except UnreadableImageError:
+            if not options.skip_bad_images:
+                raise
     return options

@@ -27,9 +27,11 @@ class Scores:
 
     Attributes:
         matrix: ``(classes, classes)`` int64, as :func:`confusion_matrix` gives it, summed over images.
+        images: how many.
     """
 
     matrix: np.ndarray
+    images: int = 1
 
     @property
     def iou(self) -> np.ndarray:

@@ -58,6 +58,7 @@ class LabelMaps(Batches):
     reduce_zero_label: Optional[bool] = option(
         None, "label 0 counts nowhere, and label k is class k - 1; default: so for ade20k and digits_scenes"
     )
+    skip_bad_images: bool = option(False, "leave out pictures that cannot be decoded, rather than stop at one")
 
     @property
     def first_label(self) -> int:

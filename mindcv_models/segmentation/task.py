@@ -61,7 +61,8 @@ class Segmentation:
         )  # fmt: skip
         loader = TrainLoader(
             pictures, order, lambda raw, rng: transform(*raw, rng), options.batch_size,
-            last="drop" if options.drop_remainder else "keep", workers=threads(options.num_parallel_workers),
+            last="drop" if options.drop_remainder else "keep", replace_bad=options.skip_bad_images,
+            workers=threads(options.num_parallel_workers),
         )  # fmt: skip
         if not len(loader):
             raise InputError(

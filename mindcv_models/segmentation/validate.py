@@ -45,8 +45,8 @@ def run(options: ValidateOptions) -> None:
         network = cast_network(network, options.amp_level, options.amp_cast_list)
         validator = SegmentationValidator(network, options, world)
         scores = validator.scores()
-        rows.append({"checkpoint": path.stem, **scores.values, "images": len(validator.pictures)})
-        logger.info("%s: %s", path.stem, in_words(scores.values, len(validator.pictures)))
+        rows.append({"checkpoint": path.stem, **scores.values, "images": scores.images})
+        logger.info("%s: %s", path.stem, in_words(scores))
         if folder and world.is_main:
             write_report(scores, names, folder / path.stem)
     if len(rows) > 1:

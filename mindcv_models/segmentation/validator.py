@@ -8,9 +8,10 @@ from mindspore import nn
 from ..data.loader import Loader, threads
 from ..data.order import ShareOrder
 from ..distributed import ONE_DEVICE, World, sum_of_counts
+from ..errors import InputError
 from ..evaluation import Result
 from ..models.registry import config_of
-from .folders import list_pictures
+from .folders import Tolerant, list_pictures
 from .inference import Inference, InferenceSettings
 from .metrics import Scores, confusion_matrix
 
@@ -30,24 +31,31 @@ class SegmentationValidator:
         self.inference = Inference(network, settings_of(options), options.batch_size, workers)
         order = ShareOrder(len(self.pictures), world.rank, world.size)
         self.loader = Loader(
-            self.pictures, order, lambda raw, _: raw, options.batch_size, lambda samples, _: list(zip(*samples)),
-            last="keep", workers=workers,
+            Tolerant(self.pictures) if options.skip_bad_images else self.pictures, order, lambda raw, _: raw,
+            options.batch_size, lambda samples, _: [pair for pair in samples if pair is not None], last="keep",
+            workers=workers,
         )  # fmt: skip
 
     def scores(self) -> Scores:
         """The scores of the network's current weights, over the pictures of all ranks."""
-        total = np.zeros((self.classes, self.classes), np.int64)
-        for pictures, labels in self.loader.epoch():
-            for own, predicted in zip(labels, self.inference(pictures)):
-                total += confusion_matrix(own, predicted, self.classes)
-        return Scores(sum_of_counts(total, self.world))
+        total, images = np.zeros((self.classes, self.classes), np.int64), 0
+        for pairs in self.loader.epoch():
+            for (_, labels), predicted in zip(pairs, self.inference([picture for picture, _ in pairs])):
+                total += confusion_matrix(labels, predicted, self.classes)
+                images += 1
+        counts = sum_of_counts(np.append(total.ravel(), images), self.world)
+        if not counts[-1]:
+            raise InputError("no picture of the validation split can be decoded: check data_dir and val_images.")
+        return Scores(counts[:-1].reshape(total.shape), int(counts[-1]))
 
     def __call__(self) -> Result:
-        values = self.scores().values
-        return Result(values, values["miou"], len(self.pictures), text=in_words(values, len(self.pictures)))
+        scores = self.scores()
+        return Result(scores.values, scores.values["miou"], scores.images, text=in_words(scores))
 
 
-def in_words(values, pictures: int) -> str:
+def in_words(scores: Scores) -> str:
+    """The figures in one line."""
+    values, pictures = scores.values, scores.images
     return (
         f"mIoU {100 * values['miou']:.2f} %, mean accuracy {100 * values['mean_accuracy']:.2f} %, pixel accuracy "
         f"{100 * values['pixel_accuracy']:.2f} % on {pictures} images"
