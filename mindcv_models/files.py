@@ -40,9 +40,10 @@ LEFT_OVER = 24 * 3600  # seconds after which a temporary file belongs to no runn
 
 
 def flush(path: Path) -> None:
-    """Wait until the file ``path`` is on the disk."""
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
+    """Wait until the file ``path``, or every file in that folder, is on the disk."""
+    for each in [path] if path.is_file() else [entry for entry in path.rglob("*") if entry.is_file()]:
+        with open(each, "rb+") as file:
+            os.fsync(file.fileno())
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from mindcv_models.files import (
     atomic_folder,
     atomic_output,
     atomic_write,
+    flush,
     read_arrays,
     read_json,
     read_text,
@@ -91,6 +92,17 @@ def test_what_killed_writers_left_is_removed_after_a_day(tmp_path):
         (partial / "x").write_text("x")
     assert names(tmp_path) == [young.name, other.name, "a.csv", "data"]
     assert names(tmp_path / "data") == ["x"]
+
+
+def test_a_folder_is_flushed_file_by_file(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda file: flushed.append(os.fstat(file).st_ino))
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    paths = [tmp_path / "a" / "x", tmp_path / "a" / "b" / "y"]
+    for path in paths:
+        path.write_text("")
+    flush(tmp_path / "a")
+    assert sorted(flushed) == sorted(path.stat().st_ino for path in paths)
 
 
 def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
