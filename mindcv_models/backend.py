@@ -141,6 +141,11 @@ def average_by_matmul() -> bool:
     return device_target() == "CPU" and not _portable
 
 
+def skip_empty_rows() -> bool:
+    """Whether leaving out rows that do not count is worth branches in the graph; elsewhere those cost more."""
+    return device_target() == "CPU" and not _portable
+
+
 def synchronize() -> None:
     """Wait until the device has done everything that it was given; the CPU has by the time that a result is read."""
     if device_target() != "CPU":

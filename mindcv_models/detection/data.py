@@ -11,10 +11,10 @@ from ..data.scenes import write_scenes
 from ..distributed import World
 from ..errors import InputError
 from ..models.registry import config_of
-from .anchors import retinanet_anchors
 from .coco import CocoSet, find_annotations, find_images, read_coco
 from .options import CocoFolder, Scaling, TrainOptions
-from .transforms import Buckets, EvalTransform, Preparation, TrainTransform
+from .systems import system_of
+from .transforms import Buckets, EvalTransform, Preparation
 
 __all__ = ["eval_transform", "preparation", "read_split", "train_loader", "training_images", "write_embedded"]
 
@@ -57,14 +57,13 @@ def training_images(options: TrainOptions) -> CocoSet:
 
 
 def train_loader(options: TrainOptions, world: World) -> Loader:
-    """Batches of images ``(B, 3, H, W)``, labels ``(B, A)`` and deltas ``(B, A, 4)``."""
+    """Batches of what the model's objective takes."""
     data, buckets = training_images(options), Buckets(tuple(options.img_scale))
     groups = np.array([buckets.group(image) for image in data.images])
     order = GroupedOrder(groups, options.batch_size, options.seed, options.shuffle, world.rank, world.size)
     if options.steps_per_epoch:
         order = StepsOrder(order, options.steps_per_epoch, options.batch_size)
-    anchors = retinanet_anchors(options.anchor_scale)
-    transform = TrainTransform(preparation(options), buckets, options.num_classes, options.hflip, anchors)
+    transform = system_of(options.model).train_transform(options, preparation(options), buckets, data)
     return Loader(
         data, order, transform, options.batch_size,
         replace_bad=options.skip_bad_images, workers=threads(options.num_parallel_workers),

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..evaluation import new_figure, save_figure
 from .evaluate import RECALLS, Evaluation
+from .mask_predict import Instances
 from .predict import Detections
 
 __all__ = ["colour_of", "draw_detections", "plot_curves"]
@@ -23,11 +24,15 @@ def colour_of(label: int) -> Tuple[int, int, int]:
 
 
 def draw_detections(pixels: np.ndarray, found: Detections, names: Sequence[str], least: float = 0.0) -> Image.Image:
-    """An image ``(H, W, 3)`` with the boxes, names and scores of what is in it, the best ones on top.
+    """An image ``(H, W, 3)`` with what is in it: boxes, names and scores, and masks where there are any.
+
+    The best ones are on top; masks let half of the image through.
 
     Args:
         least: scores below it are not drawn.
     """
+    if isinstance(found, Instances):
+        pixels = with_masks(pixels, found, least)
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     draw = ImageDraw.Draw(picture)
     thick = max(1, round(min(picture.size) / 300))
@@ -37,6 +42,16 @@ def draw_detections(pixels: np.ndarray, found: Detections, names: Sequence[str],
             draw.rectangle(box, outline=colour_of(label), width=thick)
             write_label(draw, font, box, f"{names[label]} {score:.2f}", colour_of(label), picture.size)
     return picture
+
+
+def with_masks(pixels: np.ndarray, found: Instances, least: float) -> np.ndarray:
+    """The image with its objects' masks, half as strong as their colours."""
+    pixels = pixels.copy()
+    bitmaps = found.bitmaps(pixels.shape[:2])
+    for bitmap, score, label in reversed(list(zip(bitmaps, found.scores, found.labels.tolist()))):
+        if score >= least:
+            pixels[bitmap] = (pixels[bitmap].astype(np.uint16) + np.array(colour_of(label), np.uint16)) // 2
+    return pixels
 
 
 def write_label(draw, font, box, text, colour, size) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
@@ -16,14 +16,17 @@ from ..export import METADATA_KEY, Preparation, check_format, export, to_onnx
 from ..export.check import example_images, run_network
 from ..export.files import atomic_export, model_of
 from ..input_size import refused_sizes
+from ..models.mask_rcnn import MaskRCNN
 from ..options import Weights, option, show
 from ..reparameterize import reparameterize
-from .anchors import retinanet_anchors
+from .anchors import RPN, retinanet_anchors
 from .data import preparation
 from .infer import find_classes
+from .mask_predict import MaskDetector
 from .onnx_detections import add_detections
+from .onnx_instances import add_instances
 from .options import Finding, Head, Scaling
-from .predict import Limits, detect
+from .predict import Limits, detect, sigmoid
 from .validate import build
 
 __all__ = ["DetectionsDifferError", "ExportOptions", "export_detections", "run"]
@@ -31,6 +34,7 @@ __all__ = ["DetectionsDifferError", "ExportOptions", "export_detections", "run"]
 logger = logging.getLogger("export")
 
 PIXELS = 1e-2  # largest difference of a box
+MASKS = 1e-2  # and of a mask, which goes from 0 to 1
 
 
 class DetectionsDifferError(RunError):
@@ -102,6 +106,8 @@ def export_detections(network: nn.Cell, path: Path, images: np.ndarray, limits: 
         InputError: a primitive that ONNX export does not support, or a folder that is not writable or full.
         DetectionsDifferError: the detections differ. An earlier file at ``path`` is unchanged.
     """
+    if isinstance(network, MaskRCNN):
+        return export_instances(network, path, images, limits, metadata, reparam)
     import onnx
 
     height, width = images.shape[2:]
@@ -115,23 +121,63 @@ def export_detections(network: nn.Cell, path: Path, images: np.ndarray, limits: 
         return _verify(partial, images, logits, deltas, anchors, limits)
 
 
-def _verify(path, images, logits, deltas, anchors, limits) -> float:
-    """Compare on whole images, and on smaller ones with padding whose scales differ."""
+def export_instances(network: MaskRCNN, path: Path, images: np.ndarray, limits: Limits, metadata: Dict[str, Any],
+                     reparam: bool = True) -> float:  # fmt: skip
+    """What :func:`export_detections` does for a Mask R-CNN; see :func:`onnx_instances.add_instances`."""
+    import onnx
     import onnxruntime
 
     height, width = images.shape[2:]
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    sizes_of_maps = anchors.sizes(height, width)
-    largest = 0.0
+    anchors = replace(RPN, scales=(network.anchor_scale,))
+    detector, largest = MaskDetector(network.set_train(False), limits), 0.0
+    cases = []
+    for given in _inputs(images):
+        cases.append((given, detector(*given.values(), np.ones(len(images), bool))))
+    with atomic_export(path) as partial:
+        model = model_of(to_onnx(reparameterize(network) if reparam else network, (None, *images.shape[1:])))
+        model = add_instances(model, network, anchors, height, width, limits)
+        onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata)})
+        partial.write_bytes(model.SerializeToString())
+        session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
+        for given, expected in cases:
+            rows, masks = session.run(None, given)
+            for k, found in enumerate(expected):
+                own = rows[:, 0] == k
+                largest = max(largest, _difference(rows[own], found))
+                _compare_masks(rows[own], masks[own], found)
+    return largest
+
+
+def _compare_masks(rows, masks, found) -> None:
+    """Compare each mask with that of the detection whose box is nearest."""
+    for row, mask in zip(rows, masks):
+        nearest = np.abs(found.boxes - row[1:5]).max(1) + 1e6 * (found.labels != row[6])
+        difference = np.abs(sigmoid(found.masks[nearest.argmin()]) - mask).max()
+        if not difference <= MASKS:
+            raise DetectionsDifferError(
+                f"a mask of the exported file differs from the network's by {difference:.2g}: no file was kept; report "
+                "the versions of mindspore, onnx and onnxruntime."
+            )
+
+
+def _inputs(images):
+    """Whole images, and smaller ones with padding whose scales differ."""
+    height, width = images.shape[2:]
     for size, scale in (((height, width), (1.0, 1.0)), ((height - 7, width - 13), (1.5, 1.25))):
-        count = len(images)
-        given = {
-            "images": images,
-            "sizes": np.tile(np.float32(size), (count, 1)),
-            "scales": np.tile(np.float32(scale), (count, 1)),
-        }
+        sides = [np.tile(np.float32(each), (len(images), 1)) for each in (size, scale)]
+        yield {"images": images, "sizes": sides[0], "scales": sides[1]}
+
+
+def _verify(path, images, logits, deltas, anchors, limits) -> float:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    sizes_of_maps = anchors.sizes(*images.shape[2:])
+    largest = 0.0
+    for given in _inputs(images):
+        size, scale = given["sizes"][0], given["scales"][0]
         (rows,) = session.run(None, given)
-        for k in range(count):
+        for k in range(len(images)):
             expected = detect(
                 logits[k], deltas[k], anchors.all(sizes_of_maps), anchors.counts(sizes_of_maps), size, scale, limits
             )

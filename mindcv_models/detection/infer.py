@@ -6,10 +6,9 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
-from mindspore import nn
 
 from ..cells import cast_network
 from ..checkpoint import load_weights
@@ -21,11 +20,13 @@ from ..process import output_folder, set_up
 from .coco import Annotated, Raw
 from .data import eval_transform
 from .draw import draw_detections
+from .mask_predict import Instances
+from .mask_validator import run_lengths
 from .options import InferOptions
 from .predict import Detections
+from .systems import system_of
 from .transforms import EvalTransform
 from .validate import build
-from .validator import Detector
 
 __all__ = ["find_classes", "predict", "run"]
 
@@ -41,15 +42,16 @@ def run(options: InferOptions, paths: Sequence[str]) -> int:
     load_weights(network, options.ckpt_path, options.averages)
     network = cast_network(network, options.amp_level, options.amp_cast_list).set_train(False)
     limits = replace(options.limits, score=max(options.score_threshold, options.min_score))
+    detector = system_of(options.model).validator.detector(network, limits)
     rows, failed = [], 0
     for path in paths:
-        found, pixels, reason = predict(network, path, eval_transform(options), limits)
+        found, pixels, reason = predict(detector, path, eval_transform(options))
         if reason:
             print(f"cannot decode {path}: {reason}", file=sys.stderr)
             rows.append({"image": path, "error": reason})
             failed = 1
             continue
-        rows.append({"image": path, "detections": as_rows(found, names)})
+        rows.append({"image": path, "detections": as_rows(found, names, pixels.shape[:2])})
         if folder:
             save_picture(draw_detections(pixels, found, names), free_name(folder, path))
     sys.stdout.write(FORMATS[options.format](rows))
@@ -60,7 +62,7 @@ def run(options: InferOptions, paths: Sequence[str]) -> int:
     return failed
 
 
-def predict(network: nn.Cell, path: str, transform: EvalTransform, limits
+def predict(detector: Callable, path: str, transform: EvalTransform
             ) -> Tuple[Optional[Detections], Optional[np.ndarray], str]:  # fmt: skip
     """What is on one image, upright: detections and pixels ``(H, W, 3)``; or why it cannot be decoded."""
     try:
@@ -69,7 +71,7 @@ def predict(network: nn.Cell, path: str, transform: EvalTransform, limits
         return None, None, error.reason
     raw = Raw(Annotated(0, path, *pixels.shape[:2]), pixels)
     image, _, size, scale = transform(raw)
-    (found,) = Detector(network, limits)(image[None], size[None], scale[None], np.ones(1, bool))
+    (found,) = detector(image[None], size[None], scale[None], np.ones(1, bool))
     return found, pixels, ""
 
 
@@ -94,11 +96,16 @@ def find_classes(given: Optional[str], checkpoint: Path, count: Optional[int]) -
     return [str(k) for k in range(count)]
 
 
-def as_rows(found: Detections, names: Sequence[str]) -> List[Dict[str, Any]]:
-    return [
+def as_rows(found: Detections, names: Sequence[str], size: Tuple[int, int]) -> List[Dict[str, Any]]:
+    """The objects of an image of ``size`` (height, width); their masks as COCO's compressed run lengths."""
+    rows = [
         {"class": names[label], "score": round(score, 4), "box": [round(side, 2) for side in box]}
         for box, score, label in zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist())
     ]
+    if isinstance(found, Instances):
+        for row, bitmap in zip(rows, found.bitmaps(size)):
+            row["mask"] = run_lengths(bitmap)
+    return rows
 
 
 def free_name(folder: Path, path: str) -> Path:

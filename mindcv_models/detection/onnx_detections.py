@@ -95,8 +95,8 @@ def _gather_rows(add: _Builder, x, places):
     return add("GatherND", x, indices, batch_dims=1)
 
 
-def _decoded(add: _Builder, base, deltas):
-    """Boxes as :func:`mindcv_models.detection.boxes.decode` makes them."""
+def _decoded(add: _Builder, base, deltas, sizes="sizes"):
+    """Boxes ``(B, K, 4)`` as :func:`mindcv_models.detection.boxes.decode` makes them, in images of ``sizes (B, 2)``."""
     half = add.constant(0.5)
     low, high = (add.slice(base, 2, k, k + 2) for k in (0, 2))
     sides = add("Sub", high, low)
@@ -105,7 +105,7 @@ def _decoded(add: _Builder, base, deltas):
     stretches = add("Clip", stretches, add.constant(-LIMIT), add.constant(LIMIT))
     halves = add("Mul", add("Mul", sides, add("Exp", stretches)), half)
     boxes = add("Concat", add("Sub", centres, halves), add("Add", centres, halves), axis=2)
-    turned = add("Gather", "sizes", add.integers(1, 0, 1, 0), axis=1)  # width, height, width, height
+    turned = add("Gather", sizes, add.integers(1, 0, 1, 0), axis=1)  # width, height, width, height
     limits = add("Unsqueeze", turned, add.integers(1))
     return add("Min", add("Max", boxes, add.constant(0.0)), limits)
 

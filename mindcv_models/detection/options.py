@@ -16,15 +16,20 @@ DATASETS = ("coco", "digits_scenes")
 
 @dataclass
 class Head(Backbone):
-    """RetinaNet's own sizes; with other ones than the defaults, official checkpoints do not fit."""
+    """The detector's own sizes; with other ones than the defaults, official checkpoints do not fit."""
 
     title = "Model"
 
     channels: int = option(256, "width of the detector's neck and head", at_least=1)
-    convs: int = option(4, "convolutions in each tower of the head, before the last one", at_least=1)
-    anchor_scale: float = option(
-        4.0, "side of the smallest anchors, in strides: 4 is for objects of 32 pixels and more", above=0
+    convs: int = option(
+        4,
+        "convolutions in each tower of RetinaNet's head, or in Mask R-CNN's mask head, before the last one",
+        at_least=1,
     )
+    anchor_scale: Optional[float] = option(
+        None, "side of the smallest anchors, in strides; default: for objects of 32 pixels and more, 4 for RetinaNet, "
+        "whose smallest stride is 8, and 8 for Mask R-CNN, whose is 4", above=0,
+    )  # fmt: skip
 
     @property
     def network_options(self) -> Dict[str, Any]:
@@ -103,6 +108,20 @@ class Finding(Group):
         return Limits(self.score_threshold, self.nms_threshold, per_image=self.max_detections)
 
 
+@dataclass
+class Regions(Group):
+    """What Mask R-CNN's second stage looks at in training."""
+
+    title = "Regions"
+
+    regions: int = option(1000, "Mask R-CNN: regions of an image that the second stage may learn from", at_least=1)
+    region_samples: int = option(
+        512,
+        "Mask R-CNN: regions of an image that it learns from; those with an object are a quarter at most",
+        at_least=4,
+    )
+
+
 class _Recipes(Group):
     """Read from recipes that ``train.py``, ``validate.py`` and ``infer.py`` share."""
 
@@ -112,7 +131,7 @@ class _Recipes(Group):
 
 
 @dataclass
-class TrainOptions(RunOptions, Head, CocoFolder, Scaling, Finding, _Recipes):
+class TrainOptions(RunOptions, Head, Regions, CocoFolder, Scaling, Finding, _Recipes):
     """The options of ``train.py`` for a detector."""
 
     batch_size: int = option(2, "images per step and device", at_least=1, also=("b", "bs", "batch"))

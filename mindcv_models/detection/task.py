@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Tuple
 
-import numpy as np
 from mindspore import Tensor, nn
 
 from ..data.loader import Loader, threads
@@ -14,10 +13,9 @@ from ..errors import InputError
 from ..files import write_text
 from ..training import Objective
 from . import export, infer, validate
-from .anchors import retinanet_anchors
 from .data import eval_transform, read_split, train_loader, write_embedded
-from .objective import RetinaNetObjective
 from .options import InferOptions, TrainOptions, ValidateOptions
+from .systems import system_of
 from .validator import DetectionValidator
 
 __all__ = ["TASK"]
@@ -50,24 +48,17 @@ class Detection:
         return train_loader(options, world)
 
     def objective(self, options: TrainOptions, network: nn.Cell) -> Objective:
-        return RetinaNetObjective(network)
+        return system_of(options.model).objective(options, network)
 
     def validator(self, options: TrainOptions, network: nn.Cell, world: World) -> DetectionValidator:
-        return DetectionValidator(
+        return system_of(options.model).validator(
             network, read_split(options, "val"), eval_transform(options), options.batch_size,
             threads(options.num_parallel_workers), options.limits, world, options.skip_bad_images,
         )  # fmt: skip
 
     def example_batch(self, options: TrainOptions, size: Tuple[int, int]) -> Tuple[Tensor, ...]:
-        """Images of noise, and of each a few anchors with an object."""
-        rng = np.random.default_rng(0)
-        images = rng.standard_normal((options.batch_size, options.in_channels, *size), np.float32)
-        known = retinanet_anchors(options.anchor_scale)
-        anchors = sum(known.counts(known.sizes(*size)))
-        labels = np.full((options.batch_size, anchors), options.num_classes, np.int32)
-        labels[:, ::100] = 0
-        deltas = rng.standard_normal((options.batch_size, anchors, 4), np.float32)
-        return tuple(map(Tensor, (images, labels, deltas)))
+        """Images of noise, each with a few objects."""
+        return tuple(map(Tensor, system_of(options.model).example(options, size)))
 
     def save_names(self, options: TrainOptions, folder: Path) -> None:
         names = [category.name for category in read_split(options, "train").categories]

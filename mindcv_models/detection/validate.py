@@ -3,7 +3,7 @@
 import json
 import logging
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List
 
 from mindspore import nn
 
@@ -20,7 +20,9 @@ from .coco import CocoSet
 from .data import eval_transform, read_split
 from .draw import plot_curves
 from .evaluate import Evaluation, GroundTruth, read_results
+from .mask_validator import MaskValidator
 from .options import ValidateOptions
+from .systems import system_of
 from .validator import DetectionValidator
 
 __all__ = ["run"]
@@ -61,8 +63,11 @@ def build(options, categories: int) -> nn.Cell:
 
 def _score(options, data: CocoSet, folder, world: World) -> Row:
     truth = GroundTruth(data)
-    evaluation = truth.evaluate(read_results(options.results, truth))
-    return _report(Path(options.results).stem, evaluation, data, folder, world)
+    results = read_results(options.results, truth)
+    have_masks = results and all("segmentation" in row for row in results)
+    kinds = MaskValidator.kinds if have_masks else DetectionValidator.kinds
+    evaluations = {kind: truth.evaluate(results, name) for kind, name in kinds.items()}
+    return _report(Path(options.results).stem, evaluations, data, folder, world)
 
 
 def _validate(options, data: CocoSet, folder, world: World) -> List[Row]:
@@ -71,14 +76,14 @@ def _validate(options, data: CocoSet, folder, world: World) -> List[Row]:
     for path in options.ckpt_path:
         logger.info("loaded %s", load_weights(network, str(path), options.averages))
         if validator is None:
-            validator = DetectionValidator(
+            validator = system_of(options.model).validator(
                 cast_network(network, options.amp_level, options.amp_cast_list), data, eval_transform(options),
                 options.batch_size, threads(options.num_parallel_workers), options.limits, world,
                 options.skip_bad_images,
             )  # fmt: skip
-        evaluation, results = validator.run()
+        evaluations, results = validator.run()
         name = path.stem
-        rows.append(_report(name, evaluation, data, folder, world))
+        rows.append(_report(name, evaluations, data, folder, world))
         if options.save_results and world.is_main:
             target = Path(options.save_results)
             target = target if len(options.ckpt_path) == 1 else target.with_name(f"{target.stem}_{name}.json")
@@ -87,23 +92,26 @@ def _validate(options, data: CocoSet, folder, world: World) -> List[Row]:
     return rows
 
 
-def _report(name: str, evaluation: Evaluation, data: CocoSet, folder, world: World) -> Row:
-    names, classes = _by_class(evaluation, data)
-    row = {"checkpoint": name, **{f"box_{key}": value for key, value in evaluation.values.items()}}
+def _report(name: str, evaluations: Dict[str, Evaluation], data: CocoSet, folder, world: World) -> Row:
+    row = {"checkpoint": name}
+    for kind, evaluation in evaluations.items():
+        row.update({f"{kind}_{key}": value for key, value in evaluation.values.items()})
     logger.info("%s: %s", name, ", ".join(f"{key} {100 * value:.2f}" for key, value in list(row.items())[1:]))
     if folder and world.is_main:
         own = folder / name
         own.mkdir(exist_ok=True)
+        classes = _by_class(evaluations, data)
         write_text(own / "per_class.csv", csv_table(classes))
         write_text(own / "per_class.md", markdown_table(classes))
-        plot_curves(evaluation, names, own)
+        names = [category.name for category in data.categories]
+        for kind, evaluation in evaluations.items():
+            plot_curves(evaluation, names, own, kind)
     return row
 
 
-def _by_class(evaluation: Evaluation, data: CocoSet) -> Tuple[List[str], List[Row]]:
-    names = [category.name for category in data.categories]
-    rows = [
-        {"class": name, "box_ap": ap, "box_ap50": ap50, "box_ar": ar}
-        for name, (ap, ap50, ar) in zip(names, evaluation.per_class.tolist())
-    ]
-    return names, rows
+def _by_class(evaluations: Dict[str, Evaluation], data: CocoSet) -> List[Row]:
+    rows = [{"class": category.name} for category in data.categories]
+    for kind, evaluation in evaluations.items():
+        for row, (ap, ap50, ar) in zip(rows, evaluation.per_class.tolist()):
+            row.update({f"{kind}_ap": ap, f"{kind}_ap50": ap50, f"{kind}_ar": ar})
+    return rows

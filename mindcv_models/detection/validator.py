@@ -1,5 +1,6 @@
 """Average precision of a detector on a data set, each image once whatever the number of devices."""
 
+import json
 from typing import Any, Dict, Iterator, List, Tuple
 
 import mindspore as ms
@@ -9,10 +10,10 @@ from mindspore import Tensor, nn
 from ..data.images import UnreadableImageError
 from ..data.loader import Loader
 from ..data.order import ShareOrder
-from ..distributed import ONE_DEVICE, World, sum_over_ranks
+from ..distributed import ONE_DEVICE, World, gather_bytes
 from ..evaluation import Result
 from .anchors import retinanet_anchors
-from .coco import CocoSet, Raw
+from .coco import Annotated, CocoSet, Raw
 from .evaluate import NAMES, Evaluation, GroundTruth, to_results
 from .predict import LIMITS, Detections, Limits, detect
 from .transforms import EvalTransform
@@ -107,25 +108,34 @@ class DetectionValidator:
         skip_bad: leave out images that cannot be decoded, rather than raise.
     """
 
+    detector = Detector  # what finds the objects of a batch
+    kinds: Dict[str, str] = {"box": "bbox"}  # what is evaluated, by pycocotools' names
     columns: Tuple[str, ...] = tuple(f"box_{name}" for name in NAMES)
 
     def __init__(self, network: nn.Cell, data: CocoSet, transform: EvalTransform, batch_size: int, workers: int = 1,
                  limits: Limits = LIMITS, world: World = ONE_DEVICE, skip_bad: bool = False):  # fmt: skip
-        self.detector = Detector(network, limits)
+        self.detector = type(self).detector(network, limits)
         self.data, self.transform = data, transform
         self.batch_size, self.workers, self.world = batch_size, workers, world
         self.skip_bad = skip_bad
         self.truth = GroundTruth(data)
 
-    def __call__(self) -> Result:
-        evaluation, _ = self.run()
-        values = dict(zip(self.columns, evaluation.values.values()))
-        ap, ap50 = values["box_ap"], values["box_ap50"]
-        text = f"box AP {100 * ap:.2f} %, AP50 {100 * ap50:.2f} % on {len(self.data)} images"
-        return Result(values, ap, len(self.data), ap == 0, text)
+    def results_of(self, image: Annotated, found) -> List[Dict[str, Any]]:
+        """The objects of one image in COCO's format of results."""
+        return to_results(image.id, found, self.data.categories)
 
-    def run(self) -> Tuple[Evaluation, List[Dict[str, Any]]]:
-        """The evaluation of the network's current weights, and its results in COCO's format, on every rank."""
+    def __call__(self) -> Result:
+        evaluations, _ = self.run()
+        values = dict(zip(self.columns, [share for each in evaluations.values() for share in each.values.values()]))
+        figures = [
+            f"{kind} AP {100 * each.values['ap']:.2f} %, AP50 {100 * each.values['ap50']:.2f} %"
+            for kind, each in evaluations.items()
+        ]
+        ap = evaluations[list(self.kinds)[-1]].values["ap"]
+        return Result(values, ap, len(self.data), ap == 0, f"{', '.join(figures)} on {len(self.data)} images")
+
+    def run(self) -> Tuple[Dict[str, Evaluation], List[Dict[str, Any]]]:
+        """The evaluations of the network's current weights by kind, and the results in COCO's format, on every rank."""
         was_training = self.detector.network.training
         self.detector.network.set_train(False)
         results, bad = self._detect()
@@ -133,44 +143,22 @@ class DetectionValidator:
         truth = self.truth
         if bad:
             truth = GroundTruth(self.data.chosen([k for k, i in enumerate(self.data.images) if i.id not in bad]))
-        return truth.evaluate(results), results
+        return {kind: truth.evaluate(results, name) for kind, name in self.kinds.items()}, results
 
     def _detect(self):
         source = Tolerant(self.data) if self.skip_bad else self.data
-        found = {}
+        images = {image.id: image for image in self.data.images}
+        own = {}
         for loader in eval_loaders(source, self.transform, self.batch_size, self.workers, self.world):
-            for images, ids, sizes, scales, valid in loader.epoch():
-                found.update(zip(ids[valid].tolist(), self.detector(images, sizes, scales, valid)))
-        bad = set(source.bad) if self.skip_bad else set()
-        found, bad = self._gather(found, bad)
-        results = []
-        for image in self.data.images:
-            if image.id in found and image.id not in bad:
-                results += to_results(image.id, found[image.id], self.data.categories)
-        return results, bad
-
-    def _gather(self, found: Dict[int, Detections], bad: set) -> Tuple[Dict[int, Detections], set]:
-        """What all ranks found: each fills its own rows of one array, and the sum has them all."""
-        if self.world.size == 1:
-            return found, bad
-        rows = np.zeros((len(self.data), 1 + 6 * self.detector.limits.per_image))
-        for row, image in zip(rows, self.data.images):
-            if image.id in found:
-                own = found[image.id]
-                values = np.concatenate([own.boxes, own.scores[:, None], own.labels[:, None]], 1)
-                row[0] = len(values) + 1 + (image.id in bad) * 10_000
-                row[1 : 1 + values.size] = values.reshape(-1)
-        rows = sum_over_ranks(rows.reshape(-1), self.world).reshape(rows.shape)
-        if (rows[:, 0] == 0).any():
-            raise RuntimeError(f"validation saw {(rows[:, 0] > 0).sum()} images, but there are {len(rows)}.")
+            for pixels, ids, sizes, scales, valid in loader.epoch():
+                for number, found in zip(ids[valid].tolist(), self.detector(pixels, sizes, scales, valid)):
+                    own[number] = self.results_of(images[number], found)
+        bad = sorted(source.bad) if self.skip_bad else []
         everything, all_bad = {}, set()
-        for row, image in zip(rows, self.data.images):
-            count = int(row[0]) - 1
-            if count >= 10_000:
-                all_bad.add(image.id)
-                continue
-            values = row[1 : 1 + 6 * count].reshape(count, 6)
-            everything[image.id] = Detections(
-                values[:, :4].astype(np.float32), values[:, 4].astype(np.float32), values[:, 5].astype(int)
-            )
-        return everything, all_bad
+        for part in gather_bytes(json.dumps([list(own.items()), bad]).encode(), self.world):
+            found, bad = json.loads(part)
+            everything.update(found)
+            all_bad.update(bad)
+        if set(everything) != set(images):
+            raise RuntimeError(f"validation saw {len(everything)} images, but there are {len(images)}.")
+        return [result for number in images if number not in all_bad for result in everything[number]], all_bad

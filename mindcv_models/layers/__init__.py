@@ -4,12 +4,15 @@ from .activation import GELU
 from .convolution import Conv2d, DepthwiseConv2d
 from .deformable import DeformableConv2d, deformable_conv2d
 from .kernel import Kernel
+from .nms import NMS
 from .normalization import BatchNorm2d, ChannelNorm, LayerNorm
 from .pooling import GlobalAvgPool
 from .resize import resize
+from .roi_align import RoIAlign
 
 __all__ = [
     "GELU",
+    "NMS",
     "BatchNorm2d",
     "ChannelNorm",
     "Conv2d",
@@ -18,6 +21,7 @@ __all__ = [
     "GlobalAvgPool",
     "Kernel",
     "LayerNorm",
+    "RoIAlign",
     "deformable_conv2d",
     "resize",
 ]

@@ -9,12 +9,12 @@ from mindcv.models.registry import get_pretrained_cfg, is_model
 from mindspore import nn
 
 from ..errors import InputError, nearest, shown
-from . import fastervit, fastvit, litv2, retinanet, semantic_fpn
+from . import fastervit, fastvit, litv2, mask_rcnn, retinanet, semantic_fpn
 
 __all__ = ["ModelConfig", "config_of", "create_model", "list_models"]
 
 FAMILIES = (fastvit, fastervit, litv2)
-DENSE = (retinanet, semantic_fpn)  # models over a backbone
+DENSE = (retinanet, mask_rcnn, semantic_fpn)  # models over a backbone
 
 
 def list_models(pattern: str = "*", task: str = "classification") -> List[str]:

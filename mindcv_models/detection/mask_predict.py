@@ -1,0 +1,113 @@
+"""Mask R-CNN on images: two graphs of fixed shape, and what happens between them in NumPy."""
+
+from typing import Dict, List, NamedTuple, Tuple
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from .paste import detect_regions, mask_regions, paste
+from .predict import LIMITS, Detections, Limits
+from .regions import Proposals
+
+__all__ = ["Instances", "MaskDetector"]
+
+# Rows of masks that the second graph may have; the fewest that suffice for a batch are used.
+ROWS = (8, 32, 100)
+SIDE = 28
+
+
+class Instances(NamedTuple):
+    """The objects found in one image, by descending score, as :class:`Detections`, with their masks.
+
+    Attributes:
+        masks: ``(N, 28, 28)`` float32 logits; :meth:`bitmaps` draws them.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray
+
+    def bitmaps(self, size: Tuple[int, int]) -> np.ndarray:
+        """``(N, height, width)`` bool, for an image of ``size``."""
+        return paste(self.masks, self.boxes, size)
+
+
+class FirstGraph(nn.Cell):
+    """Images ``(B, 3, H, W)`` and their sizes ``(B, 2)`` to regions and what the second stage says of them.
+
+    Returns:
+        Regions ``(B, R, 4)``, zeros for rows that do not count; logits ``(B, R, C + 1)`` and deltas ``(B, R, 4 * C)``;
+        the neck's maps.
+    """
+
+    def __init__(self, network: nn.Cell, per_level: int = 1000, regions: int = 1000):
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.proposals = Proposals(per_level, regions, anchor_scale=network.anchor_scale)
+
+    def construct(self, images, sizes):
+        logits, deltas, maps = self.network(images)
+        regions, _, _ = self.proposals(logits, deltas, sizes, tuple([x.shape[2:] for x in maps]))
+        b, r, _ = regions.shape
+        logits, deltas = self.network.roi_head.boxes(maps, regions)
+        logits, deltas = logits.astype(ms.float32).reshape(b, r, -1), deltas.astype(ms.float32).reshape(b, r, -1)
+        return regions, logits, deltas, maps
+
+
+class SecondGraph(nn.Cell):
+    """The neck's maps and regions ``(B, M, 4)`` with their classes ``(B, M)`` to mask logits ``(B, M, side, side)``."""
+
+    def __init__(self, network: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.network = network
+
+    def construct(self, maps, regions, labels):
+        logits = self.network.roi_head.masks(maps, regions).astype(ms.float32)
+        n, classes, side, _ = logits.shape
+        rows = ops.arange(n).astype(ms.int32) * classes + labels.reshape(-1)
+        own = ops.gather(logits.reshape(n * classes, side * side), rows, 0)
+        return own.reshape(*labels.shape, side, side)
+
+
+class MaskDetector:
+    """A Mask R-CNN and what follows it: batches to the objects in each image.
+
+    It compiles one graph for a shape of batch, and up to three for the masks, by how many objects there are.
+    """
+
+    def __init__(self, network: nn.Cell, limits: Limits = LIMITS):
+        self.network, self.limits = network, limits
+        self.first, self.second = FirstGraph(network, limits.per_level), SecondGraph(network)
+
+    def __call__(self, images: np.ndarray, sizes: np.ndarray, scales: np.ndarray, valid: np.ndarray
+                 ) -> List[Instances]:  # fmt: skip
+        """The objects of each row that is ``valid``.
+
+        Args:
+            images: ``(B, 3, H, W)``.
+            sizes: height and width of each, without padding, ``(B, 2)``.
+            scales: width and height by those of the original, ``(B, 2)``.
+        """
+        outputs = self.first(Tensor.from_numpy(images), Tensor(np.asarray(sizes, np.float32)))
+        regions, logits, deltas = (each.asnumpy() for each in outputs[:3])
+        found = {
+            row: detect_regions(logits[row], deltas[row], regions[row], sizes[row], scales[row], self.limits)
+            for row in np.flatnonzero(valid)
+        }
+        masks = self.masks(outputs[3], found, scales)
+        return [Instances(*objects, masks[row]) for row, objects in found.items()]
+
+    def masks(self, maps, found: Dict[int, Detections], scales: np.ndarray) -> Dict[int, np.ndarray]:
+        """The mask logits of what was found in each row of the batch, ``(N, side, side)``."""
+        most = max((len(objects.boxes) for objects in found.values()), default=0)
+        if most == 0:
+            return {row: np.zeros((0, SIDE, SIDE), np.float32) for row in found}
+        rows = next((count for count in ROWS if count >= most), most)
+        regions, labels = np.zeros((len(scales), rows, 4), np.float32), np.zeros((len(scales), rows), np.int32)
+        for row, objects in found.items():
+            regions[row, : len(objects.boxes)] = mask_regions(objects.boxes, scales[row])
+            labels[row, : len(objects.boxes)] = objects.labels
+        logits = self.second(maps[:4], Tensor(regions), Tensor(labels)).asnumpy()
+        return {row: logits[row, : len(objects.boxes)] for row, objects in found.items()}
