@@ -93,21 +93,11 @@ def test_msrun_does_the_same(one_rank, tmp_path):
 
 
 def train_arguments(data, output, *more):
-    options = [
-        *common(data),
-        "--ckpt_save_dir",
-        str(output),
-        "--opt",
-        "momentum",
-        "--lr",
-        "0.001",
-        "--log_interval",
-        "1",
-    ]
-    return ["-m", "tests.helpers.tiny", "train", *options, "--val_while_train", "True", "--distribute", "True", *more]
+    return ["-m", "tests.helpers.tiny", "train", *common(data), "--ckpt_save_dir", str(output), "--opt", "momentum",
+            "--lr", "0.001", "--val_while_train", "True", "--log_interval", "1", "--distribute", "True",
+            *more]  # fmt: skip
 
 
-@pytest.mark.process
 def test_train_validates_every_image_once_and_only_rank_0_writes(tmp_path):
     data = image_folder(tmp_path / "data", val=(("a", 3), ("b", 4)))
     done = run([*MPIRUN, *train_arguments(data, tmp_path / "out", "--epoch_size", "2")])
