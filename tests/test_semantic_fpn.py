@@ -11,10 +11,11 @@ from mindcv_models.checkpoint.names import official_buffers, torch_names
 from mindcv_models.errors import InputError
 from mindcv_models.export import Preparation
 from mindcv_models.export.check import reload
-from mindcv_models.layers import DropPathDraws, resize
+from mindcv_models.layers import resize
 from mindcv_models.models import semantic_fpn
 from mindcv_models.models.semantic_fpn import SemanticHead
 from mindcv_models.segmentation.export import AtImageSize, LabelsDifferError, export_segmenter, pixels_that_differ
+from mindcv_models.training.drop_path import DropPathDraws
 from tests.helpers import parity
 
 COUNTS = {"litv2_s": 31_449_486, "litv2_m": 52_435_854, "litv2_b": 89_993_518}
@@ -48,7 +49,7 @@ def test_first_values():
 def test_whole_channels_drop_out():
     """With only one class and weights of 1, what is left of the sum tells which channels were kept."""
     head = SemanticHead(1, 6, 64, drop_rate=0.25)
-    draws = DropPathDraws(head)
+    draws = DropPathDraws.of(head)
     draws.fill(np.random.default_rng(1))
     head.dropout.set_train()
     kept = head.dropout(ms.Tensor(np.ones((128, 1, 2, 3), np.float32))).asnumpy()
