@@ -33,7 +33,7 @@ class NotFiniteError(RunError):
 
 
 class Stopped(Exception):  # noqa: N818, not an error
-    """A run that was stopped by SIGTERM or Ctrl-C after saving its state. Scripts exit with 128 + the signal.
+    """A run that was stopped by SIGTERM, Ctrl-C or SIGHUP after saving its state. Scripts exit with 128 + the signal.
 
     Attributes:
         signal: the signal's number.

@@ -21,7 +21,8 @@ __all__ = ["output_folder", "run", "set_up"]
 def run(main) -> None:
     """Call a script's ``main`` and exit with the status that it returns, or 0.
 
-    Errors print one line: status 2 on invalid input, 1 on a failed run, 143 after SIGTERM, 130 after Ctrl-C.
+    Errors print one line: status 2 on invalid input, 1 on a failed run, 143 after SIGTERM, 130 after Ctrl-C,
+    129 after SIGHUP.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     logging.raiseExceptions = False  # a closed or full standard output costs the log, not a traceback for each line

@@ -79,7 +79,7 @@ def test_a_run_killed_twice_ends_as_one_that_was_not(images, whole, tmp_path):
     assert not [p for p in (*tmp_path.iterdir(), *(tmp_path / "state").iterdir()) if "partial" in p.name]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_lets_the_step_end_and_saves(images, whole, tmp_path, monkeypatch, caplog, number, status):
     def kill(batch):
         os.kill(os.getpid(), number)

@@ -1,6 +1,8 @@
 """A folder belongs to one process at a time, and to one run at a time."""
 
 import logging
+import os
+import signal
 import subprocess
 import sys
 
@@ -11,6 +13,7 @@ from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError
 from mindcv_models.training.run_folder import locked, set_earlier_run_aside
 from mindcv_models.training.state_files import StateFiles
+from mindcv_models.training.stop import StopRequest
 
 OWN = ("m_best.ckpt", "m_last.ckpt", "m-3_25.ckpt", "results.csv", "config.yaml", "classes.txt")
 OTHERS = ("split.json", "notes.txt", "pretrained.ckpt", "m-final.ckpt")
@@ -96,3 +99,23 @@ def test_files_that_exist_are_told_from_none(tmp_path, caplog):
         path.write_bytes(path.read_bytes()[:100])
     caplog.set_level(logging.ERROR)
     assert files.exist() and files.newest() is None
+
+
+@pytest.mark.parametrize("number", StopRequest.SIGNALS)
+def test_the_first_signal_is_a_request_and_handlers_come_back(number):
+    before = signal.getsignal(number)
+    with StopRequest(ONE_DEVICE) as request:
+        assert request.check() is None
+        os.kill(os.getpid(), number)
+        assert request.check() == number
+    assert signal.getsignal(number) == before
+
+
+def test_a_run_under_nohup_does_not_hear_sighup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest(ONE_DEVICE) as request:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert request.check() is None
+    finally:
+        signal.signal(signal.SIGHUP, before)

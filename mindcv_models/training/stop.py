@@ -1,4 +1,4 @@
-"""Stopping a run from outside: SIGTERM and Ctrl-C."""
+"""Stopping a run from outside: SIGTERM, Ctrl-C, and the end of its terminal (SIGHUP)."""
 
 import signal
 import threading
@@ -11,13 +11,14 @@ __all__ = ["StopRequest"]
 
 
 class StopRequest:
-    """SIGTERM and Ctrl-C as a wish to stop, heard between two steps, on which all ranks agree.
+    """A signal as a request to stop, heard between two steps, on which all ranks agree.
 
-    A context manager: inside it the first signal is noted, and a second one acts as it always does. Several ranks ask
+    A context manager: inside it the first signal is noted, and a second one acts as it always does. A signal that is
+    ignored, as SIGHUP under ``nohup``, stays so. Several ranks ask
     each other about once a second, since asking after each step would make them wait for each other.
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
     def __init__(self, world: World):
         self.world = world
@@ -29,7 +30,8 @@ class StopRequest:
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.getsignal(number) for number in self.SIGNALS}
+            handlers = {number: signal.getsignal(number) for number in self.SIGNALS}
+            self.before = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
         self._listen()
         return self
 
