@@ -1,5 +1,8 @@
 """The package as pip installs it, and the pinned requirements that follow from pyproject.toml."""
 
+import ast
+import importlib.metadata
+import itertools
 import os
 import shutil
 import subprocess
@@ -9,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 from safetensors.numpy import save_file
 
 import mindcv_models
@@ -96,6 +100,28 @@ def test_an_installed_package_creates_converts_and_registers(wheel, tmp_path):
     logits = np.load(work / "logits.npy")
     expected = parity.reference("fastvit", case)["logits_f64"]
     np.testing.assert_allclose(logits, expected, rtol=0, atol=case["tolerance"]["logits_abs"])
+
+
+def imported(file):
+    """The top-level names of what a Python file imports, relative imports left out."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.split(".")[0]
+
+
+def test_every_import_is_of_a_stated_package():
+    project = requirements.read_project()["project"]
+    lines = itertools.chain(project["dependencies"], *project["optional-dependencies"].values())
+    stated = {Requirement(line).name.lower() for line in lines}
+    places = importlib.metadata.packages_distributions()
+    own = {path.stem for path in ROOT.glob("*.py")} | {"mindcv_models", "tests", "tools"}
+    files = [*ROOT.glob("*.py"), *(ROOT / "mindcv_models").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+    names = {name for file in files for name in imported(file)} - own - sys.stdlib_module_names
+    assert {"numpy", "cv2", "yaml"} <= names
+    for name in names - {"markdown", "packaging"}:  # MkDocs and pytest bring them
+        assert stated & {package.lower() for package in places[name]}, name
 
 
 def test_the_pinned_requirements_follow_from_pyproject():
