@@ -16,6 +16,8 @@ from mindspore.ops import auto_generate, operations
 
 import mindcv_models
 from mindcv_models import backend
+from mindcv_models.detection.anchors import RETINANET
+from mindcv_models.detection.objective import RetinaNetObjective
 from mindcv_models.graph import capture
 from mindcv_models.segmentation.objective import SegmentationObjective
 from tests.helpers import parity
@@ -182,3 +184,27 @@ def test_both_forms_give_the_same_logits(name, monkeypatch):
     expected, logits = (networks[device](x).asnumpy() for device in FORMS)
     assert np.isfinite(expected).all() and np.ptp(expected) > 0
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+class DetectorLoss(nn.Cell):
+    """The loss of a detector on targets that are given."""
+
+    def __init__(self, network, height, width):
+        super().__init__(auto_prefix=False)
+        self.objective = RetinaNetObjective(network)
+        anchors = sum(RETINANET.counts(RETINANET.sizes(height, width)))
+        self.labels = ms.Tensor(np.arange(anchors, dtype=np.int32)[None] % 7 - 1)
+        self.targets = ms.Tensor(np.zeros((1, anchors, 4), np.float32))
+
+    def construct(self, images):
+        return self.objective(images, self.labels, self.targets)[0]
+
+
+@pytest.mark.parametrize("device", FORMS)
+def test_a_detectors_loss_has_documented_operators_only(device, monkeypatch):
+    make_shallow(monkeypatch, (1, 1, 1, 1))
+    with building_for(device):
+        network = mindcv_models.create_model("retinanet", backbone="litv2_s", num_classes=5, channels=8, convs=1)
+        operators = compiled_operators(DetectorLoss(network, 96, 128), 1, 3, 96, 128)
+    assert operators >= {"ResizeNearestNeighborV2", "Log1p", "Exp", "Concat"}
+    check_documented(operators)

@@ -1,11 +1,21 @@
 """Losses of detectors."""
 
+import functools
+
 import mindspore as ms
-from mindspore import ops
+import numpy as np
+from mindspore import Tensor, ops
 
 __all__ = ["focal_loss", "l1_loss", "positives", "retinanet_losses", "softplus"]
 
 ALPHA = 0.25  # weight of an anchor's own class; 1 - ALPHA of all others
+
+
+@ops.constexpr
+@functools.lru_cache(maxsize=8)
+def numbers(count):
+    """0 to ``count - 1``, int32, a constant of the graph."""
+    return Tensor(np.arange(count, dtype=np.int32))
 
 
 def softplus(x):
@@ -23,8 +33,7 @@ def focal_loss(logits, labels):
         logits: ``(B, A, C)``.
         labels: ``(B, A)``: a class, ``C`` for background, -1 for anchors that do not count.
     """
-    classes = ops.arange(logits.shape[-1]).astype(labels.dtype)
-    is_class = (labels.expand_dims(-1) == classes).astype(ms.float32)
+    is_class = (labels.expand_dims(-1) == numbers(logits.shape[-1])).astype(ms.float32)
     counts = (labels >= 0).astype(ms.float32).expand_dims(-1)
     z = logits.astype(ms.float32) * (1 - 2 * is_class)
     cost = softplus(z)

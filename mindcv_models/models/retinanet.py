@@ -80,10 +80,8 @@ class RetinaHead(nn.Cell):
 
 def rows(x, values: int):
     """``(B, ANCHORS * values, H, W)`` to ``(B, H * W * ANCHORS, values)``."""
-    _, _, height, width = x.shape
-    return x.transpose(0, 2, 3, 1).reshape(
-        -1, height * width * ANCHORS, values
-    )  # a batch of any size stays one unknown
+    _, _, height, width = x.shape  # only the batch may be unknown, as in exported files
+    return x.transpose(0, 2, 3, 1).reshape(-1, height * width * ANCHORS, values)
 
 
 class RetinaNet(nn.Cell):
