@@ -10,6 +10,8 @@ from .boxes import decode, nms
 
 __all__ = ["LIMITS", "Detections", "Limits", "detect"]
 
+CHUNK = 1 << 17  # logits that are looked at in one go, so that what is made of them stays in the cache
+
 
 class Detections(NamedTuple):
     """The objects found in one image, by descending score.
@@ -70,8 +72,11 @@ def detect(logits: np.ndarray, deltas: np.ndarray, anchors: np.ndarray, counts: 
 def candidates(logits: np.ndarray, score: float) -> Tuple[np.ndarray, np.ndarray]:
     """Rows and classes whose score is about ``score`` or more; few of millions, so the exact test comes after."""
     least = -math.inf if score <= 0 else math.log(score / (1 - score)) - 1e-3
-    places = np.flatnonzero(logits > np.float32(least))
-    return np.divmod(places, logits.shape[1])
+    flat, above, places = logits.reshape(-1), np.empty(CHUNK, bool), []
+    for start in range(0, flat.size, CHUNK):
+        part = flat[start : start + CHUNK]
+        places.append(start + np.flatnonzero(np.greater(part, np.float32(least), out=above[: len(part)])))
+    return np.divmod(np.concatenate(places), logits.shape[1])
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
