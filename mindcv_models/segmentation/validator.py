@@ -8,7 +8,7 @@ from mindspore import nn
 from ..data.loader import Loader, threads
 from ..data.order import ShareOrder
 from ..distributed import ONE_DEVICE, World, sum_of_counts
-from ..errors import InputError
+from ..errors import InputError, RunError
 from ..evaluation import Result
 from ..models.registry import config_of
 from .folders import Tolerant, list_pictures
@@ -39,7 +39,7 @@ class SegmentationValidator:
     def scores(self) -> Scores:
         """The scores of the network's current weights, over the pictures of all ranks."""
         total, images = np.zeros((self.classes, self.classes), np.int64), 0
-        for pairs in self.loader.epoch():
+        for pairs in self._batches():
             for (_, labels), predicted in zip(pairs, self.inference([picture for picture, _ in pairs])):
                 total += confusion_matrix(labels, predicted, self.classes)
                 images += 1
@@ -47,6 +47,13 @@ class SegmentationValidator:
         if not counts[-1]:
             raise InputError("no picture of the validation split can be decoded: check data_dir and val_images.")
         return Scores(counts[:-1].reshape(total.shape), int(counts[-1]))
+
+    def _batches(self):
+        try:
+            yield from self.loader.epoch()
+        except (InputError, RunError) as error:
+            error.of_one_rank = True
+            raise
 
     def __call__(self) -> Result:
         scores = self.scores()
