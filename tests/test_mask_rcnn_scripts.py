@@ -1,0 +1,223 @@
+"""Mask R-CNN through the scripts, on a few scenes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+from safetensors.numpy import load_file
+
+import convert_torch_weights
+import export
+import infer
+import train
+import validate
+from mindcv_models.checkpoint import load_weights
+from mindcv_models.data.loader import Loader
+from mindcv_models.detection.mask_predict import MaskDetector
+from mindcv_models.detection.predict import Limits, sigmoid
+from mindcv_models.models.registry import create_model
+from tests.helpers import parity
+from tests.helpers.tiny_detector import IMAGES, MASK_NETWORK, call, scenes
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+MPIRUN = [str(BIN / "mpirun"), "--allow-run-as-root", "--oversubscribe", "-n", "2", sys.executable]
+ENVIRONMENT = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
+               "OMP_NUM_THREADS": "1"}  # fmt: skip
+RUN = [
+    *MASK_NETWORK, *IMAGES, "--dataset", "digits_scenes", "--batch_size", "4", "--epoch_size", "2", "--opt", "adamw",
+    "--lr", "0.005", "--warmup_epochs", "0", "--val_while_train", "True", "--log_interval", "1", "--save_every", "2",
+    "--regions", "60", "--region_samples", "24",
+]  # fmt: skip
+PARTS = ("rpn_cls", "rpn_box", "cls", "box", "mask")
+MODEL = {"backbone": "tiny_pyramid", "num_classes": 10, "channels": 8, "convs": 1}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return scenes(tmp_path_factory.mktemp("data") / "scenes")
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """A finished run: two epochs of three steps."""
+    folder = tmp_path_factory.mktemp("run")
+    ms.set_context(mode=ms.GRAPH_MODE)
+    code, _ = call(train.main, *RUN, "--data_dir", data, "--ckpt_save_dir", folder)
+    assert code == 0
+    return folder
+
+
+def checkpoint(run):
+    return run / "mask_rcnn_last.ckpt"
+
+
+def table(path):
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_reports_five_losses_and_the_precision_of_boxes_and_masks(run):
+    first, second = ({k: float(v) for k, v in row.items() if v} for row in table(run / "results.csv"))
+    for row in (first, second):
+        np.testing.assert_allclose(row["train_loss"], sum(row[f"train_{part}"] for part in PARTS), rtol=1e-4)
+        for kind in ("box", "mask"):
+            assert 0 <= row[f"{kind}_ap"] <= row[f"{kind}_ap50"] <= 1
+    assert second["train_loss"] < first["train_loss"]
+    assert (run / "mask_rcnn_best.ckpt").is_file()
+
+
+def test_a_stopped_run_is_resumed_bit_for_bit(run, data, tmp_path, monkeypatch):
+    """It is stopped before the second batch of its second epoch; the random numbers of samples come with batches."""
+    original = Loader.epoch
+
+    def epoch(self, number=1, start=0):
+        for step, batch in enumerate(original(self, number, start), start):
+            if (number, step, len(self)) == (2, 1, 3):
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loader, "epoch", epoch)
+        code, _ = call(train.main, *RUN, "--data_dir", data, "--ckpt_save_dir", tmp_path)
+    assert code == 128 + signal.SIGTERM
+    code, _ = call(train.main, *RUN, "--data_dir", data, "--ckpt_save_dir", tmp_path, "--resume", "auto")
+    assert code == 0
+    assert checkpoint(tmp_path).read_bytes() == checkpoint(run).read_bytes()
+
+
+def test_validation_writes_masks_that_score_the_same(run, tmp_path):
+    common = ["--config", run / "config.yaml", "--distribute", "False"]
+    results, report = tmp_path / "found.json", tmp_path / "report"
+    code, _ = call(validate.main, *common, "--score_threshold", "0.001", "--ckpt_path", checkpoint(run),
+                   "--save_results", results, "--report_dir", report)  # fmt: skip
+    assert code == 0
+    found = json.loads(results.read_text())
+    assert found and set(found[0]) == {"image_id", "category_id", "bbox", "score", "segmentation"}
+    assert coco.decode(found[0]["segmentation"]).shape == tuple(found[0]["segmentation"]["size"])
+    code, _ = call(validate.main, *common, "--results", results, "--report_dir", tmp_path / "again")
+    assert code == 0
+    first, again = (table(folder / "results.csv")[0] for folder in (report, tmp_path / "again"))
+    assert first["mask_ap"] == again["mask_ap"] and first["box_ap"] == again["box_ap"]
+    own = report / checkpoint(run).stem
+    assert {"box_ap", "mask_ap"} <= set(table(own / "per_class.csv")[0])
+    assert Image.open(own / "mask_precision_recall.png").size[0] > 300
+
+
+def test_prediction_tells_and_draws_masks(run, data, tmp_path):
+    scene = sorted((data / "val2017").glob("*.jpg"))[0]
+    code, out = call(infer.main, "--config", run / "config.yaml", "--ckpt_path", checkpoint(run), "--score_threshold",
+                     "0.001", "--min_score", "0", "--images", scene, "--format", "json", "--output_dir",
+                     tmp_path / "found")  # fmt: skip
+    assert code == 0
+    (row,) = json.loads(out)
+    size = Image.open(scene).size
+    assert row["detections"]
+    for found in row["detections"]:
+        assert found["mask"]["size"] == list(size[::-1])
+        x, y, w, h = coco.toBbox(found["mask"])
+        x1, y1, x2, y2 = found["box"]
+        margin = 2 + max(x2 - x1, y2 - y1) / 28
+        assert w == 0 or (x >= x1 - margin and y >= y1 - margin and x + w <= x2 + margin and y + h <= y2 + margin)
+    assert Image.open(tmp_path / "found" / f"{scene.stem}.png").size == size
+
+
+@pytest.mark.process
+def test_two_ranks_find_what_one_finds(run, tmp_path):
+    found = []
+    for launch, distribute in (([sys.executable], "False"), (MPIRUN, "True")):
+        path = tmp_path / f"{distribute}.json"
+        command = ["-m", "tests.helpers.tiny_detector", "validate", "--config", run / "config.yaml", "--ckpt_path",
+                   checkpoint(run), "--score_threshold", "0.001", "--save_results", path]  # fmt: skip
+        done = subprocess.run(
+            [*launch, *map(str, command), "--distribute", distribute], cwd=ROOT, env=ENVIRONMENT, capture_output=True,
+            text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        found.append(json.loads(path.read_text()))
+    assert found[0] == found[1]
+
+
+def test_checkpoints_go_to_the_official_names_and_back(run, tmp_path):
+    official, back = tmp_path / "official.safetensors", tmp_path / "back.ckpt"
+    model = ["--model", "mask_rcnn", "--backbone", "tiny_pyramid", "--model_kwargs", "channels=8", "convs=1"]
+    code, _ = call(convert_torch_weights.main, *model, "--to_torch", checkpoint(run), "--output", official)
+    assert code == 0
+    tensors = load_file(official)
+    assert tensors["roi_head.mask_head.upsample.weight"].shape == (8, 8, 2, 2)
+    assert {"rpn_head.rpn_conv.weight", "roi_head.bbox_head.shared_fcs.0.bias"} <= set(tensors)
+    code, _ = call(convert_torch_weights.main, *model, "--torch_path", official, "--output", back)
+    assert code == 0
+    network, values = create_model("mask_rcnn", **MODEL), []
+    for path in (checkpoint(run), back):
+        load_weights(network, str(path), False)
+        values.append({p.name: p.asnumpy().copy() for p in network.get_parameters()})
+    assert all(np.array_equal(values[0][name], values[1][name]) for name in values[0])
+
+
+def test_raw_outputs_are_exported(run, tmp_path):
+    code, _ = call(export.main, *MASK_NETWORK, "--ckpt_path", checkpoint(run), "--anchor_scale", "2", "--image_resize",
+                   "64", "96", "--output", tmp_path / "raw.onnx")  # fmt: skip
+    assert code == 0
+    session = onnxruntime.InferenceSession(str(tmp_path / "raw.onnx"), providers=["CPUExecutionProvider"])
+    assert len(session.get_outputs()) == 15  # logits, deltas and maps of five levels
+
+
+def test_a_file_gives_final_boxes_and_masks(run, tmp_path):
+    """ONNX Runtime alone finds what the graphs find, in images of two sizes and batches of two."""
+    path = tmp_path / "detector.onnx"
+    code, _ = call(export.main, *MASK_NETWORK, "--ckpt_path", checkpoint(run), "--anchor_scale", "2", "--image_resize",
+                   "64", "96", "--score_threshold", "0.01", "--detections", "True", "--output", path)  # fmt: skip
+    assert code == 0
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    network = create_model("mask_rcnn", anchor_scale=2, **MODEL)
+    load_weights(network, str(checkpoint(run)), False)
+    images = parity.images(2, 64, 96)
+    sizes, scales = np.float32([[64, 96], [50, 70]]), np.float32([[1, 1], [2, 1.5]])
+    rows, masks = session.run(None, {"images": images, "sizes": sizes, "scales": scales})
+    detector = MaskDetector(network.set_train(False), Limits(0.01))
+    for k, found in enumerate(detector(images, sizes, scales, np.ones(2, bool))):
+        own = rows[:, 0] == k
+        assert own.sum() == len(found.boxes) > 0
+        np.testing.assert_allclose(rows[own, 5], found.scores, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(rows[own, 1:5].sum(0), found.boxes.sum(0), rtol=1e-3)
+        np.testing.assert_allclose(masks[own].mean(), sigmoid(found.masks).mean(), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--region_samples", "3"], "region_samples"),
+        (["--regions", "0"], "regions"),
+        (["--backbone", "tiny_features"], "but not of 4: choose another backbone"),
+        (["--channels", "0"], "channels"),
+    ],
+)
+def test_bad_options_are_one_line_and_status_2(options, message, data, tmp_path, capfd):
+    code, _ = call(train.main, *RUN, "--data_dir", data, "--ckpt_save_dir", tmp_path, *options)
+    error = capfd.readouterr().err
+    assert code == 2
+    assert message in error
+    assert len([line for line in error.splitlines() if line.startswith("error")]) == 1
+
+
+def test_objects_without_masks_are_refused_with_their_image(data, tmp_path, capfd):
+    content = json.loads((data / "annotations" / "instances_train2017.json").read_text())
+    for annotation in content["annotations"]:
+        del annotation["segmentation"]
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps(content))
+    code, _ = call(train.main, *RUN, "--data_dir", data, "--ckpt_save_dir", tmp_path / "run", "--train_annotations",
+                   path, "--image_dir", data / "train2017", "--val_while_train", "False")  # fmt: skip
+    assert code == 2
+    assert "has no segmentation, but Mask R-CNN learns from masks" in capfd.readouterr().err
