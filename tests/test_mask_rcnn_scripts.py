@@ -114,6 +114,16 @@ def test_validation_writes_masks_that_score_the_same(run, tmp_path):
     assert Image.open(own / "mask_precision_recall.png").size[0] > 300
 
 
+def test_results_with_a_broken_mask_are_refused(run, data, tmp_path, capfd):
+    images = json.loads((data / "annotations" / "instances_val2017.json").read_text())["images"]
+    found = {"image_id": images[0]["id"], "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5,
+             "segmentation": {"size": [1, 2], "counts": [2]}}  # fmt: skip
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps([found]))
+    code, _ = call(validate.main, "--config", run / "config.yaml", "--distribute", "False", "--results", path)
+    assert code == 2 and "result 0: the run lengths are of size [1, 2]" in capfd.readouterr().err
+
+
 def test_prediction_tells_and_draws_masks(run, data, tmp_path):
     scene = sorted((data / "val2017").glob("*.jpg"))[0]
     code, out = call(infer.main, "--config", run / "config.yaml", "--ckpt_path", checkpoint(run), "--score_threshold",

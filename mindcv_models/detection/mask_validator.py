@@ -5,12 +5,14 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 from pycocotools import mask as coco
 
-from .coco import Annotated
+from ..errors import InputError
+from .coco import Annotated, CocoSet
 from .evaluate import NAMES
 from .mask_predict import Instances, MaskDetector
+from .masks import RunLengths
 from .validator import DetectionValidator
 
-__all__ = ["MaskValidator", "run_lengths"]
+__all__ = ["MaskValidator", "check_masks", "run_lengths"]
 
 
 def run_lengths(bitmap: np.ndarray) -> Dict[str, Any]:
@@ -20,14 +22,44 @@ def run_lengths(bitmap: np.ndarray) -> Dict[str, Any]:
 
 
 class MaskValidator(DetectionValidator):
-    """Validates a Mask R-CNN on a data set; see :class:`mindcv_models.evaluation.Validator`."""
+    """Validates a Mask R-CNN on a data set; see :class:`mindcv_models.evaluation.Validator`.
+
+    Raises:
+        InputError: an annotation has no mask.
+    """
 
     detector = MaskDetector
     kinds: Dict[str, str] = {"box": "bbox", "mask": "segm"}
     columns: Tuple[str, ...] = tuple(f"{kind}_{name}" for kind in kinds for name in NAMES)
+
+    def __init__(self, network, data: CocoSet, *args, **kwargs):
+        super().__init__(network, data, *args, **kwargs)
+        without = next(
+            (entry for entry in self.truth.coco.dataset["annotations"] if not entry.get("segmentation")), None
+        )
+        if without is not None:
+            raise InputError(
+                f"{data.path}: annotation {without['id']} has no segmentation, but masks are validated with it: give a "
+                "file with masks, or train a RetinaNet."
+            )
 
     def results_of(self, image: Annotated, found: Instances) -> List[Dict[str, Any]]:
         results = super().results_of(image, found)
         for result, bitmap in zip(results, found.bitmaps((image.height, image.width))):
             result["segmentation"] = run_lengths(bitmap)
         return results
+
+
+def check_masks(path: str, results: List[Dict[str, Any]], data: CocoSet) -> None:
+    """Refuse a file of results with a mask that makes no sense.
+
+    Raises:
+        InputError: it names the file and the place of the result.
+    """
+    images = {image.id: image for image in data.images}
+    for place, result in enumerate(results):
+        image = images[result["image_id"]]
+        try:
+            RunLengths.of(result["segmentation"], image.height, image.width)
+        except InputError as error:
+            raise InputError(f"{path}: result {place}: {error}") from error

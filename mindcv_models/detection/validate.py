@@ -20,7 +20,7 @@ from .coco import CocoSet
 from .data import eval_transform, read_split
 from .draw import plot_curves
 from .evaluate import Evaluation, GroundTruth, read_results
-from .mask_validator import MaskValidator
+from .mask_validator import MaskValidator, check_masks
 from .options import ValidateOptions
 from .systems import system_of
 from .validator import DetectionValidator
@@ -64,8 +64,10 @@ def build(options, categories: int) -> nn.Cell:
 def _score(options, data: CocoSet, folder, world: World) -> Row:
     truth = GroundTruth(data)
     results = read_results(options.results, truth)
-    have_masks = results and all("segmentation" in row for row in results)
-    kinds = MaskValidator.kinds if have_masks else DetectionValidator.kinds
+    kinds = DetectionValidator.kinds
+    if results and all("segmentation" in row for row in results):
+        check_masks(options.results, results, data)
+        kinds = MaskValidator.kinds
     evaluations = {kind: truth.evaluate(results, name) for kind, name in kinds.items()}
     return _report(Path(options.results).stem, evaluations, data, folder, world)
 

@@ -35,7 +35,7 @@ default_cfgs = {
         "input_size": (3, 800, 1344),
         "mean": (0.485, 0.456, 0.406),
         "std": (0.229, 0.224, 0.225),
-        "classifier": "roi_head.bbox_head.fc_cls",
+        "classifier": ("roi_head.bbox_head.fc_cls", "roi_head.bbox_head.fc_reg", "roi_head.mask_head.conv_logits"),
     }
     for name, task in VARIANTS.items()
 }
