@@ -63,7 +63,11 @@ def test_focal_loss_is_the_papers():
 def test_focal_loss_is_finite_far_out_and_so_is_its_gradient():
     logits = ms.Tensor(np.array([[[-90.0, 90.0, 0.0]]], np.float32))
     labels = ms.Tensor(np.array([[0]], np.int32))
-    loss, gradient = ms.value_and_grad(lambda x: focal_loss(x, labels))(logits)
+
+    def loss_of(x):
+        return focal_loss(x, labels)
+
+    loss, gradient = ms.value_and_grad(loss_of)(logits)
     np.testing.assert_allclose(float(loss), 0.25 * 90 + 0.75 * 90 + 0.75 * 0.25 * np.log(2), rtol=1e-5)
     np.testing.assert_allclose(gradient.asnumpy()[0, 0, :2], [-0.25, 0.75], rtol=1e-4)
 

@@ -40,7 +40,7 @@ class ConvModule(nn.Cell):
 
 def enlarge(x, height, width):
     """``(B, C, h, w)`` to ``(B, C, height, width)``: pixel ``i`` comes from ``floor(i * h / height)``."""
-    return ops.interpolate(x, size=(height, width), mode="nearest")
+    return ops.ResizeNearestNeighborV2()(x, (height, width))  # ops.interpolate fails where the batch size is unknown
 
 
 class FPN(nn.Cell):
