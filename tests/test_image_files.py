@@ -225,7 +225,8 @@ def test_headers_tell_size_and_orientation_without_decoding(tmp_path):
             assert header.orientation == (8 if tags and name != "d.bmp" else 1), name
     image.save(tmp_path / "g.webp", exif=exif(3))
     content = (tmp_path / "a.jpg").read_bytes()
-    assert read_header(content[:2] + b"\xff" * 5 + content[2:]).size == (31, 57)
+    filled = read_header(content[:2] + b"\xff" * 5 + content[2:])
+    assert (filled.height, filled.width, filled.size) == (31, 57, (57, 31))  # it is stored on its side
     whole = (tmp_path / "g.webp").read_bytes()
     for data in (content, whole, (tmp_path / "c.png").read_bytes(), (tmp_path / "d.bmp").read_bytes()):
         for end in range(0, len(data), 7):

@@ -17,11 +17,12 @@ ADDENDS = 8  # of them that make one row's number
 
 
 @ops.constexpr
-@functools.lru_cache(maxsize=32)
-def _subsets(rows):
-    """``(rows, ADDENDS)`` positions, the same for each call."""
+@functools.lru_cache(maxsize=256)
+def _subsets(rows, layer):
+    """``(rows, ADDENDS)`` positions of a layer's numbers among all, the same for each call."""
     rng = np.random.default_rng(0)
-    return Tensor(np.stack([rng.choice(DRAWS, ADDENDS, replace=False) for _ in range(rows)]).astype(np.int32))
+    subsets = np.stack([rng.choice(DRAWS, ADDENDS, replace=False) for _ in range(rows)])
+    return Tensor((subsets + layer * DRAWS).astype(np.int32))
 
 
 class DropPath(nn.Cell):
@@ -35,8 +36,8 @@ class DropPath(nn.Cell):
     Args:
         drop_prob: probability that a row is dropped.
         scale_by_keep: divide the rows that are kept by the probability of that.
-        draws: ``(layers, DRAWS)`` float32, filled before each step.
-        layer: the row of ``draws`` that is this layer's.
+        draws: ``(layers * DRAWS,)`` float32, filled before each step.
+        layer: which ``DRAWS`` of them are this layer's.
     """
 
     def __init__(self, drop_prob: float, scale_by_keep: bool, draws: Parameter, layer: int):
@@ -49,22 +50,22 @@ class DropPath(nn.Cell):
     def construct(self, x):
         if not self.training:
             return x
-        sums = ops.gather(self.draws[self.layer], _subsets(x.shape[0]), 0).sum(1)  # (B,)
+        sums = ops.gather(self.draws, _subsets(x.shape[0], self.layer), 0).sum(1)  # (B,)
         kept = ops.floor(sums - ops.floor(sums) + self.keep_prob) * self.scale
         kept = ops.stop_gradient(kept).reshape((-1,) + (1,) * (x.ndim - 1))  # (B, 1, ..., 1)
         return x * kept.astype(x.dtype)
 
 
 class DropPathDraws:
-    """The random numbers of a network's stochastic depth, one row for each of ``layers``.
+    """The random numbers of a network's stochastic depth, ``DRAWS`` for each of ``layers``.
 
     Attributes:
-        values: ``(layers, DRAWS)`` float32, what the network's :class:`DropPath` cells read.
+        values: ``(layers * DRAWS,)`` float32, what the network's :class:`DropPath` cells read.
     """
 
     def __init__(self, layers: int):
-        self.shape = (layers, DRAWS)
-        self.values = Parameter(Tensor(np.zeros(self.shape), ms.float32), name="drop_path_draws", requires_grad=False)
+        self.count = layers * DRAWS
+        self.values = Parameter(Tensor(np.zeros(self.count), ms.float32), name="drop_path_draws", requires_grad=False)
 
     @classmethod
     def of(cls, network: nn.Cell) -> Optional["DropPathDraws"]:
@@ -82,7 +83,7 @@ class DropPathDraws:
 
     def fill(self, rng: np.random.Generator) -> None:
         """Draw the numbers of the next step."""
-        set_value(self.values, rng.random(self.shape, np.float32))
+        set_value(self.values, rng.random(self.count, np.float32))
 
 
 def _drops(cell):
