@@ -6,7 +6,8 @@ import pytest
 
 from mindcv_models.checkpoint.names import torch_names
 from mindcv_models.errors import InputError
-from mindcv_models.models.fpn import FPN, enlarge
+from mindcv_models.layers import resize_nearest
+from mindcv_models.models.fpn import FPN
 
 
 def conv(x, weight, bias, stride=1):
@@ -67,7 +68,7 @@ def test_outputs(extra):
 @pytest.mark.parametrize(("small", "large"), [((25, 42), (50, 84)), ((8, 11), (15, 21)), ((1, 3), (2, 5))])
 def test_enlarging_takes_the_floor(small, large):
     x = np.random.default_rng(1).standard_normal((1, 2, *small)).astype(np.float32)
-    np.testing.assert_array_equal(enlarge(ms.Tensor(x), *large).asnumpy(), nearest(x, *large))
+    np.testing.assert_array_equal(resize_nearest(ms.Tensor(x), *large).asnumpy(), nearest(x, *large))
 
 
 def test_names_are_the_official_ones():

@@ -7,7 +7,7 @@ from .kernel import Kernel
 from .nms import NMS
 from .normalization import BatchNorm2d, ChannelNorm, LayerNorm
 from .pooling import GlobalAvgPool
-from .resize import resize
+from .resize import resize, resize_nearest
 from .roi_align import RoIAlign
 
 __all__ = [
@@ -24,4 +24,5 @@ __all__ = [
     "RoIAlign",
     "deformable_conv2d",
     "resize",
+    "resize_nearest",
 ]

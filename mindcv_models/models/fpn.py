@@ -11,7 +11,7 @@ from mindspore import nn, ops
 from mindspore.common.initializer import HeNormal, XavierUniform
 
 from ..errors import InputError
-from ..layers import Conv2d
+from ..layers import Conv2d, resize_nearest
 
 __all__ = ["FPN", "ConvModule"]
 
@@ -36,11 +36,6 @@ class ConvModule(nn.Cell):
     def construct(self, x):
         x = self.conv(x)
         return ops.relu(x) if self.relu else x
-
-
-def enlarge(x, height, width):
-    """``(B, C, h, w)`` to ``(B, C, height, width)``: pixel ``i`` comes from ``floor(i * h / height)``."""
-    return ops.ResizeNearestNeighborV2()(x, (height, width))  # ops.interpolate fails where the batch size is unknown
 
 
 class FPN(nn.Cell):
@@ -89,7 +84,7 @@ class FPN(nn.Cell):
         laterals = [self.lateral_convs[k](maps[k]) for k in range(self.levels)]
         for k in range(self.levels - 1, 0, -1):
             _, _, height, width = laterals[k - 1].shape
-            laterals[k - 1] = laterals[k - 1] + enlarge(laterals[k], height, width)
+            laterals[k - 1] = laterals[k - 1] + resize_nearest(laterals[k], height, width)
         outputs = [self.fpn_convs[k](laterals[k]) for k in range(self.levels)]
         if self.extra == "conv_on_input":
             outputs.append(self.fpn_convs[self.levels](maps[-1]))
