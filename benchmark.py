@@ -46,6 +46,7 @@ class Subjects(AmpLevel):
     )  # fmt: skip
     train: bool = option(False, "time a training step too")
     reparam: bool = option(True, "inference in the reparameterized form")
+    pretrained: bool = option(False, "with the published weights, in the folder MINDCV_MODELS_CACHE or downloaded")
 
 
 @dataclass
@@ -99,8 +100,9 @@ def named(patterns):
 def jobs_of(options: BenchmarkOptions):
     """What to time, in groups whose first job is the yardstick: inference and training, each by batch size."""
     size = options.image_size and (options.image_size[0], options.image_size[-1])
-    common = Job("", image_size=size, reparam=options.reparam, amp_level=options.amp_level, mode=options.mode,
-                 device_target=options.device_target, warmup=options.warmup, queued=options.queued)  # fmt: skip
+    common = Job("", image_size=size, reparam=options.reparam, pretrained=options.pretrained,
+                 amp_level=options.amp_level, mode=options.mode, device_target=options.device_target,
+                 warmup=options.warmup, queued=options.queued)  # fmt: skip
     for train in (False, True) if options.train else (False,):
         for batch_size in options.batch_size:
             yield [replace(common, model=m, train=train, batch_size=batch_size) for m in named(options.models)]

@@ -20,12 +20,11 @@ os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors 
 
 import mindspore as ms
 
-from mindcv_models import backend, create_model
-from mindcv_models.checkpoint import load_weights
+from mindcv_models import backend
+from mindcv_models.checkpoint import creator, load_weights
 from mindcv_models.classification.names import find_class_names
 from mindcv_models.classification.options import Preparation as PreparationOptions
 from mindcv_models.classification.transforms import EvalTransform
-from mindcv_models.errors import InputError
 from mindcv_models.export import Preparation, check_format, export
 from mindcv_models.input_size import refused_sizes
 from mindcv_models.models import config_of
@@ -51,8 +50,7 @@ class ExportOptions(PreparationOptions, Weights):
     )
 
     def check(self) -> None:
-        if not self.ckpt_path:
-            raise InputError("ckpt_path is missing: give --ckpt_path the checkpoint to export.")
+        self.require_weights("export")
         check_format(Path(self.output))
 
 
@@ -67,6 +65,14 @@ def preparation_of(options: ExportOptions) -> Preparation:
     )
 
 
+def load_network(options: ExportOptions):
+    kwargs = {"num_classes": options.num_classes, "in_channels": options.in_channels, **(options.model_kwargs or {})}
+    network = creator(options)(**kwargs)
+    if options.ckpt_path:
+        logger.info("loaded %s", load_weights(network, options.ckpt_path, options.averages))
+    return network
+
+
 def main():
     task = task_of(peek("model"))
     if hasattr(task, "export"):  # its files give more than the network's outputs
@@ -75,9 +81,8 @@ def main():
     options = parse(ExportOptions, __doc__)
     ms.set_context(mode=ms.GRAPH_MODE)
     with backend.portable_form():
-        network = create_model(options.model, options.num_classes, options.in_channels, **(options.model_kwargs or {}))
+        network = load_network(options)
         preparation = preparation_of(options)
-        logger.info("loaded %s", load_weights(network, options.ckpt_path, options.averages))
         path = Path(options.output)
         with refused_sizes([(options.model, network)], preparation.image_size, options.in_channels):
             difference = export(network, path, preparation, options.batch_size, options.reparam, options.in_channels)

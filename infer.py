@@ -1,5 +1,6 @@
 """Say what is on images: the most probable classes of each, and where the network sees them.
 
+python infer.py --model fastvit_sa12 --pretrained True --images photo.jpg
 python infer.py --model fastvit_t8 --ckpt_path fastvit_t8.safetensors --images samples
 python infer.py -c outputs/run/config.yaml --ckpt_path outputs/run/fastvit_t8_best.ckpt --images 'photos/*.jpg' folder
 python infer.py ... --images photo.jpg --topk 3 --format json --cam cam

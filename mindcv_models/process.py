@@ -15,7 +15,7 @@ from .distributed import World, join_world, launch
 from .errors import InputError, RunError, Stopped, one_line
 from .options import System
 
-__all__ = ["output_folder", "run", "set_up"]
+__all__ = ["log_to_stderr", "output_folder", "run", "set_up"]
 
 
 def run(main) -> None:
@@ -44,6 +44,13 @@ def run(main) -> None:
     _flush_output()
     gc.collect()  # cells freed at interpreter exit print warnings
     sys.exit(status)
+
+
+def log_to_stderr() -> None:
+    """Write the log of a script whose results go to standard output to standard error from now on."""
+    for handler in logging.getLogger().handlers:
+        if getattr(handler, "stream", None) is sys.stdout:
+            handler.setStream(sys.stderr)
 
 
 def set_up(options: System) -> World:

@@ -59,6 +59,10 @@ class Task(Protocol):
 
 
 def task_of(model: Optional[str]) -> Task:
-    """The task of a registered model; an unknown model's is classification, whose ``create_model`` refuses it."""
-    room = config_of(model).task
+    """The task of a registered model; an unknown model's is classification, whose ``create_model`` refuses it.
+
+    Args:
+        model: its name, or the name of published weights.
+    """
+    room = config_of(model and model.partition(".")[0]).task
     return import_module(f".{room}.task", __package__).TASK

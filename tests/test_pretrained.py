@@ -1,20 +1,34 @@
 """Models with published weights by name, from stand-in files in the official envelopes on a server of this machine."""
 
+import json
+from dataclasses import replace
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from mindspore.nn.utils import no_init_parameters
 from safetensors.numpy import save_file
 
+import benchmark
+import export
 import mindcv_models
+from mindcv_models.benchmark.subject import TimedModel
+from mindcv_models.checkpoint import load_weights
 from mindcv_models.checkpoint.fit import fit_state_dict
 from mindcv_models.checkpoint.names import torch_names
+from mindcv_models.classification.infer import load_network
+from mindcv_models.classification.options import InferOptions, TrainOptions
+from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError, RunError
-from mindcv_models.pretrained import choose_weights, download, table
-from tests.helpers import parity
+from mindcv_models.options import parse
+from mindcv_models.pretrained import LICENCES, Source, Weights, choose_weights, download, table
+from mindcv_models.tasks import task_of
+from mindcv_models.training import build_network
+from tests.helpers import parity, tiny  # noqa: F401, it registers the network
+from tests.helpers.scripts import call
 from tests.helpers.server import serving
 from tools import pretrained_weights
 
@@ -185,6 +199,13 @@ def test_another_number_of_classes_leaves_the_classifier_out(site, caplog, class
         assert np.abs(network.head.bias.asnumpy()).max() == 0
 
 
+def test_a_backbone_takes_what_it_has_of_the_classifier(site, caplog):
+    caplog.set_level("INFO")
+    network = mindcv_models.create_model("fastvit_t8", features_only=True, **site.options)
+    assert_holds(network, "in1k")
+    assert "fastvit_t8.in1k" in caplog.text
+
+
 def test_a_file_of_ones_own_takes_the_place_of_a_download(site, tmp_path):
     path = tmp_path / "own.safetensors"
     save_file(entries("t8", "train", "own"), path)
@@ -231,6 +252,131 @@ def test_mindcvs_own_weights_come_from_mindcv(monkeypatch):
     )
     mindcv_models.create_model("resnet50", pretrained=True)
     assert given == {"name": "resnet50", "num_classes": 1000, "in_channels": 3, "pretrained": True}
+
+
+# The scripts, with a network that compiles in a second and weights of two classes.
+
+
+@pytest.fixture
+def tiny_site(tmp_path, monkeypatch):
+    """Options that lead to the weights ``tiny.two``, and these by their names in the network."""
+    network = mindcv_models.create_model("tiny")
+    values = {p.name: parity.parameter(p.name, p.shape, "tiny") for p in network.get_parameters()}
+    names = torch_names(network)
+    save_file({names[name]: value for name, value in values.items()}, tmp_path / "file")
+    row = Weights(("tiny",), "two", "top-1", "50.0", {}, LICENCES["apache"], ("https://weights.invalid/tiny.pth",))
+    rows = (row, replace(row, tag="two_reparam"))
+    monkeypatch.setattr("mindcv_models.pretrained.table.table", lambda: rows)
+    with serving() as server:
+        server.files["/tiny.pth"] = (tmp_path / "file").read_bytes()
+        where = ["--pretrained_cache", str(tmp_path / "cache"), "--pretrained_mirror", server.address]
+        words = ["--model", "tiny.two", "--pretrained", "True", *where]
+        yield SimpleNamespace(server=server, words=words, values=values, file=str(tmp_path / "file"))
+
+
+SMALL = ["--image_resize", "32", "--num_parallel_workers", "1", "--batch_size", "4"]
+
+
+def test_infer_with_published_weights(tiny_site, images, monkeypatch, capsys):
+    more = ["--images", str(images / "val"), "--format", "json", "--num_classes", "2", *SMALL]
+    status, out, error = call("infer", [*tiny_site.words, *more], monkeypatch, capsys)
+    assert status == 0, error
+    own = ["--model", "tiny", "--ckpt_path", tiny_site.file]
+    status, expected, error = call("infer", [*own, *more], monkeypatch, capsys)
+    assert status == 0, error
+    assert json.loads(out) == json.loads(expected)
+    assert len(json.loads(out)) == 24
+    assert len(tiny_site.server.asked) == 1
+
+
+def test_validate_with_published_weights(tiny_site, images, monkeypatch, capsys, caplog):
+    caplog.set_level("INFO")
+    more = ["--data_dir", str(images), *SMALL]
+    status, _, error = call("validate", [*tiny_site.words, *more], monkeypatch, capsys)
+    assert status == 0, error
+    assert "loaded tiny.two from" in caplog.text
+
+
+def test_validation_does_not_take_weights_of_other_classes(tiny_site):
+    options = parse(InferOptions, "", [*tiny_site.words, "--images", "x"])
+    with pytest.raises(InputError, match=r"head.weight is \(2, 8\) there, but must be \(3, 8\)"):
+        load_network(options, 3)
+
+
+def test_train_from_published_weights(tiny_site, images, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "run"
+    more = ["--data_dir", str(images), "--ckpt_save_dir", str(output), "--epoch_size", "1", "--lr", "1e-9", "--min_lr",
+            "0", "--warmup_epochs", "0", "--weight_decay", "0", *SMALL]  # fmt: skip
+    status, _, error = call("train", [*tiny_site.words, *more], monkeypatch, capsys)
+    assert status == 0, error
+    saved = yaml.safe_load((output / "config.yaml").read_text())
+    assert (saved["model"], saved["pretrained"], saved["pretrained_tag"]) == ("tiny", True, "two")
+    last = mindcv_models.create_model("tiny")
+    load_weights(last, str(output / "tiny_last.ckpt"))
+    np.testing.assert_allclose(last.head.weight.asnumpy(), tiny_site.values["head.weight"], atol=1e-6)
+
+
+def test_training_on_other_classes_leaves_the_classifier_out(tiny_site, caplog):
+    caplog.set_level("INFO")
+    options = parse(TrainOptions, "", [*tiny_site.words, "--num_classes", "5"])
+    network = build_network(options, ONE_DEVICE)
+    assert network.head.weight.shape == (5, 8)
+    np.testing.assert_array_equal(network.stem.weight.asnumpy(), tiny_site.values["stem.weight"])
+    assert "2 weights of the classifier left out: head.bias, head.weight" in caplog.text
+    assert "2 parameters keep their initial values: head.bias, head.weight" in caplog.text
+
+
+def test_the_inference_form_is_not_trained(tiny_site):
+    words = ["--model", "tiny.two_reparam", *tiny_site.words[2:], "--num_classes", "2"]
+    with pytest.raises(InputError, match=r"tiny\.two_reparam is the inference form"):
+        build_network(parse(TrainOptions, "", words), ONE_DEVICE)
+
+
+def test_export_loads_published_weights_or_a_file(tiny_site, tmp_path):
+    more = ["--num_classes", "2", "--output", str(tmp_path / "tiny.onnx")]
+    own = ["--model", "tiny", "--pretrained_file", tiny_site.file]
+    for words in (tiny_site.words, own):
+        network = export.load_network(parse(export.ExportOptions, "", [*words, *more]))
+        np.testing.assert_array_equal(network.head.weight.asnumpy(), tiny_site.values["head.weight"])
+    assert len(tiny_site.server.asked) == 1
+
+
+def test_benchmark_times_published_weights(tiny_site, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINDCV_MODELS_MIRROR", tiny_site.server.address)
+    monkeypatch.setenv("MINDCV_MODELS_CACHE", str(tmp_path / "cache"))
+    options = benchmark.BenchmarkOptions(models=("tiny",), pretrained=True, image_size=(32,))
+    ((job,),) = benchmark.jobs_of(options)
+    assert job.pretrained
+    TimedModel(replace(job, batch_size=1, warmup=0, queued=1))
+    assert len(tiny_site.server.asked) == 1
+
+
+def test_options_name_weights(tiny_site):
+    def parsed(*words):
+        return parse(InferOptions, "", ["--images", "x", *words])
+
+    options = parsed("--model", "tiny.two", "--pretrained", "True")
+    assert (options.model, options.pretrained_tag, options.tagged_model) == ("tiny", "two", "tiny.two")
+    assert options.wants_published
+    options = parsed("--model", "tiny", "--pretrained_tag", "two", "--pretrained", "--pretrained_mirror", "http://m")
+    assert (options.tagged_model, options.source) == ("tiny.two", Source(mirror="http://m"))
+    assert not parsed("--model", "tiny.two", "--pretrained", "True", "--ckpt_path", "own.ckpt").wants_published
+    with pytest.raises(InputError, match=r"ckpt_path is missing: .*or --pretrained True"):
+        parsed("--model", "tiny.two")
+    with pytest.raises(InputError, match="no weights with the tag 'three'"):
+        parsed("--model", "tiny.three", "--pretrained", "True")
+
+
+def test_a_tag_gives_the_model_its_options():
+    words = ["--model", "litv2_s.alpha_0.2_in1k", "--pretrained", "True", "--images", "x"]
+    options = parse(InferOptions, "", words)
+    assert (options.model, options.model_kwargs) == ("litv2_s", {"alpha": 0.2})
+    with pytest.raises(InputError, match=r"was trained with alpha=0.2, not alpha=1"):
+        parse(InferOptions, "", [*words, "--model_kwargs", "alpha=1"])
+
+
+def test_a_tag_does_not_change_the_task():
+    assert task_of("fastvit_sa12.dist_in1k") is task_of("fastvit_sa12")
 
 
 def test_the_guide_has_the_table():

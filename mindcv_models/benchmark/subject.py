@@ -28,6 +28,7 @@ class Job:
 
     Attributes:
         train: time a training step (forward, backward and AdamW's update) instead of inference.
+        pretrained: give the model its published weights.
         reparam: time inference in the reparameterized form, if the model has one.
         image_size: height and width, or None for the model's default.
         queued: number of consecutive calls without waiting in a turn, for the throughput.
@@ -38,6 +39,7 @@ class Job:
     batch_size: int = 8
     image_size: Optional[Tuple[int, int]] = None
     reparam: bool = True
+    pretrained: bool = False
     amp_level: str = "O0"
     mode: int = 0
     device_target: Optional[str] = None
@@ -92,7 +94,7 @@ class TimedModel:
         task = task_of(job.model)
         options = task.train_options(
             model=job.model, num_classes=CLASSES, batch_size=job.batch_size, amp_level=job.amp_level,
-            opt="adamw", weight_decay=0.05, warmup_epochs=0,
+            opt="adamw", weight_decay=0.05, warmup_epochs=0, pretrained=job.pretrained,
         )  # fmt: skip
         images, *rest = task.example_batch(options, job.size)
         network = build_network(options, world)

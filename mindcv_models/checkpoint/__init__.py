@@ -3,13 +3,14 @@
 from .average import load_average
 from .files import EMA_PREFIX, load_backbone, load_weights, save_checkpoint
 from .fit import LoadReport
-from .official import create_pretrained
+from .official import create_pretrained, creator
 from .torch_weights import load_torch_checkpoint
 
 __all__ = [
     "EMA_PREFIX",
     "LoadReport",
     "create_pretrained",
+    "creator",
     "load_average",
     "load_backbone",
     "load_torch_checkpoint",

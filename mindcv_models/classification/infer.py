@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 from typing import Sequence
 
+from mindspore import nn
+
 from ..cells import cast_network
-from ..checkpoint import load_weights
+from ..checkpoint import creator, load_weights
 from ..input_size import refused_sizes
-from ..models.registry import create_model
 from ..options import System
-from ..process import output_folder, set_up
+from ..process import log_to_stderr, output_folder, set_up
 from ..reparameterize import reparameterize
 from .cam import draw_activations
 from .names import find_class_names
@@ -31,9 +32,10 @@ def run(options: InferOptions, paths: Sequence[str]) -> int:
     """
     folder = output_folder(options.cam, "cam") if options.cam else None
     set_up(System(options.mode, options.device_target))
-    names = find_class_names(options.class_names, Path(options.ckpt_path), options.num_classes)
-    network = create_model(options.model, num_classes=len(names), **(options.model_kwargs or {}))
-    load_weights(network, options.ckpt_path, options.averages)
+    log_to_stderr()
+    checkpoint = Path(options.ckpt_path) if options.ckpt_path else None
+    names = find_class_names(options.class_names, checkpoint, options.num_classes)
+    network = load_network(options, len(names))
     network = cast_network(
         reparameterize(network) if options.reparam else network, options.amp_level, options.amp_cast_list
     )
@@ -57,6 +59,13 @@ def run(options: InferOptions, paths: Sequence[str]) -> int:
             network, [paths[i] for i in good], shares[good], names, transform, batch, folder, options.upright
         )
     return 1 if bad else 0
+
+
+def load_network(options: InferOptions, classes: int) -> nn.Cell:
+    network = creator(options)(num_classes=classes, **(options.model_kwargs or {}))
+    if options.ckpt_path:
+        load_weights(network, options.ckpt_path, options.averages)
+    return network
 
 
 def best(shares, names, count):

@@ -13,7 +13,7 @@ from .options import ImageFolder
 __all__ = ["CLASS_FILE", "find_class_names", "read_class_names", "save_class_names"]
 
 
-def find_class_names(given: Optional[str], checkpoint: Path, classes: Optional[int]) -> List[str]:
+def find_class_names(given: Optional[str], checkpoint: Optional[Path], classes: Optional[int]) -> List[str]:
     """The names in the file ``given``, else of the run that wrote ``checkpoint``, else ImageNet-1K's, else numbers.
 
     Args:
@@ -22,8 +22,8 @@ def find_class_names(given: Optional[str], checkpoint: Path, classes: Optional[i
     Raises:
         InputError: a file of names cannot be read, or has another number of them.
     """
-    path = Path(given) if given else checkpoint.with_name(CLASS_FILE)
-    if given or path.is_file():
+    path = Path(given) if given else checkpoint and checkpoint.with_name(CLASS_FILE)
+    if given or (path and path.is_file()):
         names = read_class_names(path)
         if len(names) != (classes or len(names)) or not names:
             raise InputError(f"class_names {path} has {len(names)} names, but the model has {classes} classes.")

@@ -282,8 +282,7 @@ class ValidateOptions(System, ImageFolder, Preparation, Averages, Precision, _Re
         return bool(self.benchmark or self.real_labels or self.report_dir or self.tta != "none")
 
     def check(self) -> None:
-        if not self.ckpt_path:
-            raise InputError("ckpt_path is missing: give --ckpt_path the checkpoint to validate.")
+        self.require_weights("validate")
         if self.average and len(self.ckpt_path) < 2:
             raise InputError("average is True, but ckpt_path is one checkpoint: give it two or more.")
         if self.average_path and not self.average:
@@ -321,8 +320,7 @@ class InferOptions(Device, Batches, Preparation, Averages, Precision, _Recipes):
     cam: Optional[str] = option(None, "folder for class-activation maps of the first guesses, as PNG", path=True)
 
     def check(self) -> None:
-        if not self.ckpt_path:
-            raise InputError("ckpt_path is missing: give --ckpt_path the checkpoint to predict with.")
+        self.require_weights("predict with")
         if not self.images:
             raise InputError("images is missing: give --images files, folders, globs or samples.")
         if self.in_channels != 3:

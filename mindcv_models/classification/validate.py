@@ -6,11 +6,10 @@ from pathlib import Path
 from mindspore import Tensor
 
 from ..cells import cast_network
-from ..checkpoint import load_average, load_weights, save_checkpoint
+from ..checkpoint import creator, load_average, load_weights, save_checkpoint
 from ..evaluation import csv_table, markdown_table
 from ..files import write_text
 from ..input_size import refused_sizes
-from ..models.registry import create_model
 from ..process import output_folder, set_up
 from ..reparameterize import reparameterize
 from .options import ValidateOptions
@@ -30,10 +29,9 @@ def run(options: ValidateOptions) -> None:
     folder = output_folder(options.report_dir, "report_dir") if options.report_dir else None
     world = set_up(options)
     validation = ValidationRun(options, world)
-    network = create_model(
-        options.model, num_classes=validation.options.num_classes, in_channels=options.in_channels,
-        **(options.model_kwargs or {}),
-    )  # fmt: skip
+    network = creator(options)(
+        num_classes=validation.options.num_classes, in_channels=options.in_channels, **(options.model_kwargs or {})
+    )
     own = validation.transform
     logger.info("%s at %s, crop %g, %s%s", options.model, own.image_resize, own.crop_pct, own.interpolation,
                 ", reparameterized" if options.reparam else "")  # fmt: skip
@@ -57,6 +55,9 @@ def run(options: ValidateOptions) -> None:
 
 def load_each(network, options, world):
     """Names of what is to be validated, one after another, each loaded into ``network`` when it is its turn."""
+    if options.wants_published:
+        yield options.tagged_model
+        return
     if options.average:
         logger.info("loaded %s", load_average(network, options.ckpt_path, options.averages))
         if options.average_path and world.is_main:

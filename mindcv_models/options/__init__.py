@@ -4,7 +4,18 @@ from dataclasses import dataclass
 
 from .groups import Group, check_options, groups_of, option, titled_fields
 from .images import Normalization
-from .model import AmpLevel, Averages, LossScale, Model, MovingAverage, Precision, TrainedModel, Weights, check_kwargs
+from .model import (
+    AmpLevel,
+    Averages,
+    LossScale,
+    Model,
+    MovingAverage,
+    Precision,
+    Published,
+    TrainedModel,
+    Weights,
+    check_kwargs,
+)
 from .optimizer import OPTIMIZERS, SCHEDULERS, Optimizer, Schedule
 from .parse import parse, peek
 from .run import Batches, Checkpoints, Epochs, Safety, TrainBatches
@@ -29,6 +40,7 @@ __all__ = [
     "Normalization",
     "Optimizer",
     "Precision",
+    "Published",
     "RunOptions",
     "Safety",
     "Schedule",

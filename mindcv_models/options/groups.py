@@ -45,6 +45,13 @@ class Group:
             InputError: naming the option.
         """
 
+    def settle(self) -> None:
+        """Work out values that follow from others; :func:`mindcv_models.options.parse` calls it before the checks.
+
+        Raises:
+            InputError: they do not go together.
+        """
+
     @classmethod
     def scripts(cls) -> Dict[str, Type["Group"]]:
         """The options of the scripts that read the same YAML files, by the scripts' names; none: they read no file."""

@@ -1,9 +1,10 @@
 """Options of the network: which it is, its weights, and its precision."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Dict, Iterable, Optional, Tuple
 
 from ..errors import InputError
+from ..pretrained import Source, choose_weights
 from .groups import Group, option
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Model",
     "MovingAverage",
     "Precision",
+    "Published",
     "TrainedModel",
     "Weights",
     "check_kwargs",
@@ -48,7 +50,10 @@ class Model(Group):
     title = "Model"
 
     model: str = option(
-        "fastvit_t8", "name of a model of this project or of MindCV", also=("arch", "model_name", "network")
+        "fastvit_t8",
+        "name of a model of this project or of MindCV; with a tag of its published weights, such as "
+        "fastvit_sa12.dist_in1k",
+        also=("arch", "model_name", "network"),
     )
     model_kwargs: Optional[Dict[str, Any]] = option(
         None,
@@ -70,7 +75,72 @@ class Model(Group):
 
 
 @dataclass
-class Weights(Group):
+class Published(Group):
+    """The official weights of a model, by its name."""
+
+    title = "Model"
+
+    pretrained: bool = option(
+        False, "start from the published weights of the model, downloaded once; ckpt_path takes their place"
+    )
+    pretrained_tag: Optional[str] = option(
+        None, "which of the model's published weights, such as dist_in1k; default: the tag in model, or the first one"
+    )
+    pretrained_file: Optional[str] = option(
+        None, "the published weights as a file that is here; nothing is downloaded", path=True
+    )
+    pretrained_cache: Optional[str] = option(
+        None, "folder of downloaded weights; default: MINDCV_MODELS_CACHE, or ~/.cache/mindcv_models/weights", path=True
+    )
+    pretrained_mirror: Optional[str] = option(
+        None, "server to download weights from instead of the published ones; default: MINDCV_MODELS_MIRROR"
+    )
+
+    @property
+    def source(self) -> Source:
+        """Where the published weights come from."""
+        return Source(self.pretrained_cache, self.pretrained_mirror, self.pretrained_file)
+
+    @property
+    def wants_published(self) -> bool:
+        """Whether the weights are the published ones."""
+        return bool((self.pretrained or self.pretrained_file) and not getattr(self, "ckpt_path", None))
+
+    @property
+    def tagged_model(self) -> str:
+        """The model's name with the tag."""
+        return f"{self.model}.{self.pretrained_tag}" if self.pretrained_tag else self.model
+
+    def settle(self) -> None:
+        """Part the model's name from its tag, and give the model the options that the weights were trained with."""
+        model, _, tag = self.model.partition(".")
+        self.model, self.pretrained_tag = model, tag or self.pretrained_tag
+        if not self.pretrained_tag:
+            return
+        own, kwargs = {f.name: f.default for f in fields(self)}, dict(self.model_kwargs or {})
+        given = {name: getattr(self, name) for name, default in own.items() if getattr(self, name) != default}
+        for key, value in choose_weights(self.tagged_model, {**given, **kwargs})[1].options.items():
+            if key in own:  # a detector's backbone, say
+                setattr(self, key, value)
+            else:
+                kwargs[key] = value
+        self.model_kwargs = kwargs or None
+
+    def require_weights(self, purpose: str) -> None:
+        """Refuse options that name no weights.
+
+        Raises:
+            InputError: naming the options.
+        """
+        if not (getattr(self, "ckpt_path", None) or self.wants_published):
+            raise InputError(
+                f"ckpt_path is missing: give --ckpt_path the checkpoint to {purpose}, or --pretrained True for the "
+                "official weights."
+            )
+
+
+@dataclass
+class Weights(Published):
     """The checkpoint that a network is filled from."""
 
     title = "Model"
@@ -122,7 +192,6 @@ class TrainedModel(Group):
 
     title = "Model"
 
-    pretrained: bool = option(False, "start from MindCV's published weights")
     new_head: bool = option(False, "leave the classifier of ckpt_path out, for another set of classes")
     freeze: Optional[Tuple[str, ...]] = option(
         None, "parameters that are not trained, by shell-style names such as 'patch_embed.*'"

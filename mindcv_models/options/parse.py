@@ -45,6 +45,8 @@ def parse(cls: Type[T], description: str, arguments: Optional[Sequence[str]] = N
     for source, words in sources:
         values.update(_typed(cls, words, source))
     options = cls(**{name: value for name, value in values.items() if value is not NOT_GIVEN})
+    if isinstance(options, Group):
+        options.settle()
     check_options(options)
     return options
 

@@ -1,11 +1,12 @@
 """From options to what a run trains: the network with its first weights, and the step around it."""
 
 import logging
+from functools import partial
 
 from mindspore import nn
 
 from ..cells import cast_network
-from ..checkpoint import load_backbone, load_weights
+from ..checkpoint import creator, load_backbone, load_weights
 from ..distributed import World, broadcast_parameters, synchronize_batch_norm
 from ..errors import InputError
 from ..models.registry import config_of, create_model
@@ -26,7 +27,9 @@ logger = logging.getLogger(__name__)
 
 def build_network(options: RunOptions, world: World) -> nn.Cell:
     """The network with its first weights, the same on every rank, in its training precision, frozen where told to."""
-    network = create_network(options, options.pretrained)
+    if options.wants_published and (options.pretrained_tag or "").endswith("_reparam"):
+        raise InputError(f"{options.tagged_model} is the inference form: train with the tag without _reparam.")
+    network = create_network(options, options.wants_published)
     classifier = config_of(options.model).classifier
     if getattr(options, "backbone_path", ""):
         logger.info("backbone: %s", load_backbone(network.backbone, options.backbone_path, options.averages))
@@ -52,12 +55,11 @@ def build_network(options: RunOptions, world: World) -> nn.Cell:
 
 
 def create_network(options: RunOptions, pretrained: bool = False) -> nn.Cell:
-    """The model of the options with its own initial weights, or with MindCV's if ``pretrained``."""
-    return create_model(
-        options.model,
+    """The model of the options with its own initial weights, or with the published ones if ``pretrained``."""
+    create = creator(options, new_head=True) if pretrained else partial(create_model, options.model)
+    return create(
         num_classes=options.num_classes,
         in_channels=options.in_channels,
-        pretrained=pretrained,
         drop_rate=options.drop_rate,
         drop_path_rate=options.drop_path_rate,
         **options.network_options,
