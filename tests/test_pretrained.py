@@ -1,6 +1,7 @@
 """Models with published weights by name, from stand-in files in the official envelopes on a server of this machine."""
 
 import json
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 from urllib.parse import urlsplit
@@ -260,13 +261,13 @@ def test_mindcvs_own_weights_come_from_mindcv(monkeypatch):
 @pytest.fixture
 def tiny_site(tmp_path, monkeypatch):
     """Options that lead to the weights ``tiny.two``, and these by their names in the network."""
-    network = mindcv_models.create_model("tiny")
-    values = {p.name: parity.parameter(p.name, p.shape, "tiny") for p in network.get_parameters()}
+    network = mindcv_models.create_model("tiny", num_classes=2)
+    values = {p.name: np.abs(parity.parameter(p.name, p.shape, "tiny")) for p in network.get_parameters()}
     names = torch_names(network)
     save_file({names[name]: value for name, value in values.items()}, tmp_path / "file")
     row = Weights(("tiny",), "two", "top-1", "50.0", {}, LICENCES["apache"], ("https://weights.invalid/tiny.pth",))
     rows = (row, replace(row, tag="two_reparam"))
-    monkeypatch.setattr("mindcv_models.pretrained.table.table", lambda: rows)
+    monkeypatch.setattr(sys.modules["mindcv_models.pretrained.table"], "table", lambda: rows)
     with serving() as server:
         server.files["/tiny.pth"] = (tmp_path / "file").read_bytes()
         where = ["--pretrained_cache", str(tmp_path / "cache"), "--pretrained_mirror", server.address]
@@ -299,7 +300,7 @@ def test_validate_with_published_weights(tiny_site, images, monkeypatch, capsys,
 
 def test_validation_does_not_take_weights_of_other_classes(tiny_site):
     options = parse(InferOptions, "", [*tiny_site.words, "--images", "x"])
-    with pytest.raises(InputError, match=r"head.weight is \(2, 8\) there, but must be \(3, 8\)"):
+    with pytest.raises(InputError, match=r"classifier.weight is \(2, 8\) there, but must be \(3, 8\)"):
         load_network(options, 3)
 
 
@@ -311,19 +312,19 @@ def test_train_from_published_weights(tiny_site, images, tmp_path, monkeypatch, 
     assert status == 0, error
     saved = yaml.safe_load((output / "config.yaml").read_text())
     assert (saved["model"], saved["pretrained"], saved["pretrained_tag"]) == ("tiny", True, "two")
-    last = mindcv_models.create_model("tiny")
+    last = mindcv_models.create_model("tiny", num_classes=2)
     load_weights(last, str(output / "tiny_last.ckpt"))
-    np.testing.assert_allclose(last.head.weight.asnumpy(), tiny_site.values["head.weight"], atol=1e-6)
+    np.testing.assert_allclose(last.classifier.weight.asnumpy(), tiny_site.values["classifier.weight"], atol=1e-6)
 
 
 def test_training_on_other_classes_leaves_the_classifier_out(tiny_site, caplog):
     caplog.set_level("INFO")
     options = parse(TrainOptions, "", [*tiny_site.words, "--num_classes", "5"])
     network = build_network(options, ONE_DEVICE)
-    assert network.head.weight.shape == (5, 8)
+    assert network.classifier.weight.shape == (5, 8)
     np.testing.assert_array_equal(network.stem.weight.asnumpy(), tiny_site.values["stem.weight"])
-    assert "2 weights of the classifier left out: head.bias, head.weight" in caplog.text
-    assert "2 parameters keep their initial values: head.bias, head.weight" in caplog.text
+    assert "2 weights of the classifier left out: classifier.bias, classifier.weight" in caplog.text
+    assert "2 parameters keep their initial values: classifier.bias, classifier.weight" in caplog.text
 
 
 def test_the_inference_form_is_not_trained(tiny_site):
@@ -337,7 +338,7 @@ def test_export_loads_published_weights_or_a_file(tiny_site, tmp_path):
     own = ["--model", "tiny", "--pretrained_file", tiny_site.file]
     for words in (tiny_site.words, own):
         network = export.load_network(parse(export.ExportOptions, "", [*words, *more]))
-        np.testing.assert_array_equal(network.head.weight.asnumpy(), tiny_site.values["head.weight"])
+        np.testing.assert_array_equal(network.classifier.weight.asnumpy(), tiny_site.values["classifier.weight"])
     assert len(tiny_site.server.asked) == 1
 
 

@@ -78,10 +78,16 @@ def official_names(names: Iterable[str]) -> Dict[str, str]:
     second = {name: name.replace(*_SECOND_NAME) for name in names if _SECOND_NAME[0] in name}
     if second:
         return {name: second.get(name, name) for name in names if name not in second.values()}
-    if not any(name.startswith("stem.") for name in names):
+    if not _are_timm_fastvit(names):
         return {name: name for name in names}
     last = 7 if any(name.startswith("stages.3.pos_emb.") for name in names) else 6
     return {name: _rewrite(name, last) for name in names}
+
+
+def _are_timm_fastvit(names: Sequence[str]) -> bool:
+    """Other networks have a stem too, so it takes a second name to tell."""
+    second = ("final_conv.", "stages.0.blocks.0.token_mixer.")
+    return any(name.startswith("stem.") for name in names) and any(name.startswith(second) for name in names)
 
 
 def _rewrite(name: str, last: int, rules: Sequence[Tuple[str, Any]] = _TIMM_FASTVIT) -> str:
