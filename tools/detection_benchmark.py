@@ -34,6 +34,7 @@ from mindcv_models.detection.predict import detect
 from mindcv_models.detection.transforms import Buckets, Preparation, TrainTransform
 from mindcv_models.options import Group, option, parse
 from mindcv_models.process import run
+from tools.turns import Part, medians
 
 logger = logging.getLogger("detection_benchmark")
 
@@ -57,28 +58,6 @@ def main():
     options = parse(BenchmarkOptions, __doc__)
     for part in options.parts:
         globals()[f"measure_{part}"](options)
-
-
-def medians(rounds, **works):
-    """The median seconds of each work, all done in turns."""
-    seconds = {name: [] for name in works}
-    for _ in range(rounds + 1):
-        for name, work in works.items():
-            begin = time.perf_counter()
-            work()
-            seconds[name].append(time.perf_counter() - begin)
-    return {name: float(np.median(values[1:])) for name, values in seconds.items()}
-
-
-class Part(nn.Cell):
-    """A part of the detector as a network of its own."""
-
-    def __init__(self, cell):
-        super().__init__(auto_prefix=False)
-        self.cell = cell
-
-    def construct(self, *inputs):
-        return self.cell(inputs) if len(inputs) > 1 else self.cell(inputs[0])
 
 
 def measure_joints(options):

@@ -12,7 +12,6 @@ pasting 100 masks. `masks`: time and memory of an image's packed masks at 800 x 
 import logging
 import os
 import sys
-import time
 import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from mindcv_models.detection.systems import system_of
 from mindcv_models.layers import NMS, RoIAlign
 from mindcv_models.options import Group, option, parse
 from mindcv_models.process import run
+from tools.turns import medians
 
 logger = logging.getLogger("mask_rcnn_benchmark")
 
@@ -61,17 +61,6 @@ def main():
     options = parse(BenchmarkOptions, __doc__)
     for part in options.parts:
         globals()[f"measure_{part}"](options)
-
-
-def medians(rounds, **works):
-    """The median seconds of each work, all done in turns."""
-    seconds = {name: [] for name in works}
-    for _ in range(rounds + 1):
-        for name, work in works.items():
-            begin = time.perf_counter()
-            work()
-            seconds[name].append(time.perf_counter() - begin)
-    return {name: float(np.median(values[1:])) for name, values in seconds.items()}
 
 
 class Step(nn.Cell):

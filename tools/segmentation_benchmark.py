@@ -33,6 +33,7 @@ from mindcv_models.segmentation.folders import LabelledPictures, LabelMap
 from mindcv_models.segmentation.inference import Inference, InferenceSettings, View
 from mindcv_models.segmentation.objective import SegmentationObjective
 from mindcv_models.segmentation.transforms import TrainTransform
+from tools.turns import Part, medians
 
 logger = logging.getLogger("segmentation_benchmark")
 
@@ -56,28 +57,6 @@ def main():
     options = parse(BenchmarkOptions, __doc__)
     for part in options.parts:
         globals()[f"measure_{part}"](options)
-
-
-def medians(rounds, **works):
-    """The median seconds of each work, all done in turns."""
-    seconds = {name: [] for name in works}
-    for _ in range(rounds + 1):
-        for name, work in works.items():
-            begin = time.perf_counter()
-            work()
-            seconds[name].append(time.perf_counter() - begin)
-    return {name: float(np.median(values[1:])) for name, values in seconds.items()}
-
-
-class Part(nn.Cell):
-    """A part of the segmenter as a network of its own."""
-
-    def __init__(self, cell):
-        super().__init__(auto_prefix=False)
-        self.cell = cell
-
-    def construct(self, *inputs):
-        return self.cell(inputs) if len(inputs) > 1 else self.cell(inputs[0])
 
 
 def measure_joints(options):

@@ -8,7 +8,16 @@ from typing import FrozenSet, Iterator, List, Optional
 
 from ..errors import InputError
 
-__all__ = ["IMAGE_SUFFIXES", "LAYOUT", "class_folders", "find_images", "has_images", "image_names", "is_image_name"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "LAYOUT",
+    "class_folders",
+    "find_images",
+    "free_name",
+    "has_images",
+    "image_names",
+    "is_image_name",
+]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 LAYOUT = "an image folder looks like train/<class>/<image>.jpg and val/<class>/<image>.jpg"
@@ -100,3 +109,13 @@ def find_images(given: Path) -> List[str]:
     if not found:
         raise InputError(f"no image at {given}: give a file, a folder with images, a glob in quotes, or samples.")
     return found
+
+
+def free_name(folder: Path, path: str) -> Path:
+    """Where the picture of an image goes: its own name, with a number if two images have the same."""
+    stem, number = Path(path).stem, 1
+    target = folder / f"{stem}.png"
+    while target.exists():
+        number += 1
+        target = folder / f"{stem}_{number}.png"
+    return target

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..cells import cast_network
 from ..checkpoint import load_weights
+from ..data.files import free_name
 from ..data.images import UnreadableImageError, decode
 from ..errors import InputError
 from ..files import atomic_write
@@ -106,16 +107,6 @@ def as_rows(found: Detections, names: Sequence[str], size: Tuple[int, int]) -> L
         for row, bitmap in zip(rows, found.bitmaps(size)):
             row["mask"] = run_lengths(bitmap)
     return rows
-
-
-def free_name(folder: Path, path: str) -> Path:
-    """Where the picture of an image goes: its own name, with a number if two images have the same."""
-    stem, number = Path(path).stem, 1
-    target = folder / f"{stem}.png"
-    while target.exists():
-        number += 1
-        target = folder / f"{stem}_{number}.png"
-    return target
 
 
 def save_picture(picture, path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..cells import cast_network
 from ..checkpoint import load_weights
+from ..data.files import free_name
 from ..data.images import UnreadableImageError, decode
 from ..data.loader import threads
 from ..errors import InputError
@@ -94,16 +95,6 @@ def shares(labels: np.ndarray, names: Sequence[str]) -> List[Row]:
     counts = np.bincount(labels.ravel(), minlength=len(names))
     order = [k for k in (-counts).argsort(kind="stable") if counts[k]]
     return [{"class": names[k], "label": int(k), "share": round(counts[k] / labels.size, 6)} for k in order]
-
-
-def free_name(folder: Path, path: str) -> Path:
-    """Where the PNG of a picture goes: its own name, with a number if there is such a file."""
-    stem, number = Path(path).stem, 1
-    target = folder / f"{stem}.png"
-    while target.exists():
-        number += 1
-        target = folder / f"{stem}_{number}.png"
-    return target
 
 
 def as_table(rows: List[Row]) -> str:
