@@ -141,7 +141,7 @@ def main():
     ms.set_context(mode=ms.GRAPH_MODE)
     rows = measure(options)
     if options.csv:
-        with open(options.csv, "w", newline="") as file:
+        with open(options.csv, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows(rows)

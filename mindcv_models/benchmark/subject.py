@@ -85,7 +85,8 @@ class TimedModel:
     def memory(self) -> Optional[int]:
         """Peak memory of the model in bytes, including compilation; None if the system does not report it."""
         peak = backend.peak_memory()
-        return None if peak is None else peak - self.before
+        # Linux counts a process's memory per thread and sums up late, so that a peak may read a little lower later.
+        return None if peak is None else max(peak - self.before, 0)
 
     def _build(self):
         job = self.job
