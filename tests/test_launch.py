@@ -159,7 +159,7 @@ def test_output_that_nobody_reads_costs_no_tracebacks(sink):
         "    os.write(2, b'done')\n"
         "process.run(main)\n"
     )
-    command = f'{sys.executable} -c "$CODE" {"| head -1" if sink == "closed" else "> /dev/full"}'
+    command = f'"{sys.executable}" -c "$CODE" {"| head -1" if sink == "closed" else "> /dev/full"}'
     environment = {**os.environ, "CODE": code, "GLOG_v": "3"}
     done = subprocess.run(
         command, shell=True, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False

@@ -13,8 +13,8 @@ __all__ = ["StopRequest"]
 class StopRequest:
     """A signal as a request to stop, heard between two steps, on which all ranks agree.
 
-    A context manager: inside it the first signal is noted, and a second one acts as it always does. A signal that is
-    ignored, as SIGHUP under ``nohup``, stays so. Several ranks ask
+    A context manager: inside it the first signal is noted, and a second one acts as it always does. SIGHUP that is
+    ignored, as under ``nohup``, stays so. Several ranks ask
     each other about once a second, since asking after each step would make them wait for each other.
     """
 
@@ -31,7 +31,9 @@ class StopRequest:
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
             handlers = {number: signal.getsignal(number) for number in self.SIGNALS}
-            self.before = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+            if handlers[signal.SIGHUP] == signal.SIG_IGN:
+                del handlers[signal.SIGHUP]
+            self.before = handlers
         self._listen()
         return self
 
