@@ -100,7 +100,8 @@ try:
     from mindcv_models.classification.options import TrainOptions as Options
 except ImportError:
     from mindcv_models.options import Options
-loader = create_train_loader(prepare(Options(**json.loads(sys.argv[2])), ONE_DEVICE, training=True))
+given = {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(sys.argv[2]).items()}
+loader = create_train_loader(prepare(Options(**given), ONE_DEVICE, training=True))
 print("ready", flush=True)
 for line in sys.stdin:
     for batch in loader.epoch(int(line)):
