@@ -13,10 +13,8 @@ from .preparation import Preparation
 
 __all__ = ["OutputsDifferError", "agreement", "batches", "example_images", "reload", "run_network"]
 
-ABSOLUTE, RELATIVE = (
-    1e-4,
-    1e-5,
-)  # allowed difference: absolute, or relative to the output's largest value, whichever is larger
+# Allowed difference: absolute, or relative to the output's largest value, whichever is larger.
+ABSOLUTE, RELATIVE = 1e-4, 1e-5
 
 
 class OutputsDifferError(RunError):
