@@ -1,16 +1,19 @@
 """Models with published weights by name, from stand-in files in the official envelopes on a server of this machine."""
 
+import importlib
 import json
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
+import mindspore as ms
 import numpy as np
 import pytest
 import torch
 import yaml
 from mindspore.nn.utils import no_init_parameters
+from PIL import Image
 from safetensors.numpy import save_file
 
 import benchmark
@@ -22,13 +25,18 @@ from mindcv_models.checkpoint.fit import fit_state_dict
 from mindcv_models.checkpoint.names import torch_names
 from mindcv_models.classification.infer import load_network
 from mindcv_models.classification.options import InferOptions, TrainOptions
+from mindcv_models.detection.coco_classes import COCO_CLASSES, published_names
+from mindcv_models.detection.options import InferOptions as DetectionOptions
+from mindcv_models.detection.validate import build
 from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError, RunError
+from mindcv_models.models import registry
 from mindcv_models.options import parse
 from mindcv_models.pretrained import LICENCES, Source, Weights, choose_weights, download, table
+from mindcv_models.segmentation.ade20k_classes import ADE20K_CLASSES
 from mindcv_models.tasks import task_of
 from mindcv_models.training import build_network
-from tests.helpers import parity, tiny  # noqa: F401, it registers the network
+from tests.helpers import dense_tiny, parity, tiny, tiny_detector  # noqa: F401, they register networks
 from tests.helpers.scripts import call
 from tests.helpers.server import serving
 from tools import pretrained_weights
@@ -340,6 +348,113 @@ def test_export_loads_published_weights_or_a_file(tiny_site, tmp_path):
         network = export.load_network(parse(export.ExportOptions, "", [*words, *more]))
         np.testing.assert_array_equal(network.classifier.weight.asnumpy(), tiny_site.values["classifier.weight"])
     assert len(tiny_site.server.asked) == 1
+
+
+# Detectors and segmenters, which are built in their rooms.
+
+DENSE = {
+    "retinanet": ("tiny_features", ["--channels", "8", "--convs", "1", "--anchor_scale", "2"]),
+    "mask_rcnn": ("tiny_pyramid", ["--channels", "8", "--convs", "1", "--anchor_scale", "2"]),
+    "semantic_fpn": ("tiny_maps", ["--channels", "8", "--head_channels", "8"]),
+}
+
+
+@pytest.fixture
+def dense_site(request, tmp_path, monkeypatch):
+    """As ``tiny_site``, of a dense system over a tiny backbone, which the weights name."""
+    model, classes = request.param, 150 if request.param == "semantic_fpn" else 80
+    backbone, sizes = DENSE[model]
+    row = Weights(
+        (model,), "own", "AP", "1", {"backbone": backbone}, LICENCES["apache"], ("https://w.invalid/own.pth",)
+    )
+    monkeypatch.setattr(sys.modules["mindcv_models.pretrained.table"], "table", lambda: (row,))
+    own = {"channels": 8, **({"head_channels": 8} if model == "semantic_fpn" else {"convs": 1, "anchor_scale": 2.0})}
+    ms.set_seed(3)
+    network = registry.create_model(model, num_classes=classes, backbone=backbone, **own)
+    names = torch_names(network)
+    with serving() as server:
+        save_file({names[p.name]: p.asnumpy() for p in network.get_parameters()}, tmp_path / "file")
+        server.files["/own.pth"] = (tmp_path / "file").read_bytes()
+        where = ["--pretrained_cache", str(tmp_path / "cache"), "--pretrained_mirror", server.address]
+        words = ["--model", f"{model}.own", "--pretrained", "True", *where, *sizes]
+        yield SimpleNamespace(model=model, server=server, words=words, network=network, file=str(tmp_path / "file"))
+
+
+def scenes_options(site, folder):
+    """What validation asks for beside the network: two pictures, and annotations of all classes or label maps."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(folder / "a.png")
+    if site.model == "semantic_fpn":
+        for name in ("images/validation", "annotations/validation"):
+            (folder / name).mkdir(parents=True)
+        Image.open(folder / "a.png").save(folder / "images/validation/a.png")
+        Image.new("L", (64, 64), 7).save(folder / "annotations/validation/a.png")
+        return ["--data_dir", str(folder), "--num_classes", "150", "--num_parallel_workers", "1"]
+    categories = [{"id": k + 1, "name": name} for k, name in enumerate(COCO_CLASSES)]
+    box = {"id": 1, "image_id": 1, "category_id": 9, "bbox": [8, 8, 20, 30], "area": 600, "iscrowd": 0,
+           "segmentation": [[8, 8, 28, 8, 28, 38]]}  # fmt: skip
+    image = {"id": 1, "file_name": "a.png", "height": 64, "width": 64}
+    (folder / "coco.json").write_text(json.dumps({"images": [image], "annotations": [box], "categories": categories}))
+    return ["--val_annotations", str(folder / "coco.json"), "--image_dir", str(folder), "--img_scale", "64", "64"]
+
+
+@pytest.mark.parametrize("dense_site", ["retinanet", "semantic_fpn"], indirect=True)
+def test_dense_systems_with_published_weights(dense_site, tmp_path, monkeypatch, capsys, caplog):
+    """validate.py and infer.py run with them and say what they say with the file; export.py takes them too."""
+    caplog.set_level("INFO")
+    site, data = dense_site, tmp_path / "data"
+    data.mkdir()
+    given = scenes_options(site, data)
+    status, _, error = call("validate", [*site.words, "--mode", "1", *given], monkeypatch, capsys)
+    assert status == 0, error
+    assert f"loaded {site.model}.own from" in caplog.text and f"{site.model}.own: " in caplog.text
+    own = ["--model", site.model, "--backbone", DENSE[site.model][0], "--pretrained_file", site.file, *site.words[8:]]
+    more = ["--images", str(data / "a.png"), "--mode", "1", "--format", "json"]
+    more += (
+        []
+        if site.model == "semantic_fpn"
+        else ["--img_scale", "64", "64", "--score_threshold", "0.001", "--min_score", "0.001"]
+    )
+    answers = []
+    for words in (site.words, own):
+        status, out, error = call("infer", [*words, *more], monkeypatch, capsys)
+        assert status == 0, error
+        answers.append(json.loads(out))
+    assert answers[0] == answers[1]
+    assert site.server.asked[1:] == []
+    names = {found["class"] for found in next(v for k, v in answers[0][0].items() if k != "image")}
+    assert names and names <= {*COCO_CLASSES, *ADE20K_CLASSES}
+    room = importlib.import_module(f"mindcv_models.{registry.task_of(site.model)}.export")
+    options = parse(room.ExportOptions, "", [*site.words, "--output", str(tmp_path / "a.onnx")])
+    assert options.wants_published and options.backbone == DENSE[site.model][0]
+
+
+def test_names_of_the_published_classes():
+    assert (len(COCO_CLASSES), COCO_CLASSES[0], COCO_CLASSES[11], COCO_CLASSES[-1]) == (
+        80, "person", "stop sign", "toothbrush"
+    )  # fmt: skip
+    assert (len(set(ADE20K_CLASSES)), ADE20K_CLASSES[0], ADE20K_CLASSES[44], ADE20K_CLASSES[-1]) == (
+        150, "wall", "chest of drawers", "flag"
+    )  # fmt: skip
+    options = SimpleNamespace(wants_published=True, class_names=None, num_classes=None)
+    assert published_names(options) == list(COCO_CLASSES)
+    options.num_classes = 2
+    assert published_names(options) == ["0", "1"]
+    options.class_names = "own.txt"
+    assert published_names(options) is None
+
+
+@pytest.mark.parametrize("dense_site", ["mask_rcnn"], indirect=True)
+def test_mask_rcnn_is_built_with_published_weights(dense_site, tmp_path):
+    options = parse(DetectionOptions, "", [*dense_site.words, "--images", "x"])
+    for mine, its in zip(build(options, 80).get_parameters(), dense_site.network.get_parameters()):
+        np.testing.assert_array_equal(mine.asnumpy(), its.asnumpy(), its.name)
+
+
+@pytest.mark.parametrize("dense_site", ["retinanet"], indirect=True)
+def test_published_weights_of_other_classes_are_refused(dense_site, tmp_path):
+    options = parse(DetectionOptions, "", [*dense_site.words, "--images", "x"])
+    with pytest.raises(InputError, match=r"does not fit the model|must be"):
+        build(options, 3)
 
 
 def test_benchmark_times_published_weights(tiny_site, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from ..models.mask_rcnn import MaskRCNN
 from ..options import Weights, option, show
 from ..reparameterize import reparameterize
 from .anchors import RPN, retinanet_anchors
+from .coco_classes import published_names
 from .data import preparation
 from .infer import find_classes
 from .mask_predict import MaskDetector
@@ -61,8 +62,7 @@ class ExportOptions(Head, Scaling, Finding, Weights):
     )
 
     def check(self) -> None:
-        if not self.ckpt_path:
-            raise InputError("ckpt_path is missing: give --ckpt_path the checkpoint to export.")
+        self.require_weights("export")
         sides = self.image_resize
         if len(sides) not in (1, 2) or any(side % 32 for side in sides):
             raise InputError(f"image_resize is {show(list(sides))}, but must be multiples of 32, such as 800 1344.")
@@ -75,13 +75,14 @@ class ExportOptions(Head, Scaling, Finding, Weights):
 
 def run(options: ExportOptions) -> None:
     """Export what the options say."""
-    names = find_classes(options.class_names, Path(options.ckpt_path), options.num_classes)
+    names = published_names(options) or find_classes(options.class_names, Path(options.ckpt_path), options.num_classes)
     size = options.image_resize[0], options.image_resize[-1]
     own, path = preparation(options), Path(options.output)
     described = Preparation(options.model, size, 1.0, "fit", "bilinear", own.mean, own.std, tuple(names))
     with backend.portable_form():
         network = build(options, len(names))
-        logger.info("loaded %s", load_weights(network, options.ckpt_path, options.averages))
+        if options.ckpt_path:
+            logger.info("loaded %s", load_weights(network, options.ckpt_path, options.averages))
         with refused_sizes([(options.model, network)], size):
             if options.detections:
                 images = example_images(described, 3)

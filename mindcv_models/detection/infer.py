@@ -19,6 +19,7 @@ from ..files import atomic_write
 from ..options import System
 from ..process import output_folder, set_up
 from .coco import Annotated, Raw
+from .coco_classes import published_names
 from .data import eval_transform
 from .draw import draw_detections
 from .mask_predict import Instances
@@ -38,9 +39,10 @@ def run(options: InferOptions, paths: Sequence[str]) -> int:
     """Predict the images at ``paths``; 1 if one could not be decoded."""
     folder = output_folder(options.output_dir, "output_dir") if options.output_dir else None
     set_up(System(options.mode, options.device_target))
-    names = find_classes(options.class_names, Path(options.ckpt_path), options.num_classes)
+    names = published_names(options) or find_classes(options.class_names, Path(options.ckpt_path), options.num_classes)
     network = build(options, len(names))
-    load_weights(network, options.ckpt_path, options.averages)
+    if options.ckpt_path:
+        load_weights(network, options.ckpt_path, options.averages)
     network = cast_network(network, options.amp_level, options.amp_cast_list).set_train(False)
     limits = replace(options.limits, score=max(options.score_threshold, options.min_score))
     detector = system_of(options.model).validator.detector(network, limits)

@@ -155,8 +155,10 @@ class ValidateOptions(System, CocoFolder, Head, Scaling, Finding, Averages, Prec
     )
 
     def check(self) -> None:
-        if bool(self.ckpt_path) == bool(self.results):
-            raise InputError("give either --ckpt_path, checkpoints to validate, or --results, a file to score.")
+        if bool(self.ckpt_path or self.wants_published) == bool(self.results):
+            raise InputError(
+                "give either --ckpt_path, checkpoints to validate, or --pretrained True, or --results, a file to score."
+            )
         if self.results and self.save_results:
             raise InputError("save_results is given, but results has the detections already: leave one of them out.")
         if self.save_results and not Path(self.save_results).absolute().parent.is_dir():
@@ -184,7 +186,6 @@ class InferOptions(Device, Head, Scaling, Finding, Averages, Precision, _Recipes
     )  # fmt: skip
 
     def check(self) -> None:
-        if not self.ckpt_path:
-            raise InputError("ckpt_path is missing: give --ckpt_path the checkpoint to predict with.")
+        self.require_weights("predict with")
         if not self.images:
             raise InputError("images is missing: give --images files, folders, globs or samples.")

@@ -3,18 +3,17 @@
 import json
 import logging
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, Iterator, List
 
 from mindspore import nn
 
 from ..cells import cast_network
-from ..checkpoint import load_weights
+from ..checkpoint import creator, load_weights
 from ..data.loader import threads
 from ..distributed import World
 from ..errors import InputError
 from ..evaluation import csv_table, markdown_table
 from ..files import write_text
-from ..models.registry import create_model
 from ..process import output_folder, set_up
 from .coco import CocoSet
 from .data import eval_transform, read_split
@@ -54,9 +53,9 @@ def run(options: ValidateOptions) -> None:
 
 
 def build(options, categories: int) -> nn.Cell:
-    """The network of the options for a data set of so many categories."""
-    return create_model(
-        options.model, num_classes=categories, in_channels=options.in_channels,
+    """The network of the options for a data set of so many categories, with published weights if they ask for these."""
+    return creator(options)(
+        num_classes=categories, in_channels=options.in_channels,
         **{**options.network_options, **(options.model_kwargs or {})},
     )  # fmt: skip
 
@@ -75,8 +74,7 @@ def _score(options, data: CocoSet, folder, world: World) -> Row:
 def _validate(options, data: CocoSet, folder, world: World) -> List[Row]:
     network = build(options, len(data.categories))
     validator, rows = None, []
-    for path in options.ckpt_path:
-        logger.info("loaded %s", load_weights(network, str(path), options.averages))
+    for name in load_each(network, options):
         if validator is None:
             validator = system_of(options.model).validator(
                 cast_network(network, options.amp_level, options.amp_cast_list), data, eval_transform(options),
@@ -84,14 +82,22 @@ def _validate(options, data: CocoSet, folder, world: World) -> List[Row]:
                 options.skip_bad_images,
             )  # fmt: skip
         evaluations, results = validator.run()
-        name = path.stem
         rows.append(_report(name, evaluations, data, folder, world))
         if options.save_results and world.is_main:
             target = Path(options.save_results)
-            target = target if len(options.ckpt_path) == 1 else target.with_name(f"{target.stem}_{name}.json")
+            target = target if len(options.ckpt_path) < 2 else target.with_name(f"{target.stem}_{name}.json")
             write_text(target, json.dumps(results))
             logger.info("%d detections: %s", len(results), target)
     return rows
+
+
+def load_each(network: nn.Cell, options) -> Iterator[str]:
+    """Names of what is to be validated, one after another, each loaded into ``network`` when it is its turn."""
+    if options.wants_published:
+        yield options.tagged_model
+    for path in options.ckpt_path:
+        logger.info("loaded %s", load_weights(network, str(path), options.averages))
+        yield path.stem
 
 
 def _report(name: str, evaluations: Dict[str, Evaluation], data: CocoSet, folder, world: World) -> Row:

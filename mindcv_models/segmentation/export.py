@@ -18,6 +18,7 @@ from ..input_size import refused_sizes
 from ..layers import resize
 from ..options import Weights, option
 from ..reparameterize import reparameterize
+from .ade20k_classes import published_names
 from .infer import find_classes
 from .options import Head, Prepared
 from .validate import build
@@ -50,8 +51,7 @@ class ExportOptions(Head, Prepared, Weights):
     )
 
     def check(self) -> None:
-        if not self.ckpt_path:
-            raise InputError("ckpt_path is missing: give --ckpt_path the checkpoint to export.")
+        self.require_weights("export")
         if len(self.image_resize) not in (1, 2):
             raise InputError("image_resize must be one size, or height and width.")
         check_format(Path(self.output))
@@ -76,7 +76,7 @@ class AtImageSize(nn.Cell):
 
 def run(options: ExportOptions) -> None:
     """Export what the options say."""
-    names = find_classes(options.class_names, Path(options.ckpt_path), options.num_classes)
+    names = published_names(options) or find_classes(options.class_names, Path(options.ckpt_path), options.num_classes)
     options.num_classes = len(names)
     size = options.image_resize[0], options.image_resize[-1]
     mean, std = mean_and_std(options)
@@ -85,7 +85,8 @@ def run(options: ExportOptions) -> None:
     )  # fmt: skip
     with backend.portable_form():
         network = build(options)
-        logger.info("loaded %s", load_weights(network, options.ckpt_path, options.averages))
+        if options.ckpt_path:
+            logger.info("loaded %s", load_weights(network, options.ckpt_path, options.averages))
         network = reparameterize(network) if options.reparam else network
         with refused_sizes([(options.model, network)], size):
             text = export_segmenter(network, Path(options.output), preparation, options.batch_size, options.argmax)

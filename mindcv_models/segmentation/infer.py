@@ -17,6 +17,7 @@ from ..evaluation import csv_table
 from ..options import System
 from ..process import output_folder, set_up
 from ..reparameterize import reparameterize
+from .ade20k_classes import published_names
 from .draw import draw_labels, write_png
 from .folders import CLASS_FILE, read_class_names
 from .inference import Inference
@@ -34,10 +35,11 @@ def run(options: InferOptions, paths: Sequence[str]) -> int:
     drawn = output_folder(options.output_dir, "output_dir") if options.output_dir else None
     maps = output_folder(options.labels_dir, "labels_dir") if options.labels_dir else None
     set_up(System(options.mode, options.device_target))
-    names = find_classes(options.class_names, Path(options.ckpt_path), options.num_classes)
+    names = published_names(options) or find_classes(options.class_names, Path(options.ckpt_path), options.num_classes)
     options.num_classes = len(names)
     network = build(options)
-    load_weights(network, options.ckpt_path, options.averages)
+    if options.ckpt_path:
+        load_weights(network, options.ckpt_path, options.averages)
     network = reparameterize(network) if options.reparam else network
     network = cast_network(network, options.amp_level, options.amp_cast_list)
     inference = Inference(network, settings_of(options), options.batch_size, threads(options.num_parallel_workers))

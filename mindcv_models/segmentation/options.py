@@ -181,8 +181,7 @@ class ValidateOptions(System, Head, LabelMaps, Prepared, Inferring, Averages, Pr
     )
 
     def check(self) -> None:
-        if not self.ckpt_path:
-            raise InputError("ckpt_path is missing: give --ckpt_path the checkpoint to validate.")
+        self.require_weights("validate")
 
 
 @dataclass
@@ -212,7 +211,6 @@ class InferOptions(Device, Batches, Head, Prepared, Inferring, Averages, Precisi
     opacity: float = option(0.6, "of the colours that are drawn over a picture", at_least=0, at_most=1)
 
     def check(self) -> None:
-        if not self.ckpt_path:
-            raise InputError("ckpt_path is missing: give --ckpt_path the checkpoint to predict with.")
+        self.require_weights("predict with")
         if not self.images:
             raise InputError("images is missing: give --images files, folders, globs or samples.")

@@ -8,10 +8,9 @@ import numpy as np
 from mindspore import nn
 
 from ..cells import cast_network
-from ..checkpoint import load_weights
+from ..checkpoint import creator, load_weights
 from ..evaluation import csv_table, markdown_table, new_figure, save_figure
 from ..files import write_text
-from ..models.registry import create_model
 from ..process import output_folder, set_up
 from ..reparameterize import reparameterize
 from .folders import class_list, prepare
@@ -38,17 +37,18 @@ def run(options: ValidateOptions) -> None:
     options = prepare(options, world, training=False)
     names = class_list(options) or [f"class {k}" for k in range(options.num_classes)]
     rows = []
-    for path in options.ckpt_path:
-        network = build(options)
-        logger.info("loaded %s", load_weights(network, str(path), options.averages))
+    for path in options.ckpt_path or [None]:
+        network, name = build(options), path.stem if path else options.tagged_model
+        if path:
+            logger.info("loaded %s", load_weights(network, str(path), options.averages))
         network = reparameterize(network) if options.reparam else network
         network = cast_network(network, options.amp_level, options.amp_cast_list)
         validator = SegmentationValidator(network, options, world)
         scores = validator.scores()
-        rows.append({"checkpoint": path.stem, **scores.values, "images": scores.images})
-        logger.info("%s: %s", path.stem, in_words(scores))
+        rows.append({"checkpoint": name, **scores.values, "images": scores.images})
+        logger.info("%s: %s", name, in_words(scores))
         if folder and world.is_main:
-            write_report(scores, names, folder / path.stem)
+            write_report(scores, names, folder / name)
     if len(rows) > 1:
         logger.info("%s", markdown_table(rows))
     if folder and world.is_main:
@@ -57,9 +57,9 @@ def run(options: ValidateOptions) -> None:
 
 
 def build(options) -> nn.Cell:
-    """The network of the options, with its own first weights."""
-    return create_model(
-        options.model, num_classes=options.num_classes, in_channels=options.in_channels,
+    """The network of the options, with its own first weights or, if they ask for these, published ones."""
+    return creator(options)(
+        num_classes=options.num_classes, in_channels=options.in_channels,
         **options.network_options, **(options.model_kwargs or {}),
     )  # fmt: skip
 
