@@ -4,6 +4,7 @@ MindSpore supports mpirun on Ascend and GPU. On the CPU it supports only its own
 mpirun started connect through that launcher's scheduler: rank 0 starts it as a child process and broadcasts its port.
 """
 
+import errno
 import os
 import socket
 import subprocess
@@ -33,6 +34,7 @@ __all__ = [
     "synchronize_batch_norm",
 ]
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the quota, or the file is full
 _LAUNCH = "mpirun -n 8 python train.py ... or msrun --worker_num=8 --local_worker_num=8 train.py ..."
 
 # The program of the scheduler child. It exits when its parent does, even if that was killed.
@@ -266,9 +268,10 @@ def on_every_rank(write: Callable[[], None], world: World) -> None:
     failures = sum_over_ranks([failure is not None], world)[0]
     if failure is not None:
         place = f" to {failure.filename}" if failure.filename else ""
+        advice = "free disk space" if failure.errno in _NO_ROOM else "mend that"
         raise RunError(
-            f"cannot write{place} ({failure.strerror or failure}): free disk space and continue with "
-            "--resume auto; files written earlier are complete."
+            f"cannot write{place} ({failure.strerror or failure}): {advice} and continue with --resume auto; files "
+            "written earlier are complete."
         ) from failure
     if failures:
         raise RunError("another process could not write its files.")

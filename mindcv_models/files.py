@@ -26,9 +26,11 @@ __all__ = [
     "atomic_write",
     "cache_folder",
     "flush",
+    "partial_path",
     "read_arrays",
     "read_json",
     "read_text",
+    "remove_partials",
     "require_file",
     "temporary_cache",
     "write_text",
@@ -50,19 +52,26 @@ def flush(path: Path) -> None:
 def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` to write to; without an error it replaces ``path``, flushed to disk first.
 
-    Until then a file that is at ``path`` stays as it is, and after an error nothing is left of the temporary one. Its
-    name is ``.<name>.<process>.partial`` with the suffix of ``path``, since some writers go by the suffix.
+    Until then a file that is at ``path`` stays as it is, and after an error nothing is left of the temporary one. A
+    link at ``path`` is replaced, not followed. The temporary name has the suffix of ``path``, since some writers go by
+    it.
+
+    Raises:
+        OSError: naming ``path``, if it cannot be written.
     """
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    _remove_leftovers(path, path.suffix)
-    partial.unlink(missing_ok=True)
+    partial = partial_path(path, path.suffix)
+    remove_partials(path.parent, path.stem, path.suffix)
+    _remove(partial)
     try:
         yield partial
         flush(partial)
         os.replace(partial, path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(partial)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        with contextlib.suppress(OSError):  # the first error is the one to show
-            partial.unlink()
+        _remove(partial)
 
 
 @contextlib.contextmanager
@@ -82,26 +91,64 @@ def atomic_output(path: Path, option: str = "output") -> Iterator[Path]:
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside ``path`` to fill; without an error it becomes ``path``, which must be free."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    _remove_leftovers(path, "")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = partial_path(path)
+    remove_partials(path.parent, path.name)
+    _remove(partial)
     try:
         partial.mkdir(parents=True)
         yield partial
         partial.replace(path)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
 
 
-def _remove_leftovers(path: Path, suffix: str) -> None:
-    """Remove what killed processes left of ``path``: temporary files and folders that nobody has changed for a day."""
-    stem = path.name[: len(path.name) - len(suffix)] if suffix else path.name
-    name = re.compile(rf"\.{re.escape(stem)}\.\d+\.partial{re.escape(suffix)}")
+def partial_path(path: Path, suffix: str = "") -> Path:
+    """Where this process writes what is to become ``path``; the name tells which process that is."""
+    stem = path.name[: len(path.name) - len(suffix)]
+    return path.with_name(f".{stem}.{os.getpid()}-{_host()}.partial{suffix}")
+
+
+def remove_partials(folder: Path, stem: Optional[str] = None, suffix: Optional[str] = None) -> None:
+    """Remove temporary files and folders that killed processes left in ``folder``.
+
+    The process must be gone, or for one of another host the file unchanged for a day.
+
+    Args:
+        stem, suffix: of the paths that they were to become; by default any.
+    """
+    stem, suffix = (".*" if part is None else re.escape(part) for part in (stem, suffix))
+    name = re.compile(rf"\.{stem}\.(\d{{1,9}})(?:-([^.]*))?\.partial{suffix}", re.ASCII)
     with contextlib.suppress(OSError):
-        for entry in os.scandir(path.parent):
-            if name.fullmatch(entry.name) and time.time() - entry.stat(follow_symlinks=False).st_mtime > LEFT_OVER:
-                remove = shutil.rmtree if entry.is_dir(follow_symlinks=False) else os.unlink
-                remove(entry.path)
+        for entry in os.scandir(folder):
+            found = name.fullmatch(entry.name)
+            if found and _is_left(entry, int(found[1]), found[2]):
+                _remove(Path(entry.path))
+
+
+def _host() -> str:
+    return re.sub(r"\W", "_", os.uname().nodename)[:32]
+
+
+def _is_left(entry: os.DirEntry, process: int, host: Optional[str]) -> bool:
+    if host == _host():
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            pass  # it lives, but is another user's
+    with contextlib.suppress(OSError):
+        return time.time() - entry.stat(follow_symlinks=False).st_mtime > LEFT_OVER
+    return False
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder, if that can be done: an error before this one is the one to show."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

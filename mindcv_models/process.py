@@ -41,6 +41,11 @@ def run(main) -> None:
         status = _complain("interrupted", 130)
     except BrokenPipeError:  # whoever read the output has seen enough
         status = 128 + signal.SIGPIPE
+    except OSError as error:
+        if not error.filename:
+            raise
+        path = error.filename2 or error.filename
+        status = _complain(f"cannot use {path} ({error.strerror}): check path, permissions and room on the disk.", 1)
     _flush_output()
     gc.collect()  # cells freed at interpreter exit print warnings
     sys.exit(status)

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and readers that give a value or one line."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -16,9 +17,11 @@ from mindcv_models.files import (
     atomic_output,
     atomic_write,
     flush,
+    partial_path,
     read_arrays,
     read_json,
     read_text,
+    remove_partials,
     require_file,
     write_text,
 )
@@ -54,12 +57,41 @@ def test_an_error_leaves_the_old_file_and_is_the_one_that_is_raised(tmp_path):
     assert (path.read_text(), names(tmp_path)) == ("old", ["a.csv"])
     with pytest.raises(ZeroDivisionError), atomic_write(tmp_path / "b" / "c") as partial:
         raise ZeroDivisionError
-    (tmp_path / f".d.{os.getpid()}.partial").mkdir()
+    (tmp_path / "d").mkdir()
     with (
-        pytest.raises(InputError, match=r"cannot write .*/d \(.*\): choose another plot"),
-        atomic_output(tmp_path / "d", "plot"),
+        pytest.raises(InputError, match=r"cannot write .*/d \(Is a directory\): choose another plot"),
+        atomic_output(tmp_path / "d", "plot") as partial,
     ):
-        pass
+        partial.write_text("")
+    assert names(tmp_path) == ["a.csv", "d"]
+
+
+def test_a_folder_in_the_place_of_a_partial_file_is_removed_and_a_full_disk_names_the_path(tmp_path):
+    partial_path(tmp_path / "a.csv", ".csv").mkdir()
+    write_text(tmp_path / "a.csv", "new")
+    assert (tmp_path / "a.csv").read_text() == "new" and names(tmp_path) == ["a.csv"]
+    with pytest.raises(OSError, match=r"a\.csv") as full, atomic_write(tmp_path / "a.csv"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert (full.value.errno, full.value.filename) == (errno.ENOSPC, str(tmp_path / "a.csv"))
+    other = pytest.raises(FileNotFoundError, match="source")
+    with other, atomic_write(tmp_path / "a.csv"):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "source")
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_one(tmp_path, monkeypatch):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    with monkeypatch.context() as context:
+        context.setattr(os, "getpid", lambda: gone.pid)
+        left = [partial_path(tmp_path / "digits"), partial_path(tmp_path / "a.csv", ".csv")]
+    for path in left:
+        path.mkdir()
+    alive = tmp_path / partial_path(tmp_path / "a.csv", ".csv").name.replace(str(os.getpid()), str(os.getppid()))
+    alive.write_text("half")
+    remove_partials(tmp_path, "digits")
+    assert set(names(tmp_path)) == {left[1].name, alive.name}
+    remove_partials(tmp_path)
+    assert names(tmp_path) == [alive.name]
 
 
 @pytest.mark.parametrize("path", ["absent/x", "file/x", "x" * 300])
@@ -79,7 +111,8 @@ def test_a_partial_file_of_a_process_before_is_not_written_through(tmp_path):
 
 
 def test_what_killed_writers_left_is_removed_after_a_day(tmp_path):
-    old, young, other = (tmp_path / name for name in (".a.1.partial.csv", ".a.2.partial.csv", ".ab.1.partial.csv"))
+    names_left = (".a.1-elsewhere.partial.csv", ".a.2.partial.csv", ".ab.1.partial.csv")
+    old, young, other = (tmp_path / name for name in names_left)
     for path in (old, young, other):
         path.write_text("")
     for path in (old, other):

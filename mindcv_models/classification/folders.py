@@ -16,7 +16,7 @@ from ..data.images import UnreadableImageError, decode
 from ..data.loader import threads
 from ..distributed import World
 from ..errors import InputError
-from ..files import atomic_folder
+from ..files import atomic_folder, remove_partials
 from .images import STANDARD_DATASETS, list_images
 from .labels import check_classes, class_order, run_classes, split_root
 from .options import ImageFolder
@@ -134,6 +134,7 @@ def write_digits(folder: str) -> Path:
     from sklearn.model_selection import train_test_split
 
     root = Path(folder)
+    remove_partials(root.parent, root.name)
     if (root / "train").is_dir() and (root / "val").is_dir():
         return root
     digits = load_digits()

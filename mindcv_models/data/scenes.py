@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
-from ..files import atomic_folder, write_text
+from ..files import atomic_folder, remove_partials, write_text
 
 __all__ = ["CLASS_NAMES", "write_scenes"]
 
@@ -75,6 +75,7 @@ def write_scenes(folder, counts: Tuple[int, int] = SCENES) -> Path:
         InputError: scikit-image, which has some of the photographs, is not installed.
     """
     root = Path(folder)
+    remove_partials(root.parent, root.name)
     if all((root / "annotations" / f"instances_{split}.json").is_file() for split, _ in SPLITS):
         return root
     logger.info("writing %d and %d scenes to %s", *counts, root)

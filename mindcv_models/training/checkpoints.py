@@ -8,7 +8,7 @@ from typing import List, Optional, Tuple
 from mindspore import Parameter
 
 from ..checkpoint import save_checkpoint
-from ..files import atomic_write
+from ..files import atomic_write, remove_partials
 
 __all__ = ["CheckpointManager"]
 
@@ -28,10 +28,7 @@ class CheckpointManager:
         self.keep_max = keep_max
         self.numbered: List[Tuple[float, Path]] = []
         self.best_score = float("-inf")
-        # Left by a run that was killed. Other files stay: rank 0 may be writing them right now.
-        for pattern in (".*.partial.ckpt", ".results.*.partial*"):
-            for left in folder.glob(pattern):
-                left.unlink(missing_ok=True)
+        remove_partials(folder)  # by a run that was killed
 
     @property
     def best(self) -> Path:

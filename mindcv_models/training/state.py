@@ -5,17 +5,18 @@ import logging
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import Callable, List, Optional, Tuple
 
 import numpy as np
 
 from ..cells import is_running_statistic, set_value
 from ..distributed import World, on_every_rank, sum_over_ranks
-from ..errors import InputError, NotFiniteError, RunError
+from ..errors import InputError, NotFiniteError, RunError, one_line
 from ..evaluation import Result
 from ..options import RunOptions
 from .progress import RunPosition
-from .state_files import StateFiles
+from .state_check import check_facts, check_values
+from .state_files import SavedState, StateFiles
 
 __all__ = ["RunState", "find_differences"]
 
@@ -96,11 +97,11 @@ class RunState:
                 return None
         else:
             found = self._found_at(Path(where))
-        facts, arrays = found
-        changed = find_differences(facts["options"], self.options)
+        self._agree(lambda: check_facts(found, self.parts["keeper"].model))
+        changed = find_differences(found.facts["options"], self.options)
         if changed:
             logger.warning("resuming with other options: %s", ", ".join(changed))
-        position, best = self._take(facts, arrays)
+        position, best = self._take(found)
         done = f"{position.epoch - 1} epochs" + (f" and {position.step} steps" if position.step else "")
         began = datetime.fromtimestamp(self.files.run).strftime("%Y-%m-%d %H:%M:%S")
         logger.info("resuming the run of %s after %s", began, done)
@@ -117,7 +118,8 @@ class RunState:
         found = self.files.newest()
         if found is None:
             raise RunError(f"nothing to roll back to: {self.files.folder} has no whole state.")
-        return self._take(*found)
+        self._agree(lambda: check_facts(found, self.parts["keeper"].model))
+        return self._take(found)
 
     def _found_at(self, path):
         if path.is_dir():
@@ -132,8 +134,25 @@ class RunState:
             )
         return self.files.read(path)
 
-    def _take(self, facts, arrays):
-        _set(self.parameters, arrays)
+    def _agree(self, check: Callable[[], None]) -> None:
+        """Call ``check`` and wait for the other ranks' calls: a state that one of them refuses is none."""
+        refusal = None
+        try:
+            check()
+        except InputError as error:
+            refusal = error
+        refusals = sum_over_ranks([refusal is not None], self.world)[0]
+        if refusal is not None:
+            refusal.of_one_rank = refusals < self.world.size
+            raise refusal
+        if refusals:
+            raise InputError("another process cannot use its part of the saved state.")
+
+    def _take(self, state: SavedState):
+        facts = state.facts
+        self._agree(lambda: check_values(state, self.parameters))
+        for parameter in self.parameters:
+            set_value(parameter, state.arrays[parameter.name])
         for name, part in self.parts.items():
             part.load_state_dict(facts[name])
         best = facts["best"]
@@ -144,22 +163,6 @@ class RunState:
 def _differs(name):
     """Statistics of batch normalisation and sums of gradients: each rank has its own until they are reduced."""
     return is_running_statistic(name) or name.startswith("accumulated.")
-
-
-def _set(parameters, arrays):
-    """Fill parameters by name, all or none of them."""
-    wanted = {p.name: p for p in parameters}
-    advice = "resume with the options of the run that saved it"
-    for name in sorted(wanted.keys() ^ arrays.keys()):
-        owner = "the saved state" if name in wanted else "this run"
-        raise InputError(f"{owner} has no {name}: {advice}.")
-    for name, parameter in wanted.items():
-        if arrays[name].shape != tuple(parameter.shape):
-            raise InputError(
-                f"{name} is {arrays[name].shape} in the saved state, but {tuple(parameter.shape)} here: {advice}."
-            )
-    for name, parameter in wanted.items():
-        set_value(parameter, arrays[name])
 
 
 def find_differences(saved: dict, now: dict) -> List[str]:
@@ -173,7 +176,11 @@ def find_differences(saved: dict, now: dict) -> List[str]:
         if name in (*_FIXED, "ranks", "steps"):
             what = {"steps": "batches an epoch", "ranks": "processes"}.get(name, name)
             raise InputError(
-                f"cannot resume: {what} was {saved[name]} in the run that saved the state, and is {now[name]} here; "
-                "use the same, or start anew in another ckpt_save_dir."
+                f"cannot resume: {what} was {_short(saved[name])} in the run that saved the state, and is {now[name]} "
+                "here; use the same, or start anew in another ckpt_save_dir."
             )
-    return [f"{name} {now[name]} (was {saved[name]})" for name in changed]
+    return [f"{name} {now[name]} (was {_short(saved[name])})" for name in changed]
+
+
+def _short(value) -> str:
+    return one_line(value)[:100]

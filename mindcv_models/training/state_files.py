@@ -2,24 +2,26 @@
 
 import json
 import logging
+import re
 import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, List, Optional, Tuple
+from typing import Dict, Iterable, List, Optional
 
 import numpy as np
 
 from ..distributed import World, sum_over_ranks
 from ..errors import InputError
-from ..files import atomic_write, read_arrays
+from ..files import atomic_write, read_arrays, remove_partials
 
-__all__ = ["StateFiles"]
+__all__ = ["SavedState", "StateFiles"]
 
 logger = logging.getLogger(__name__)
 
 KEPT = 2  # the newest, and the one before it to fall back on
 _FACTS = "facts"  # the member of a file that is not an array
+_NAME = re.compile(r"(\d{1,11})-(\d{1,15})-(\d{1,15})-rank\d{1,9}\.npz", re.ASCII)
 
 
 @dataclass(frozen=True, order=True)
@@ -35,8 +37,17 @@ class _Name:
 
     @classmethod
     def of(cls, path: Path) -> Optional["_Name"]:
-        parts = path.name.split("-")
-        return cls(*map(int, parts[:3])) if len(parts) == 4 and all(p.isdigit() for p in parts[:3]) else None
+        found = _NAME.fullmatch(path.name)
+        return cls(*map(int, found.groups())) if found else None
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """What the files of one state hold for a rank; ``path`` is the rank's own file, for messages."""
+
+    path: Path
+    facts: dict
+    arrays: Dict[str, np.ndarray]
 
 
 class StateFiles:
@@ -52,8 +63,7 @@ class StateFiles:
     def __init__(self, folder: Path, world: World):
         self.folder = folder
         self.world = world
-        for left in folder.glob(f".*-rank{world.rank}.*.partial.npz"):  # by a run that was killed
-            left.unlink()
+        remove_partials(folder)  # by a run that was killed
         self.run = int(sum_over_ranks([int(time.time()) if world.is_main else 0], world)[0])
 
     def save(self, epoch: int, step: int, facts: dict, arrays: Dict[str, np.ndarray]) -> None:
@@ -70,8 +80,8 @@ class StateFiles:
         for old in self._stale(name):
             old.unlink(missing_ok=True)
 
-    def newest(self, folder: Optional[Path] = None) -> Optional[Tuple[dict, Dict[str, np.ndarray]]]:
-        """Facts and arrays of the newest state that every rank can read, or None if there is none.
+    def newest(self, folder: Optional[Path] = None) -> Optional[SavedState]:
+        """The newest state that every rank can read, or None if there is none.
 
         A damaged file is passed over, and a warning says so. The run that these files belong to goes on.
         """
@@ -85,8 +95,8 @@ class StateFiles:
         """Whether any rank has a file here, whole or not."""
         return bool(sum_over_ranks([len(self._own_files())], self.world)[0])
 
-    def read(self, path: Path) -> Tuple[dict, Dict[str, np.ndarray]]:
-        """Facts and arrays of one state, by the path of any rank's file.
+    def read(self, path: Path) -> SavedState:
+        """One state, by the path of any rank's file.
 
         Raises:
             InputError: no such state, or damaged.
@@ -135,7 +145,7 @@ class StateFiles:
         if sum_over_ranks([whole], self.world)[0] < self.world.size:
             return None
         self.run = name.run
-        return facts, arrays
+        return SavedState(folder / name.file(self.world.rank), facts, arrays)
 
 
 def _write(path, facts, arrays):
