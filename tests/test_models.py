@@ -193,6 +193,19 @@ def test_a_compiled_network_heeds_its_new_classifier():
     np.testing.assert_allclose(network(x).asnumpy(), expected, atol=1e-5)
 
 
+def test_the_first_scale_of_fastvits_branches_can_be_set():
+    with no_init_parameters():
+        networks = [
+            mindcv_models.create_model("fastvit_t8", layer_scale_init=0.25),
+            mindcv_models.create_model("retinanet", backbone="fastvit_t8", layer_scale_init=0.25),
+            mindcv_models.create_model("fastvit_t8"),
+        ]
+    for network, expected in zip(networks, (0.25, 0.25, 1e-5)):
+        scales = [p for p in network.get_parameters() if p.name.endswith("layer_scale")]
+        assert len(scales) == 20
+        assert all((p.asnumpy() == np.float32(expected)).all() for p in scales)
+
+
 def test_what_a_model_says_of_itself():
     own = config_of("faster_vit_4_21k_384")
     assert (own.task, own.input_size, own.classifier) == ("classification", (3, 384, 384), ("head",))

@@ -8,7 +8,7 @@ A network is built in its training form. :func:`mindcv_models.reparameterize` re
 in which each cell with a ``fuse`` method has become a single convolution.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import List, Optional, Tuple
 
@@ -482,11 +482,15 @@ class FastViTFeatures(_Trunk):
         return maps
 
 
-def _create(name, pretrained=False, features_only=False, num_classes=1000, **kwargs):
+def _create(name, pretrained=False, features_only=False, num_classes=1000, layer_scale_init=None, **kwargs):
+    """``layer_scale_init``: initial scale of the residual branches, rather than the variant's own."""
     refuse_pretrained(name, pretrained)
+    variant = VARIANTS[name]
+    if layer_scale_init is not None:
+        variant = replace(variant, layer_scale_init=layer_scale_init)
     if features_only:
-        return FastViTFeatures(VARIANTS[name], **kwargs)
-    return FastViT(VARIANTS[name], num_classes=num_classes, **kwargs)
+        return FastViTFeatures(variant, **kwargs)
+    return FastViT(variant, num_classes=num_classes, **kwargs)
 
 
 @register_model
