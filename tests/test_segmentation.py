@@ -9,12 +9,13 @@ from mindspore import nn
 from PIL import Image
 
 from mindcv_models import distributed
+from mindcv_models.data.class_names import read_class_names
 from mindcv_models.data.geometry import resize_labels
 from mindcv_models.data.order import generator
 from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError
 from mindcv_models.options import parse
-from mindcv_models.segmentation import folders, inference, transforms
+from mindcv_models.segmentation import inference, transforms
 from mindcv_models.segmentation.draw import draw_labels, palette, write_png
 from mindcv_models.segmentation.folders import LabelMap, list_pictures, prepare
 from mindcv_models.segmentation.inference import Inference, InferenceSettings, windows
@@ -95,7 +96,7 @@ def test_palettes_and_single_bits_are_numbers(tmp_path):
         (lambda r: (r / "annotations/training/training_0.png").write_bytes(b"no"), "cannot decode label map"),
         (lambda r: Image.new("RGB", (4, 4)).save(r / "annotations/training/training_0.png"), r"colour picture \(RGB\)"),
         (lambda r: (r / "classes.txt").unlink(), "how many classes are there"),
-        (lambda r: (r / "classes.txt").write_text("\n"), "is empty"),
+        (lambda r: (r / "classes.txt").write_text("\n"), "has no names"),
         (lambda r: Image.new("L", (3, 3)).save(r / "images/training/training_0.png"), "have one name"),
     ],
 )  # fmt: skip
@@ -127,7 +128,7 @@ def test_options_that_cannot_work(root, more, message):
 def test_names_of_ade20k_and_folders_of_ones_own(tmp_path):
     listing = "Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t0.1\t9\t9\t1\twall\n2\t0.1\t9\t9\t1\tbuilding, edifice\n"
     (tmp_path / "objectInfo150.txt").write_text(listing)
-    assert folders.read_class_names(tmp_path / "objectInfo150.txt") == ["wall", "building, edifice"]
+    assert read_class_names(tmp_path / "objectInfo150.txt") == ["wall", "building, edifice"]
     for name in ("a/1_photo.png", "b/1_photo.png"):
         (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 5)).save(tmp_path / "x" / name)

@@ -12,14 +12,14 @@ import numpy as np
 
 from ..cells import cast_network
 from ..checkpoint import load_weights
+from ..data.class_names import class_names_of
 from ..data.files import free_name
 from ..data.images import UnreadableImageError, decode
-from ..errors import InputError
 from ..files import atomic_write
 from ..options import System
 from ..process import output_folder, set_up
 from .coco import Annotated, Raw
-from .coco_classes import published_names
+from .coco_classes import COCO_CLASSES
 from .data import eval_transform
 from .draw import draw_detections
 from .mask_predict import Instances
@@ -30,7 +30,7 @@ from .systems import system_of
 from .transforms import EvalTransform
 from .validate import build
 
-__all__ = ["find_classes", "predict", "run"]
+__all__ = ["predict", "run"]
 
 COLUMNS = ("image", "class", "score", "x1", "y1", "x2", "y2")
 
@@ -39,7 +39,7 @@ def run(options: InferOptions, paths: Sequence[str]) -> int:
     """Predict the images at ``paths``; 1 if one could not be decoded."""
     folder = output_folder(options.output_dir, "output_dir") if options.output_dir else None
     set_up(System(options.mode, options.device_target))
-    names = published_names(options) or find_classes(options.class_names, Path(options.ckpt_path), options.num_classes)
+    names = class_names_of(options, COCO_CLASSES, "{}")
     network = build(options, len(names))
     if options.ckpt_path:
         load_weights(network, options.ckpt_path, options.averages)
@@ -76,27 +76,6 @@ def predict(detector: Callable, path: str, transform: EvalTransform
     image, _, size, scale = transform(raw)
     (found,) = detector(image[None], size[None], scale[None], np.ones(1, bool))
     return found, pixels, ""
-
-
-def find_classes(given: Optional[str], checkpoint: Path, count: Optional[int]) -> List[str]:
-    """The names of the classes: of a text file, of the run that wrote the checkpoint, or their numbers.
-
-    Raises:
-        InputError: there are none, or not as many as ``count``.
-    """
-    path = Path(given) if given else checkpoint.parent / "classes.txt"
-    if path.is_file():
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if count not in (None, len(names)):
-            raise InputError(f"{path} has {len(names)} names, but num_classes is {count}: give the right one.")
-        return names
-    if given:
-        raise InputError(f"no file at {given}: set class_names to a text file with a name a line.")
-    if count is None:
-        raise InputError(
-            f"no classes.txt beside {checkpoint}: give the names as class_names, or how many there are as num_classes."
-        )
-    return [str(k) for k in range(count)]
 
 
 def as_rows(found: Detections, names: Sequence[str], size: Tuple[int, int]) -> List[Dict[str, Any]]:

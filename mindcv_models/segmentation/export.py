@@ -10,6 +10,7 @@ from mindspore import nn, ops
 
 from .. import backend
 from ..checkpoint import load_weights
+from ..data.class_names import class_names_of
 from ..errors import InputError, RunError
 from ..export import Preparation, check_format, export, write_network
 from ..export.check import batches, example_images, reload, run_network
@@ -18,8 +19,7 @@ from ..input_size import refused_sizes
 from ..layers import resize
 from ..options import Weights, option
 from ..reparameterize import reparameterize
-from .ade20k_classes import published_names
-from .infer import find_classes
+from .ade20k_classes import ADE20K_CLASSES
 from .options import Head, Prepared
 from .validate import build
 from .validator import mean_and_std
@@ -76,7 +76,7 @@ class AtImageSize(nn.Cell):
 
 def run(options: ExportOptions) -> None:
     """Export what the options say."""
-    names = published_names(options) or find_classes(options.class_names, Path(options.ckpt_path), options.num_classes)
+    names = class_names_of(options, ADE20K_CLASSES)
     options.num_classes = len(names)
     size = options.image_resize[0], options.image_resize[-1]
     mean, std = mean_and_std(options)

@@ -2,30 +2,28 @@
 
 import json
 import sys
-from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Sequence
 
 import numpy as np
 
 from ..cells import cast_network
 from ..checkpoint import load_weights
+from ..data.class_names import class_names_of
 from ..data.files import free_name
 from ..data.images import UnreadableImageError, decode
 from ..data.loader import threads
-from ..errors import InputError
 from ..evaluation import csv_table
 from ..options import System
 from ..process import output_folder, set_up
 from ..reparameterize import reparameterize
-from .ade20k_classes import published_names
+from .ade20k_classes import ADE20K_CLASSES
 from .draw import draw_labels, write_png
-from .folders import CLASS_FILE, read_class_names
 from .inference import Inference
 from .options import InferOptions
 from .validate import build
 from .validator import settings_of
 
-__all__ = ["find_classes", "run"]
+__all__ = ["run"]
 
 Row = Dict[str, Any]
 
@@ -35,7 +33,7 @@ def run(options: InferOptions, paths: Sequence[str]) -> int:
     drawn = output_folder(options.output_dir, "output_dir") if options.output_dir else None
     maps = output_folder(options.labels_dir, "labels_dir") if options.labels_dir else None
     set_up(System(options.mode, options.device_target))
-    names = published_names(options) or find_classes(options.class_names, Path(options.ckpt_path), options.num_classes)
+    names = class_names_of(options, ADE20K_CLASSES)
     options.num_classes = len(names)
     network = build(options)
     if options.ckpt_path:
@@ -70,26 +68,6 @@ def decoded(path: str):
         return decode(path)
     except UnreadableImageError as error:
         return error.reason
-
-
-def find_classes(given: Optional[str], checkpoint: Path, count: Optional[int]) -> List[str]:
-    """The names in the file ``given``, else of the run that wrote the checkpoint, else numbers.
-
-    Raises:
-        InputError: there are neither names nor ``count``, or they disagree.
-    """
-    path = Path(given) if given else checkpoint.parent / CLASS_FILE
-    if not given and not path.is_file():
-        if count is None:
-            raise InputError(
-                f"no {CLASS_FILE} beside {checkpoint}: give the names as class_names, or how many there are as "
-                "num_classes."
-            )
-        return [f"class {k}" for k in range(count)]
-    names = read_class_names(path)
-    if count not in (None, len(names)):
-        raise InputError(f"{path} has {len(names)} names, but num_classes is {count}: give the right one.")
-    return names
 
 
 def shares(labels: np.ndarray, names: Sequence[str]) -> List[Row]:

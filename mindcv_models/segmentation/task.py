@@ -7,15 +7,15 @@ from typing import Sequence, Tuple
 import numpy as np
 from mindspore import Tensor, nn
 
+from ..data.class_names import write_class_names
 from ..data.loader import Loader, threads
 from ..data.order import EpochOrder, StepsOrder
 from ..distributed import World
 from ..errors import InputError
-from ..files import write_text
 from ..input_size import refused_sizes
 from ..training import Objective
 from . import export, infer, validate
-from .folders import CLASS_FILE, class_list, list_pictures, prepare
+from .folders import class_list, list_pictures, prepare
 from .objective import SegmentationObjective
 from .options import InferOptions, TrainOptions, ValidateOptions
 from .transforms import TrainTransform
@@ -96,7 +96,7 @@ class Segmentation:
     def save_names(self, options: TrainOptions, folder: Path) -> None:
         names = class_list(options)
         if names:
-            write_text(folder / CLASS_FILE, "\n".join(names) + "\n")
+            write_class_names(names, folder)
 
     def explain_errors(self, options: TrainOptions, objective: Objective) -> AbstractContextManager:
         size = tuple(options.crop_size)
