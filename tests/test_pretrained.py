@@ -17,12 +17,12 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 import benchmark
-import export
 import mindcv_models
 from mindcv_models.benchmark.subject import TimedModel
 from mindcv_models.checkpoint import load_weights
 from mindcv_models.checkpoint.fit import fit_state_dict
 from mindcv_models.checkpoint.names import torch_names
+from mindcv_models.classification import export
 from mindcv_models.classification.infer import load_network
 from mindcv_models.classification.options import InferOptions, TrainOptions
 from mindcv_models.detection.coco_classes import COCO_CLASSES

@@ -11,7 +11,7 @@ from mindspore import Tensor, nn
 from ..distributed import World
 from ..input_size import refused_sizes
 from ..training import Objective
-from . import infer, validate
+from . import export, infer, validate
 from .folders import prepare
 from .loader import create_train_loader
 from .names import save_class_names
@@ -29,6 +29,7 @@ class Classification:
     train_options = TrainOptions
     validate_options = ValidateOptions
     infer_options = InferOptions
+    export_options = export.ExportOptions
 
     def prepare(self, options: TrainOptions, world: World) -> TrainOptions:
         return prepare(options, world, training=True)
@@ -60,6 +61,9 @@ class Classification:
 
     def infer(self, options: InferOptions, paths: Sequence[str]) -> int:
         return infer.run(options, paths)
+
+    def export(self, options: export.ExportOptions) -> None:
+        export.run(options)
 
 
 TASK = Classification()
