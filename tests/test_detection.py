@@ -200,7 +200,7 @@ def test_prediction_draws_and_tells(run, data, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--img_scale", "96"], "must be two sides"),
+        (["--img_scale", "96"], "must be two numbers, such as 1333 800"),
         (["--num_classes", "3"], "num_classes is 3, but there are 10 categories"),
         (["--backbone", "pvt_v2_b0"], "gives no feature maps"),
         (["--window_size", "2"], "window_size"),

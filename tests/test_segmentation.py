@@ -24,7 +24,7 @@ from mindcv_models.segmentation.objective import SegmentationObjective
 from mindcv_models.segmentation.options import TrainOptions
 from mindcv_models.segmentation.task import TASK
 from mindcv_models.segmentation.transforms import IGNORED, TrainTransform
-from mindcv_models.segmentation.validator import SegmentationValidator, mean_and_std, settings_of
+from mindcv_models.segmentation.validator import SegmentationValidator, settings_of
 from mindcv_models.training import learning_rates
 from tests.helpers.label_maps import label_folder, write_pair
 
@@ -453,7 +453,7 @@ def test_official_recipes(variant):
     assert (options.img_scale, options.crop_size, options.ratio_range) == ((2048, 512), (512, 512), (0.5, 2.0))
     assert (options.hflip, options.photometric, options.sync_bn) == (0.5, True, True)
     assert (options.inference, options.pad_divisor, options.tta_flip, options.tta_ratios) == ("whole", 1, False, (1,))
-    np.testing.assert_allclose(mean_and_std(options), [[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]], rtol=1e-6)
+    np.testing.assert_allclose(options.mean_and_std, [[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]], rtol=1e-6)
     rates = np.array(learning_rates(options, 8000))
     expected = (1e-4 - 1e-6) * (1 - np.arange(80_000) / 80_000) ** 0.9 + 1e-6
     np.testing.assert_allclose(rates, expected, rtol=1e-6)

@@ -1,8 +1,5 @@
 """``infer.py`` for classifiers: the most probable classes of images, as a table, JSON or CSV, and activation maps."""
 
-import csv
-import io
-import json
 import sys
 from pathlib import Path
 from typing import Sequence
@@ -11,6 +8,7 @@ from mindspore import nn
 
 from ..cells import cast_network
 from ..checkpoint import creator, load_weights
+from ..evaluation import csv_text, json_text
 from ..input_size import refused_sizes
 from ..options import System
 from ..process import log_to_stderr, output_folder, set_up
@@ -83,14 +81,13 @@ def as_table(results):
 
 
 def as_json(results):
-    return json.dumps(results, indent=2, ensure_ascii=False) + "\n"
+    return json_text(results, indent=2)
 
 
 def as_csv(results):
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "rank", "class", "label", "probability"])
-    for result in results:
-        for rank, c in enumerate(result.get("classes", ()), 1):
-            writer.writerow([result["image"], rank, c["class"], c["label"], c["probability"]])
-    return text.getvalue()
+    rows = (
+        {"image": result["image"], "rank": rank, **c}
+        for result in results
+        for rank, c in enumerate(result.get("classes", ()), 1)
+    )
+    return csv_text(("image", "rank", "class", "label", "probability"), rows)

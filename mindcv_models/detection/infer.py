@@ -1,8 +1,5 @@
 """``infer.py`` for detectors: what is on images, as pictures, JSON and CSV."""
 
-import csv
-import io
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +11,8 @@ from ..cells import cast_network
 from ..checkpoint import load_weights
 from ..data.class_names import class_names_of
 from ..data.files import free_name
-from ..data.images import UnreadableImageError, decode
+from ..data.images import decoded
+from ..evaluation import csv_text, json_text
 from ..files import atomic_write
 from ..options import System
 from ..process import output_folder, set_up
@@ -32,7 +30,7 @@ from .validate import build
 
 __all__ = ["predict", "run"]
 
-COLUMNS = ("image", "class", "score", "x1", "y1", "x2", "y2")
+SIDES = ("x1", "y1", "x2", "y2")
 
 
 def run(options: InferOptions, paths: Sequence[str]) -> int:
@@ -68,10 +66,9 @@ def run(options: InferOptions, paths: Sequence[str]) -> int:
 def predict(detector: Callable, path: str, transform: EvalTransform
             ) -> Tuple[Optional[Detections], Optional[np.ndarray], str]:  # fmt: skip
     """What is on one image, upright: detections and pixels ``(H, W, 3)``; or why it cannot be decoded."""
-    try:
-        pixels = decode(path)
-    except UnreadableImageError as error:
-        return None, None, error.reason
+    pixels = decoded(path)
+    if isinstance(pixels, str):
+        return None, None, pixels
     raw = Raw(Annotated(0, path, *pixels.shape[:2]), pixels)
     image, _, size, scale = transform(raw)
     (found,) = detector(image[None], size[None], scale[None], np.ones(1, bool))
@@ -95,18 +92,13 @@ def save_picture(picture, path: Path) -> None:
         picture.save(partial)
 
 
-def as_json(rows) -> str:
-    return json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
-
-
 def as_csv(rows) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        for found in row.get("detections", ()):
-            writer.writerow([row["image"], found["class"], found["score"], *found["box"]])
-    return text.getvalue()
+    flat = (
+        {"image": row["image"], **found, **dict(zip(SIDES, found["box"]))}
+        for row in rows
+        for found in row.get("detections", ())
+    )
+    return csv_text(("image", "class", "score", *SIDES), flat)
 
 
 def as_table(rows) -> str:
@@ -119,4 +111,4 @@ def as_table(rows) -> str:
     return "\n".join(lines) + "\n"
 
 
-FORMATS = {"table": as_table, "json": as_json, "csv": as_csv}
+FORMATS = {"table": as_table, "json": json_text, "csv": as_csv}

@@ -22,7 +22,6 @@ from ..reparameterize import reparameterize
 from .ade20k_classes import ADE20K_CLASSES
 from .options import Head, Prepared
 from .validate import build
-from .validator import mean_and_std
 
 __all__ = ["ExportOptions", "LabelsDifferError", "export_segmenter", "run"]
 
@@ -79,10 +78,7 @@ def run(options: ExportOptions) -> None:
     names = class_names_of(options, ADE20K_CLASSES)
     options.num_classes = len(names)
     size = options.image_resize[0], options.image_resize[-1]
-    mean, std = mean_and_std(options)
-    preparation = Preparation(
-        options.model, size, 1.0, "squash", "bilinear", tuple(mean), tuple(std), tuple(names)
-    )  # fmt: skip
+    preparation = Preparation(options.model, size, 1.0, "squash", "bilinear", *options.mean_and_std, tuple(names))
     with backend.portable_form():
         network = build(options)
         if options.ckpt_path:

@@ -1,6 +1,5 @@
 """``infer.py`` for segmenters: label maps, in colour over the pictures and as PNG, and the shares of the classes."""
 
-import json
 import sys
 from typing import Any, Dict, List, Sequence
 
@@ -10,9 +9,9 @@ from ..cells import cast_network
 from ..checkpoint import load_weights
 from ..data.class_names import class_names_of
 from ..data.files import free_name
-from ..data.images import UnreadableImageError, decode
+from ..data.images import decoded
 from ..data.loader import threads
-from ..evaluation import csv_table
+from ..evaluation import csv_text, json_text
 from ..options import System
 from ..process import output_folder, set_up
 from ..reparameterize import reparameterize
@@ -58,16 +57,8 @@ def run(options: InferOptions, paths: Sequence[str]) -> int:
                 write_png(draw_labels(picture, labels, names, options.opacity), free_name(drawn, path))
             if maps:
                 write_png(labels + options.first_label, free_name(maps, path))
-    sys.stdout.write({"table": as_table, "json": as_json, "csv": as_csv}[options.format](rows))
+    sys.stdout.write({"table": as_table, "json": json_text, "csv": as_csv}[options.format](rows))
     return failed
-
-
-def decoded(path: str):
-    """The pixels of a picture, upright, or why it cannot be decoded."""
-    try:
-        return decode(path)
-    except UnreadableImageError as error:
-        return error.reason
 
 
 def shares(labels: np.ndarray, names: Sequence[str]) -> List[Row]:
@@ -85,10 +76,6 @@ def as_table(rows: List[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def as_json(rows: List[Row]) -> str:
-    return json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
-
-
 def as_csv(rows: List[Row]) -> str:
-    flat = [{"image": row["image"], **entry} for row in rows for entry in row.get("classes", ())]
-    return csv_table(flat) if flat else "image,class,label,share\n"
+    flat = ({"image": row["image"], **entry} for row in rows for entry in row.get("classes", ()))
+    return csv_text(("image", "class", "label", "share"), flat)

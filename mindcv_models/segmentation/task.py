@@ -19,7 +19,7 @@ from .folders import class_list, list_pictures, prepare
 from .objective import SegmentationObjective
 from .options import InferOptions, TrainOptions, ValidateOptions
 from .transforms import TrainTransform
-from .validator import SegmentationValidator, mean_and_std
+from .validator import SegmentationValidator
 
 __all__ = ["TASK"]
 
@@ -57,7 +57,7 @@ class Segmentation:
             order = StepsOrder(order, options.steps_per_epoch, options.batch_size)
         transform = TrainTransform(
             options.crop_size, options.img_scale, options.ratio_range, options.hflip, options.photometric,
-            *mean_and_std(options),
+            *options.mean_and_std,
         )  # fmt: skip
         loader = TrainLoader(
             pictures, order, lambda raw, rng: transform(*raw, rng), options.batch_size,

@@ -1,13 +1,12 @@
 """``results.csv``: one row an epoch."""
 
-import csv
-import io
 import logging
 import math
 from pathlib import Path
 from typing import Callable, Dict, List, Optional
 
-from ..files import atomic_write
+from ..evaluation import csv_text
+from ..files import write_text
 
 __all__ = ["Results"]
 
@@ -48,9 +47,4 @@ class Results:
         self.rows = [dict(row) for row in rows]
 
     def _write(self):
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self.columns, restval="", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        with atomic_write(self.path) as partial:
-            partial.write_text(text.getvalue(), encoding="utf-8", newline="")
+        write_text(self.path, csv_text(self.columns, self.rows))
