@@ -105,12 +105,12 @@ class GroupedOptimizer(nn.Cell):
         """Update every parameter after ``done``; the same value again, for whoever is to wait for the updates.
 
         Args:
-            arguments: for each group, what ``update`` takes before the weight, the two moments and the gradient.
+            arguments: for each group, the tuple that ``update`` takes before the weight, its moments and its gradient.
             first, second: two moments of every parameter.
         """
         for i in range(len(arguments)):
             a, b = self.parts[i]
-            update = ops.partial(self.update, *arguments[i])
+            update = ops.partial(self.update, arguments[i])
             done = ops.depend(done, self.map(update, self.parameters[a:b], first[a:b], second[a:b], gradients[a:b]))
         return done
 
@@ -139,7 +139,8 @@ class AdamW(GroupedOptimizer):
             arguments += ((rates[i] * c2 / c1, self.eps * c2, self.decays[i] * c1 / c2),)
         return self.apply(arguments, self.m, self.v, gradients, step)
 
-    def update(self, rate, eps, decay, weight, m, v, gradient):
+    def update(self, arguments, weight, m, v, gradient):
+        rate, eps, decay = arguments
         return self.fused(weight, m, v, rate, self.beta1, self.beta2, eps, decay, gradient)
 
 
@@ -166,7 +167,8 @@ class Lamb(GroupedOptimizer):
             arguments += ((rates[i], c1, c2, self.decays[i]),)
         return self.apply(arguments, self.m, self.v, gradients, step)
 
-    def update(self, rate, c1, c2, decay, weight, m, v, gradient):
+    def update(self, arguments, weight, m, v, gradient):
+        rate, c1, c2, decay = arguments
         new_m = self.beta1 * m + (1 - self.beta1) * gradient
         new_v = self.beta2 * v + (1 - self.beta2) * ops.square(gradient)
         change = new_m / c1 / (ops.sqrt(new_v / c2) + self.eps)
@@ -219,7 +221,8 @@ class SophiaG(GroupedOptimizer):
             arguments += ((rates[i], self.decays[i]),)
         return self.apply(arguments, self.m, self.h, gradients, step)
 
-    def update(self, rate, decay, weight, m, h, gradient):
+    def update(self, arguments, weight, m, h, gradient):
+        rate, decay = arguments
         new_m = self.beta1 * m + (1 - self.beta1) * gradient
         change = ops.clamp(new_m / ops.maximum(self.rho * h, self.eps), -1.0, 1.0)
         return ops.assign(weight, weight - rate * (decay * weight + change)), ops.assign(m, new_m)
