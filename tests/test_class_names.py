@@ -71,11 +71,10 @@ def test_where_names_come_from(tmp_path):
         class_names_of(options, ["x", "y"])
     write_class_names(["cat", "dog"], tmp_path)
     assert class_names_of(options, ["x", "y"]) == classification_names(None, checkpoint, 2) == ["cat", "dog"]
-    for count in (3, 1):
-        options.num_classes = count
-        for find in (lambda: class_names_of(options, []), lambda: classification_names(None, checkpoint, count)):
-            with pytest.raises(InputError, match=rf"classes\.txt has 2 names, but num_classes is {count}: give the"):
-                find()
+    options.num_classes = 3
+    for find in (lambda: class_names_of(options, []), lambda: classification_names(None, checkpoint, 3)):
+        with pytest.raises(InputError, match=r"classes\.txt has 2 names, but num_classes is 3: give the right one"):
+            find()
 
 
 def test_published_weights_have_their_authors_names(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from .. import backend
 from ..cells import cast_network
 from ..checkpoint import create_pretrained
 from ..distributed import World
-from ..input_size import refused_sizes
+from ..input_size import explain_size_errors
 from ..models.registry import config_of, create_model
 from ..options import System
 from ..process import set_up
@@ -74,7 +74,7 @@ class TimedModel:
         self.job = job
         try:
             self.call, network = self._build()
-            with refused_sizes([(job.model, network)], job.size, option="image_size"):
+            with explain_size_errors([(job.model, network)], job.size, option="image_size"):
                 self.first = self._time(1)
             for _ in range(job.warmup):
                 self._time(1)

@@ -11,7 +11,7 @@ from mindspore import nn
 from .. import backend
 from ..checkpoint import creator, load_weights
 from ..export import Preparation, check_format, export
-from ..input_size import refused_sizes
+from ..input_size import explain_size_errors
 from ..models.registry import config_of
 from ..options import Weights, option
 from .names import find_class_names
@@ -48,7 +48,7 @@ def run(options: ExportOptions) -> None:
     with backend.portable_form():
         network = load_network(options)
         preparation, path = preparation_of(options), Path(options.output)
-        with refused_sizes([(options.model, network)], preparation.image_size, options.in_channels):
+        with explain_size_errors([(options.model, network)], preparation.image_size, options.in_channels):
             difference = export(network, path, preparation, options.batch_size, options.reparam, options.in_channels)
     logger.info("%s: outputs within %.1e of the network's", path, difference)
 

@@ -314,7 +314,7 @@ class InferOptions(Device, Batches, Preparation, Averages, Precision, _Recipes):
         path=True, also=("class_map", "labels", "names"),
     )  # fmt: skip
     tta: str = option("none", "test-time augmentation: views whose probabilities are averaged", TTA)
-    cam: Optional[str] = option(None, "folder for class-activation maps of the first guesses, as PNG", path=True)
+    cam: Optional[str] = option(None, "folder for class-activation maps of the first predictions, as PNG", path=True)
 
     def check(self) -> None:
         self.require_weights("predict with")

@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from ..distributed import World
-from ..input_size import refused_sizes
+from ..input_size import explain_size_errors
 from ..training import Objective
 from . import export, infer, validate
 from .folders import prepare
@@ -54,7 +54,7 @@ class Classification:
 
     def explain_errors(self, options: TrainOptions, objective: Objective) -> AbstractContextManager:
         size = EvalTransform.resolve(options).size
-        return refused_sizes(networks_of(options, objective), size, options.in_channels)
+        return explain_size_errors(networks_of(options, objective), size, options.in_channels)
 
     def validate(self, options: ValidateOptions) -> None:
         validate.run(options)

@@ -16,7 +16,7 @@ from ..errors import InputError, RunError
 from ..export import METADATA_KEY, Preparation, check_format, export, to_onnx
 from ..export.check import example_images, run_network
 from ..export.files import atomic_export, model_of
-from ..input_size import refused_sizes
+from ..input_size import explain_size_errors
 from ..models.mask_rcnn import MaskRCNN
 from ..options import Weights, option, show
 from ..reparameterize import reparameterize
@@ -83,7 +83,7 @@ def run(options: ExportOptions) -> None:
         network = build(options, len(names))
         if options.ckpt_path:
             logger.info("loaded %s", load_weights(network, options.ckpt_path, options.averages))
-        with refused_sizes([(options.model, network)], size):
+        with explain_size_errors([(options.model, network)], size):
             if options.detections:
                 images = example_images(described, 3)
                 pixels = export_detections(network, path, images, options.limits, described.metadata(), options.reparam)

@@ -15,7 +15,7 @@ from ..errors import InputError, RunError
 from ..export import Preparation, check_format, export, write_network
 from ..export.check import batches, example_images, reload, run_network
 from ..export.files import atomic_export
-from ..input_size import refused_sizes
+from ..input_size import explain_size_errors
 from ..layers import resize
 from ..options import Weights, option
 from ..reparameterize import reparameterize
@@ -84,7 +84,7 @@ def run(options: ExportOptions) -> None:
         if options.ckpt_path:
             logger.info("loaded %s", load_weights(network, options.ckpt_path, options.averages))
         network = reparameterize(network) if options.reparam else network
-        with refused_sizes([(options.model, network)], size):
+        with explain_size_errors([(options.model, network)], size):
             text = export_segmenter(network, Path(options.output), preparation, options.batch_size, options.argmax)
     logger.info("%s: %s", options.output, text)
 

@@ -111,7 +111,7 @@ class LabelledPictures:
             )
         return picture, labels
 
-    def some(self, count: int, seed: int) -> "LabelledPictures":
+    def subset(self, count: int, seed: int) -> "LabelledPictures":
         """``count`` of them, the same ones for the same seed."""
         chosen = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
         return replace(

@@ -12,7 +12,7 @@ from ..data.loader import Loader, threads
 from ..data.order import EpochOrder, StepsOrder
 from ..distributed import World
 from ..errors import InputError
-from ..input_size import refused_sizes
+from ..input_size import explain_size_errors
 from ..training import Objective
 from . import export, infer, validate
 from .folders import class_list, list_pictures, prepare
@@ -51,7 +51,7 @@ class Segmentation:
         """
         pictures = list_pictures(options, training=True)
         if options.num_samples is not None and options.num_samples < len(pictures):
-            pictures = pictures.some(options.num_samples, options.seed)
+            pictures = pictures.subset(options.num_samples, options.seed)
         order = EpochOrder(len(pictures), options.seed, options.shuffle, rank=world.rank, ranks=world.size)
         if options.steps_per_epoch:
             order = StepsOrder(order, options.steps_per_epoch, options.batch_size)
@@ -100,7 +100,7 @@ class Segmentation:
 
     def explain_errors(self, options: TrainOptions, objective: Objective) -> AbstractContextManager:
         size = tuple(options.crop_size)
-        return refused_sizes([(options.model, objective.network)], size, options.in_channels, "crop_size")
+        return explain_size_errors([(options.model, objective.network)], size, options.in_channels, "crop_size")
 
 
 TASK = Segmentation()

@@ -17,16 +17,18 @@ class Results:
     """The rows of a run so far, in memory and on disk; the file is rewritten atomically.
 
     Args:
-        watch: is told each new row.
+        on_epoch_end: called with each new row.
 
     Attributes:
         rows: a mapping of column to text for each epoch.
     """
 
-    def __init__(self, path: Path, columns: List[str], watch: Optional[Callable[[Dict[str, float]], None]] = None):
+    def __init__(
+        self, path: Path, columns: List[str], on_epoch_end: Optional[Callable[[Dict[str, float]], None]] = None
+    ):
         self.path = path
         self.columns = columns
-        self.watch = watch
+        self.on_epoch_end = on_epoch_end
         self.rows: List[Dict[str, str]] = []
 
     def add(self, row: Dict[str, float]) -> None:
@@ -36,8 +38,8 @@ class Results:
         logger.info("epoch %s done  %s", texts["epoch"], shown)
         self.rows.append(texts)
         self._write()
-        if self.watch is not None:
-            self.watch(row)
+        if self.on_epoch_end is not None:
+            self.on_epoch_end(row)
 
     def state_dict(self) -> list:
         return self.rows
