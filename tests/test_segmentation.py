@@ -115,7 +115,7 @@ def test_faults_are_named(root, change, message):
         (["--dataset", "ade20"], "did you mean ade20k"),
         (["--crop_size", "32"], "crop_size is .*must be two numbers"),
         (["--stride", "600", "10"], "would leave gaps"),
-        (["--ratio_range", "2", "1"], "smaller number first"),
+        (["--ratio_range", "2", "1"], "ratio_range is 2.0 1.0, but must be two numbers, the smaller one first"),
         (["--mean", "0.5", "0.5", "0.5"], "on the scale 0 to 1, but pixels are from 0 to 255"),
         (["--batch_size", "9"], "only 6 training pictures"),
     ],
