@@ -17,8 +17,8 @@ LEVELS = [
     {"distributed", "graph", "input_size", "options", "pretrained", "process", "profile", "reparameterize"},
     {"checkpoint", "data", "evaluation", "export", "training"},
     {"classification", "detection", "segmentation"},
-    {"tasks"},
-    {"benchmark", PACKAGE},  # PACKAGE is its __init__.py
+    {"serving", "tasks"},
+    {"benchmark", "create", PACKAGE},  # PACKAGE is its __init__.py
 ]
 TASKS = {"classification", "detection", "segmentation"}
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

@@ -13,7 +13,7 @@ from mindcv_models.detection.draw import draw_detections
 from mindcv_models.detection.evaluate import GroundTruth
 from mindcv_models.detection.mask_data import MaskTrainTransform, Room, masks_of
 from mindcv_models.detection.mask_predict import Instances
-from mindcv_models.detection.mask_validator import run_lengths
+from mindcv_models.detection.masks import run_lengths
 from mindcv_models.detection.transforms import Buckets, Preparation
 from mindcv_models.distributed import World, gather_bytes
 from mindcv_models.errors import InputError

@@ -4,7 +4,7 @@ import io
 import os
 import stat
 import warnings
-from typing import Optional, Tuple, Union
+from typing import Optional, Tuple
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from ..errors import InputError
 from .headers import read_header
 
-__all__ = ["MAX_PIXELS", "Picture", "UnreadableImageError", "decode", "decoded"]
+__all__ = ["MAX_PIXELS", "Picture", "UnreadableImageError", "decode"]
 
 # Larger images are refused by their header, before memory is taken: 179 million pixels, Pillow's own limit.
 MAX_PIXELS = 178_956_970
@@ -71,21 +71,26 @@ class Picture:
     transparency is dropped.
 
     Args:
+        path: the file, or what to call it.
         upright: turn the image as its EXIF orientation says.
+        data: the file's content, if it is here already.
+        max_pixels: larger images are refused; default: :data:`MAX_PIXELS`.
 
     Raises:
-        UnreadableImageError: no regular file, or an image larger than :data:`MAX_PIXELS`.
+        UnreadableImageError: no regular file, or an image larger than ``max_pixels``.
         InputError: the file is not there, or must not be read.
     """
 
-    def __init__(self, path: str, upright: bool = True):
+    def __init__(self, path: str, upright: bool = True, data: Optional[bytes] = None,
+                 max_pixels: Optional[int] = None):  # fmt: skip
         self.path = path
         self.upright = upright
-        self.data = _read(path)
+        self.max_pixels = max_pixels or MAX_PIXELS
+        self.data = _read(path) if data is None else data
         self.header = read_header(self.data)
         self._whole: Optional[np.ndarray] = None
         if self.header is not None:
-            _check_size(path, self.header.height, self.header.width)
+            self._check_size(self.header.height, self.header.width)
 
     @property
     def reducible(self) -> bool:
@@ -127,14 +132,18 @@ class Picture:
     def _by_pillow(self):
         try:
             with Image.open(io.BytesIO(self.data)) as file:
-                _check_size(self.path, file.height, file.width)
+                self._check_size(file.height, file.width)
                 return _in_colour(ImageOps.exif_transpose(file) if self.upright else file)
         except (MemoryError, UnreadableImageError):
             raise
         except Image.DecompressionBombError as error:
-            raise UnreadableImageError(self.path, f"more than {MAX_PIXELS:,} pixels") from error
+            raise UnreadableImageError(self.path, f"more than {self.max_pixels:,} pixels") from error
         except Exception as error:  # whatever a damaged file makes Pillow's many readers raise
             raise UnreadableImageError(self.path, _reason(error, self.data)) from error
+
+    def _check_size(self, height, width):
+        if height * width > self.max_pixels:
+            raise UnreadableImageError(self.path, f"{width} x {height}, more than {self.max_pixels:,} pixels")
 
 
 def decode(path: str, upright: bool = True) -> np.ndarray:
@@ -145,14 +154,6 @@ def decode(path: str, upright: bool = True) -> np.ndarray:
         InputError: the file cannot be read.
     """
     return Picture(path, upright).pixels()
-
-
-def decoded(path: str) -> Union[np.ndarray, str]:
-    """As :func:`decode`; or, where it cannot be decoded, the reason as text."""
-    try:
-        return decode(path)
-    except UnreadableImageError as error:
-        return error.reason
 
 
 def _read(path) -> bytes:
@@ -176,11 +177,6 @@ def _read(path) -> bytes:
             os.close(file)
     except OSError as error:
         raise InputError(f"cannot read image {path} ({error.strerror}): restore or remove it.") from error
-
-
-def _check_size(path, height, width):
-    if height * width > MAX_PIXELS:
-        raise UnreadableImageError(path, f"{width} x {height}, more than {MAX_PIXELS:,} pixels")
 
 
 def _in_colour(image):

@@ -9,6 +9,7 @@ __all__ = ["areas", "clip", "decode", "encode", "iou", "nms"]
 
 LIMIT = abs(math.log(16 / 1000))  # of the deltas of sides, when they are decoded
 ONES = (1.0, 1.0, 1.0, 1.0)
+STD = (0.1, 0.1, 0.2, 0.2)  # deviations of the deltas of a second stage
 
 
 def areas(boxes: np.ndarray) -> np.ndarray:

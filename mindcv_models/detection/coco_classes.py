@@ -1,6 +1,8 @@
 """COCO's 80 classes, in the order of the labels."""
 
-__all__ = ["COCO_CLASSES"]
+from typing import List, Optional
+
+__all__ = ["COCO_CLASSES", "published_names"]
 
 COCO_CLASSES = tuple(
     name.strip()
@@ -14,3 +16,15 @@ COCO_CLASSES = tuple(
     scissors, teddy bear, hair drier, toothbrush
 """.split(",")
 )
+
+
+def published_names(options) -> Optional[List[str]]:
+    """What the classes of published weights are called: COCO's names, or numbers where there are others.
+
+    None if the options name a checkpoint or a list of names.
+    """
+    if not options.wants_published or options.class_names:
+        return None
+    if options.num_classes in (None, len(COCO_CLASSES)):
+        return list(COCO_CLASSES)
+    return [str(k) for k in range(options.num_classes)]

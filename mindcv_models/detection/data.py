@@ -10,6 +10,7 @@ from ..data.order import GroupedOrder, StepsOrder
 from ..data.scenes import write_scenes
 from ..distributed import World
 from ..errors import InputError
+from ..models.registry import config_of
 from .coco import CocoSet, find_annotations, find_images, read_coco
 from .options import CocoFolder, Scaling, TrainOptions
 from .systems import system_of
@@ -76,4 +77,8 @@ def eval_transform(options: Scaling) -> EvalTransform:
 
 def preparation(options: Scaling) -> Preparation:
     """How the options resize and normalise."""
-    return Preparation(tuple(options.img_scale), *options.mean_and_std)
+    config = config_of(options.model)
+    mean, std = (
+        tuple(getattr(options, name) or (255 * value for value in getattr(config, name))) for name in ("mean", "std")
+    )
+    return Preparation(tuple(options.img_scale), mean, std)

@@ -2,23 +2,14 @@
 
 from typing import Any, Dict, List, Tuple
 
-import numpy as np
-from pycocotools import mask as coco
-
 from ..errors import InputError
 from .coco import Annotated, CocoSet
 from .evaluate import NAMES
 from .mask_predict import Instances, MaskDetector
-from .masks import RunLengths
+from .masks import RunLengths, run_lengths
 from .validator import DetectionValidator
 
-__all__ = ["MaskValidator", "check_masks", "run_lengths"]
-
-
-def run_lengths(bitmap: np.ndarray) -> Dict[str, Any]:
-    """A bitmap ``(height, width)`` as COCO's compressed run lengths."""
-    encoded = coco.encode(np.asfortranarray(bitmap.astype(np.uint8)))
-    return {"size": list(bitmap.shape), "counts": encoded["counts"].decode("ascii")}
+__all__ = ["MaskValidator", "check_masks"]
 
 
 class MaskValidator(DetectionValidator):

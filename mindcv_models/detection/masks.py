@@ -5,15 +5,23 @@ inside, and so on. No bitmap of an image's size is made: only the columns of an 
 """
 
 from dataclasses import dataclass
-from typing import Any, List, NamedTuple, Sequence, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple, Union
 
 import numpy as np
 
 from ..errors import InputError
 
-__all__ = ["PackedMasks", "RunLengths", "bytes_needed", "pack"]
+__all__ = ["PackedMasks", "RunLengths", "bytes_needed", "pack", "run_lengths"]
 
 MARGIN = 2  # pixels of the original image around an annotated box in which its mask is looked at
+
+
+def run_lengths(bitmap: np.ndarray) -> Dict[str, Any]:
+    """A bitmap ``(height, width)`` as COCO's compressed run lengths."""
+    from pycocotools import mask as coco
+
+    encoded = coco.encode(np.asfortranarray(bitmap.astype(np.uint8)))
+    return {"size": list(bitmap.shape), "counts": encoded["counts"].decode("ascii")}
 
 
 @dataclass(frozen=True)

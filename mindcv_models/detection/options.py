@@ -5,19 +5,7 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
 from ..errors import InputError, nearest
-from ..options import (
-    Averages,
-    Batches,
-    Device,
-    Group,
-    Normalization,
-    Precision,
-    RunOptions,
-    System,
-    check_pair,
-    option,
-    show,
-)
+from ..options import Averages, Batches, Device, Group, Normalization, Precision, RunOptions, System, option, show
 from ..options.backbone import Backbone
 from .predict import Limits
 
@@ -99,8 +87,8 @@ class Scaling(Normalization):
     )  # fmt: skip
 
     def check(self) -> None:
-        check_pair(self, "img_scale")
-        self.needs_colour()
+        if len(self.img_scale) != 2:
+            raise InputError(f"img_scale is {show(list(self.img_scale))}, but must be two sides, such as 1333 800.")
 
 
 @dataclass

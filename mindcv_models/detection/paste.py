@@ -4,11 +4,10 @@ from typing import Sequence, Tuple
 
 import numpy as np
 
-from .boxes import decode, nms
+from .boxes import STD, decode, nms
 from .predict import LIMITS, Detections, Limits, sigmoid
-from .regions import STD
 
-__all__ = ["detect_regions", "mask_regions", "paste"]
+__all__ = ["detect_regions", "mask_regions", "paste", "paste_shares"]
 
 
 def detect_regions(logits: np.ndarray, deltas: np.ndarray, regions: np.ndarray, size: Tuple[int, int],
@@ -50,8 +49,13 @@ def paste(logits: np.ndarray, boxes: np.ndarray, size: Tuple[int, int]) -> np.nd
         logits: ``(N, side, side)``, those of each object's class.
         boxes: ``(N, 4)``, in pixels of the image.
     """
+    return paste_shares(sigmoid(logits), boxes, size)
+
+
+def paste_shares(shares: np.ndarray, boxes: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
+    """What :func:`paste` does, of masks whose parts go from 0 to 1, as exported files give them."""
     masks = np.zeros((len(boxes), *size), bool)
-    for mask, probabilities, (x1, y1, x2, y2) in zip(masks, sigmoid(logits), boxes.astype(np.float32)):
+    for mask, probabilities, (x1, y1, x2, y2) in zip(masks, shares, boxes.astype(np.float32)):
         rows, y = interpolation(y1, y2, size[0], probabilities.shape[0])
         columns, x = interpolation(x1, x2, size[1], probabilities.shape[1])
         mask[rows, columns] = y @ probabilities @ x.T >= 0.5

@@ -14,11 +14,9 @@ from mindspore import Tensor, nn, ops
 from ..layers import NMS
 from .anchors import RPN
 from .assign import ROI_HEAD
-from .boxes import LIMIT, ONES
+from .boxes import LIMIT, ONES, STD
 
 __all__ = ["STD", "Proposals", "Samples", "decode", "encode", "iou", "sample_regions"]
-
-STD = (0.1, 0.1, 0.2, 0.2)  # deviations of the second stage's deltas
 
 
 def decode(anchors, deltas, sizes, std=ONES):
