@@ -48,7 +48,7 @@ $(VENV)/installed: requirements.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/installed-test: requirements-test.txt requirements-export.txt requirements-docs.txt $(VENV)/installed
+$(VENV)/installed-test: requirements-test.txt requirements-export.txt requirements-serve.txt requirements-docs.txt $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	touch $@
 

@@ -141,5 +141,5 @@ def test_a_pin_that_does_not_follow_is_named(monkeypatch, tmp_path):
     assert found[0].endswith("sphinx in one of the two only")
     assert "is outside of <2,>=1.6" in found[1]
     assert requirements.text(project, test.name, lambda name: "1.0+cpu").splitlines()[1:4] == [
-        "-r requirements-export.txt", "-r requirements-docs.txt", "pytest==1.0"
+        "-r requirements-export.txt", "-r requirements-serve.txt", "-r requirements-docs.txt"
     ]  # fmt: skip
