@@ -9,6 +9,7 @@ inference. The plot needs matplotlib.
 """
 
 import argparse
+import csv
 import sys
 import time
 from pathlib import Path
@@ -19,8 +20,7 @@ from mindspore import nn, ops
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mindcv_models.evaluation import csv_table, new_figure, save_figure
-from mindcv_models.files import write_text
+from mindcv_models.evaluation.figures import new_figure, save_figure
 from mindcv_models.models.litv2 import HiLo, attend, linear, pad_to_multiple
 
 
@@ -131,7 +131,10 @@ def main():
     ms.set_context(mode=ms.GRAPH_MODE)
     rows = measure(options)
     if options.csv:
-        write_text(Path(options.csv), csv_table(rows))
+        with open(options.csv, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
     if options.plot:
         plot(rows, options.plot)
 

@@ -27,9 +27,10 @@ OPTIONS = {
         for task, models in (("classification", ""), ("detection", ": detectors"), ("segmentation", ": segmenters"))
         for script in ("train", "validate", "infer")
     },
-    "export.py": ("mindcv_models.classification.export", "ExportOptions"),
+    "export.py": ("export", "ExportOptions"),
     "export.py: detectors": ("mindcv_models.detection.export", "ExportOptions"),
     "export.py: segmenters": ("mindcv_models.segmentation.export", "ExportOptions"),
+    "serve.py": ("mindcv_models.serving.options", "ServeOptions"),
     "convert_torch_weights.py": ("convert_torch_weights", "ConvertOptions"),
     "benchmark.py": ("benchmark", "BenchmarkOptions"),
 }

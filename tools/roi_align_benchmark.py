@@ -11,6 +11,7 @@ adaptive samples and no half-pixel shift, so its features are others).
 """
 
 import argparse
+import csv
 import sys
 import time
 from pathlib import Path
@@ -22,8 +23,6 @@ from mindspore import nn, ops
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mindcv_models import backend
-from mindcv_models.evaluation import csv_table
-from mindcv_models.files import write_text
 from mindcv_models.layers import RoIAlign
 
 STRIDES = (4, 8, 16, 32)
@@ -142,7 +141,10 @@ def main():
     ms.set_context(mode=ms.GRAPH_MODE)
     rows = measure(options)
     if options.csv:
-        write_text(Path(options.csv), csv_table(rows))
+        with open(options.csv, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """``results.csv``: one row an epoch."""
 
+import csv
+import io
 import logging
 import math
 from pathlib import Path
 from typing import Callable, Dict, List, Optional
 
-from ..evaluation import csv_text
-from ..files import write_text
+from ..files import atomic_write
 
 __all__ = ["Results"]
 
@@ -17,18 +18,16 @@ class Results:
     """The rows of a run so far, in memory and on disk; the file is rewritten atomically.
 
     Args:
-        on_epoch_end: called with each new row.
+        watch: is told each new row.
 
     Attributes:
         rows: a mapping of column to text for each epoch.
     """
 
-    def __init__(
-        self, path: Path, columns: List[str], on_epoch_end: Optional[Callable[[Dict[str, float]], None]] = None
-    ):
+    def __init__(self, path: Path, columns: List[str], watch: Optional[Callable[[Dict[str, float]], None]] = None):
         self.path = path
         self.columns = columns
-        self.on_epoch_end = on_epoch_end
+        self.watch = watch
         self.rows: List[Dict[str, str]] = []
 
     def add(self, row: Dict[str, float]) -> None:
@@ -38,8 +37,8 @@ class Results:
         logger.info("epoch %s done  %s", texts["epoch"], shown)
         self.rows.append(texts)
         self._write()
-        if self.on_epoch_end is not None:
-            self.on_epoch_end(row)
+        if self.watch is not None:
+            self.watch(row)
 
     def state_dict(self) -> list:
         return self.rows
@@ -49,4 +48,9 @@ class Results:
         self.rows = [dict(row) for row in rows]
 
     def _write(self):
-        write_text(self.path, csv_text(self.columns, self.rows))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns, restval="", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        with atomic_write(self.path) as partial:
+            partial.write_text(text.getvalue(), encoding="utf-8", newline="")
