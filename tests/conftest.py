@@ -1,11 +1,35 @@
 """What every test starts from: graph mode on the CPU, and errors from our own code's warnings."""
 
+import gc
 import shutil
 
 import mindspore as ms
 import pytest
 
+from mindcv_models.training import report
 from tests.helpers.images import noise_folder
+
+PICTURES = report.PICTURES
+
+
+def pytest_collection_finish():
+    """MindSpore collects garbage with each compilation: spare it what all imports have left, which is never freed."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_pictures():
+    """Reports of runs have no pictures, which take as long as the steps of a small run; see ``pictures``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "PICTURES", ())
+        yield
+
+
+@pytest.fixture
+def pictures(monkeypatch):
+    """Reports have their pictures."""
+    monkeypatch.setattr(report, "PICTURES", PICTURES)
 
 
 @pytest.fixture(autouse=True)

@@ -1,16 +1,16 @@
 """Data-parallel training under mpirun and msrun, on two CPU processes."""
 
 import json
-import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Dict, NamedTuple
 
+import mindspore as ms
 import numpy as np
 import psutil
 import pytest
@@ -20,14 +20,10 @@ from mindcv_models import backend, distributed
 from mindcv_models.errors import InputError
 from tests.helpers import runs
 from tests.helpers.images import image_folder
+from tests.helpers.launch import BIN, ENVIRONMENT, PATIENCE, ROOT, TWO_RANKS, run
+from tests.helpers.ranks import in_modes
 from tests.helpers.scripts import call, checkpoint, common
-
-ROOT = Path(__file__).parents[1]
-BIN = Path(sys.executable).parent
-MPIRUN = [str(BIN / "mpirun"), "--allow-run-as-root", "--oversubscribe", "-n", "2", sys.executable]
-# msrun starts whatever "python" is on the path.
-PATH = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-ENVIRONMENT = {**os.environ, "PATH": PATH, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+from tests.helpers.several import Done, several
 
 
 def free_port():
@@ -39,28 +35,62 @@ def free_port():
 
 def msrun(log_dir):
     """What starts two ranks of a script; its name and options follow."""
-    return [str(BIN / "msrun"), "--worker_num=2", "--local_worker_num=2", f"--master_port={free_port()}",
-            "--join=True", f"--log_dir={log_dir}"]  # fmt: skip
-
-
-def run(command, **kwargs):
-    return subprocess.run(
-        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False, **kwargs
-    )
-
-
-def ten_steps(launch, folder, *modes):
-    """What ten steps gave in each of ``modes``."""
-    output = folder / "result.json"
-    done = run([*launch, str(output), *modes])
-    assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
-    return json.loads(output.read_text())
+    return [BIN / "msrun", "--worker_num=2", "--local_worker_num=2", f"--master_port={free_port()}", "--join=True",
+            f"--log_dir={log_dir}"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def one_rank(tmp_path_factory):
-    """Ten steps of one rank on the whole batch."""
-    return ten_steps([sys.executable, "-m", "tests.helpers.ranks"], tmp_path_factory.mktemp("one"), "0", "1")
+def one_rank():
+    """Ten steps of one rank on the whole batch, compiled and eagerly."""
+    results = in_modes("01", distributed.ONE_DEVICE)
+    ms.set_context(mode=ms.GRAPH_MODE)
+    return results
+
+
+class Job(NamedTuple):
+    """What two ranks did one thing after another, and the folder of their data and results."""
+
+    folder: object
+    done: Dict[str, Done]
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """Started by mpirun: ten steps in both modes, a training, a validation, one with an image that is broken."""
+    folder = tmp_path_factory.mktemp("mpirun")
+    data = image_folder(folder / "data", val=(("a", 3), ("b", 4)))
+    shutil.copytree(data, folder / "bad")
+    (folder / "bad" / "val" / "a" / "1.png").write_bytes(b"no image")
+    weights = ["--ckpt_path", checkpoint(folder / "net.ckpt"), "--distribute", "True", "--report_dir"]
+    scripts = {
+        "steps": ("tests.helpers.ranks", [folder / "steps.json", "0", "1"]),
+        "train": ("train", train_arguments(data, folder / "out", "--epoch_size", "2")),
+        "validate": ("validate", [*common(data), *weights, folder / "two"]),
+        "bad": ("validate", [*common(folder / "bad"), *weights, folder / "none"]),
+    }
+    done = several(lambda *words: run(*TWO_RANKS, *words), folder / "jobs", scripts.values())
+    return Job(folder, dict(zip(scripts, done)))
+
+
+@pytest.fixture(scope="module")
+def two_workers(images, tmp_path_factory):
+    """Started by msrun: ten compiled steps, and an epoch of training."""
+    folder = tmp_path_factory.mktemp("msrun")
+    script = folder / "script.py"
+    script.write_text("from tests.helpers.several import main\nmain()\n")
+    scripts = {
+        "steps": ("tests.helpers.ranks", [folder / "steps.json", "0"]),
+        "train": ("train", runs.arguments(images, folder / "out", "--distribute", "True", "--epoch_size", "1")),
+    }
+
+    def start(_, module, jobs):
+        return run(*msrun(folder / "log"), script, jobs)
+
+    return Job(folder, dict(zip(scripts, several(start, folder / "jobs", scripts.values()))))
+
+
+def steps_of(job):
+    return json.loads((job.folder / "steps.json").read_text())
 
 
 def assert_ranks_agree(result):
@@ -71,82 +101,76 @@ def assert_ranks_agree(result):
 
 
 @pytest.mark.process
-def test_two_ranks_follow_one_rank_on_the_whole_batch(one_rank, tmp_path):
-    two_ranks = ten_steps([*MPIRUN, "-m", "tests.helpers.ranks"], tmp_path, "0", "1")
-    for mode, two in two_ranks.items():
+def test_two_ranks_follow_one_rank_on_the_whole_batch(one_rank, two_ranks):
+    found = steps_of(two_ranks)
+    for mode, two in found.items():
         one = one_rank[mode]
         assert one["size"] == 1
         assert_ranks_agree(two)
         assert two["own"] == one["own"]
         assert one["losses"][0] != pytest.approx(one["losses"][-1], abs=1e-2)
         np.testing.assert_allclose(two["losses"], one["losses"], rtol=0, atol=1e-5, err_msg=f"mode {mode}")
-    assert list(two_ranks) == ["0", "1"]
+    assert list(found) == ["0", "1"]
 
 
 @pytest.mark.process
-def test_msrun_does_the_same(one_rank, tmp_path):
-    script = tmp_path / "ranks.py"
-    script.write_text("import sys\nfrom tests.helpers.ranks import main\nmain(*sys.argv[1:])\n")
-    two = ten_steps([*msrun(tmp_path / "log"), str(script)], tmp_path, "0")["0"]
+def test_msrun_does_the_same(one_rank, two_workers):
+    two = steps_of(two_workers)["0"]
     assert_ranks_agree(two)
     np.testing.assert_allclose(two["losses"], one_rank["0"]["losses"], rtol=0, atol=1e-5)
 
 
 def train_arguments(data, output, *more):
-    return ["-m", "tests.helpers.tiny", "train", *common(data), "--ckpt_save_dir", str(output), "--opt", "momentum",
-            "--lr", "0.001", "--val_while_train", "True", "--log_interval", "1", "--distribute", "True",
-            *more]  # fmt: skip
-
-
-def test_train_validates_every_image_once_and_only_rank_0_writes(tmp_path):
-    data = image_folder(tmp_path / "data", val=(("a", 3), ("b", 4)))
-    done = run([*MPIRUN, *train_arguments(data, tmp_path / "out", "--epoch_size", "2")])
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "on 7 images" in done.stdout
-    assert done.stdout.count("best checkpoint") == 1
-    rows = (tmp_path / "out" / "results.csv").read_text().splitlines()
-    assert len(rows) == 3
-    assert not [p for p in (tmp_path / "out").iterdir() if "partial" in p.name]
+    return [*common(data), "--ckpt_save_dir", str(output), "--opt", "momentum", "--lr", "0.001", "--val_while_train",
+            "True", "--log_interval", "1", "--distribute", "True", *more]  # fmt: skip
 
 
 @pytest.mark.process
-def test_two_ranks_report_what_one_does_and_name_an_image_that_only_one_met(tmp_path, monkeypatch, capsys):
-    data = image_folder(tmp_path / "data", val=(("a", 3), ("b", 4)))
-    weights = ["--ckpt_path", checkpoint(tmp_path / "net.ckpt"), "--report_dir"]
-    status, _, error = call("validate", [*common(data), *weights, str(tmp_path / "one")], monkeypatch, capsys)
+def test_train_validates_every_image_once_and_only_rank_0_writes(two_ranks):
+    status, told, error = two_ranks.done["train"]
+    assert status == [0, 0], error
+    assert "on 7 images" in told[0]
+    assert "".join(told).count("best checkpoint") == 1
+    output = two_ranks.folder / "out"
+    rows = (output / "results.csv").read_text().splitlines()
+    assert len(rows) == 3
+    assert not [p for p in output.iterdir() if "partial" in p.name]
+
+
+@pytest.mark.process
+def test_two_ranks_report_what_one_does_and_name_an_image_that_only_one_met(two_ranks, tmp_path, monkeypatch, capsys):
+    folder = two_ranks.folder
+    weights = ["--ckpt_path", str(folder / "net.ckpt"), "--report_dir", str(tmp_path)]
+    status, _, error = call("validate", [*common(folder / "data"), *weights], monkeypatch, capsys)
     assert status == 0, error
-    script = [*MPIRUN, "-m", "tests.helpers.tiny", "validate", *common(data), "--distribute", "True", *weights]
-    done = run([*script, str(tmp_path / "two")])
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "on 7 images" in done.stdout
-    one, two = ((tmp_path / ranks / "net" / "predictions.csv").read_text() for ranks in ("one", "two"))
+    status, told, error = two_ranks.done["validate"]
+    assert status == [0, 0], error
+    assert "on 7 images" in told[0]
+    one, two = ((path / "net" / "predictions.csv").read_text() for path in (tmp_path, folder / "two"))
     assert one == two
-    bad = data / "val" / "a" / "1.png"
-    bad.write_bytes(b"no image")
-    done = run([*script, str(tmp_path / "bad")])
-    assert f"error: cannot decode image {bad}" in done.stderr
-    assert done.returncode == 2
+    status, _, error = two_ranks.done["bad"]
+    assert f"error: cannot decode image {folder / 'bad' / 'val' / 'a' / '1.png'}" in "".join(error)
+    assert status == [2, 2]
 
 
 @pytest.mark.process
 def test_a_dead_rank_ends_the_job_and_leaves_a_whole_checkpoint(tmp_path, monkeypatch, capsys, caplog):
     data = image_folder(tmp_path / "data")
-    command = [*MPIRUN, *train_arguments(data, tmp_path / "out", "--epoch_size", "100000")]
+    arguments = train_arguments(data, tmp_path / "out", "--epoch_size", "100000")
+    command = [*TWO_RANKS, "-m", "tests.helpers.tiny", "train", *arguments]
     log = open(tmp_path / "log", "w")  # noqa: SIM115, it outlives this line
     job = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=log)
     try:
         last = tmp_path / "out" / "tiny_last.ckpt"
-        deadline = time.time() + 200
+        deadline = time.time() + PATIENCE
         while not last.exists():
             assert time.time() < deadline and job.poll() is None, (tmp_path / "log").read_text()[-2000:]
             time.sleep(0.5)
         ranks = [p for p in psutil.Process(job.pid).children(recursive=True) if "tests.helpers.tiny" in p.cmdline()]
         assert len(ranks) == 2
         ranks[1].send_signal(signal.SIGKILL)
-        died = time.time()
-        assert job.wait(timeout=60) != 0
-        assert time.time() - died < 60
-        psutil.wait_procs(ranks, timeout=10)
+        assert job.wait(timeout=PATIENCE) != 0
+        psutil.wait_procs(ranks, timeout=PATIENCE)
         assert not [p for p in ranks if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     finally:
         job.kill()
@@ -157,9 +181,9 @@ def test_a_dead_rank_ends_the_job_and_leaves_a_whole_checkpoint(tmp_path, monkey
     assert "on 7 images" in caplog.text
 
 
-def tiny(launch, images, output, *more):
+def tiny(images, output, *more):
     arguments = runs.arguments(images, output, "--distribute", "True", *more)
-    return [*launch, "-m", "tests.helpers.tiny", "train", *arguments]
+    return [*TWO_RANKS, "-m", "tests.helpers.tiny", "train", *arguments]
 
 
 @contextmanager
@@ -168,7 +192,7 @@ def job_that_printed(line, command, log):
     with open(log, "w") as file:
         job = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=file, stderr=file)
     try:
-        deadline = time.time() + 200
+        deadline = time.time() + PATIENCE
         while line not in log.read_text():
             assert time.time() < deadline and job.poll() is None, log.read_text()[-2000:]
             time.sleep(0.05)
@@ -183,10 +207,10 @@ def job_that_printed(line, command, log):
 
 @pytest.mark.process
 def test_a_signal_to_one_rank_stops_both_at_the_same_step(images, tmp_path):
-    command = tiny(MPIRUN, images, tmp_path / "out", "--epoch_size", "100000")
+    command = tiny(images, tmp_path / "out", "--epoch_size", "100000")
     with job_that_printed("epoch 1/100000 step 3/3", command, tmp_path / "log") as (job, ranks):
         ranks[1].send_signal(signal.SIGTERM)
-        assert job.wait(timeout=60) == 143
+        assert job.wait(timeout=PATIENCE) == 143
     said = re.findall(r"stopped by SIGTERM after step (\d) of 3 of epoch (\d+)", (tmp_path / "log").read_text())
     assert len(said) == 1
     for rank in (0, 1):
@@ -197,15 +221,15 @@ def test_a_signal_to_one_rank_stops_both_at_the_same_step(images, tmp_path):
 @pytest.mark.process
 def test_two_ranks_killed_and_resumed_end_as_two_that_were_not(images, tmp_path):
     whole, output = tmp_path / "whole", tmp_path / "out"
-    done = run(tiny(MPIRUN, images, whole))
+    done = run(*tiny(images, whole))
     assert done.returncode == 0, done.stderr[-2000:]
-    with job_that_printed("epoch 2/4 step 1/", tiny(MPIRUN, images, output), tmp_path / "log") as (job, ranks):
+    with job_that_printed("epoch 2/4 step 1/", tiny(images, output), tmp_path / "log") as (job, ranks):
         time.sleep(np.random.default_rng().random() * 0.1)
         for process in (*ranks, job):
             process.kill()
         job.wait()
     epoch, step = max(set(runs.states(output, 0)) & set(runs.states(output, 1)))  # the newest that both have
-    done = run(tiny(MPIRUN, images, output, "--resume", "auto"))
+    done = run(*tiny(images, output, "--resume", "auto"))
     assert done.returncode == 0, done.stderr[-2000:]
     reached = f"{epoch - 1} epochs" + (f" and {step} steps" if step else "")
     assert re.findall("^resuming the run of .* after (.*)$", done.stdout, re.MULTILINE) == [reached]
@@ -214,18 +238,13 @@ def test_two_ranks_killed_and_resumed_end_as_two_that_were_not(images, tmp_path)
 
 
 @pytest.mark.process
-def test_msrun_trains_and_tells_its_ranks_apart(images, tmp_path):
-    script = tmp_path / "script.py"
-    code = "import train\nfrom mindcv_models import process\nfrom tests.helpers import tiny\nprocess.run(train.main)\n"
-    script.write_text(code)
-    more = ["--distribute", "True", "--epoch_size", "1"]
-    done = run([*msrun(tmp_path / "log"), str(script), *runs.arguments(images, tmp_path / "out", *more)])
-    assert done.returncode == 0, done.stdout[-2000:]
-    logs = "".join(p.read_text() for p in (tmp_path / "log").glob("worker_*.log"))
-    assert logs.count("best checkpoint") == 1
-    assert "on 24 images" in logs
-    assert len(runs.rows(tmp_path / "out")) == 1
-    assert runs.states(tmp_path / "out", 1) == runs.states(tmp_path / "out", 0)
+def test_msrun_trains_and_tells_its_ranks_apart(two_workers):
+    status, told, error = two_workers.done["train"]
+    assert status == [0, 0], error
+    assert "".join(told).count("best checkpoint") == 1
+    assert "on 24 images" in told[0]
+    assert len(runs.rows(two_workers.folder / "out")) == 1
+    assert runs.states(two_workers.folder / "out", 1) == runs.states(two_workers.folder / "out", 0)
 
 
 @pytest.mark.parametrize("target", ["CPU", "Ascend"])

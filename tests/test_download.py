@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from mindcv_models.errors import InputError, RunError
 from mindcv_models.pretrained import LICENCES, Source, Weights, cache, download, fetch
 from tests.helpers import hostile
 from tests.helpers import server as answers
+from tests.helpers.launch import PATIENCE
 from tests.helpers.server import serving
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +34,7 @@ WEIGHTS = Weights(
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setattr(download, "PAUSE", 0)
-    monkeypatch.setattr(download, "TIMEOUT", (1, 0.4))
+    monkeypatch.setattr(download, "TIMEOUT", (60, 1))
     for name in (cache.CACHE_VARIABLE, cache.MIRROR_VARIABLE, "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
     for name in list(os.environ):
@@ -336,9 +338,18 @@ def test_threads_that_ask_at_once_download_once(server, source):
     assert len(server.asked) == 1
 
 
-def test_those_that_wait_for_a_download_fail_with_it(server, source):
+def test_those_that_wait_for_a_download_fail_with_it(server, source, caplog, monkeypatch):
     """Not one after another, each with all its attempts."""
-    server.script = [lambda handler, content: (answers.time.sleep(0.3), answers.status(410)(handler, content))]
+
+    def gone(handler, content):
+        deadline = time.time() + 60
+        while caplog.text.count("waiting for another process") < 2 and time.time() < deadline:
+            time.sleep(0.01)
+        answers.status(410)(handler, content)
+
+    caplog.set_level("INFO")
+    monkeypatch.setattr(download, "TIMEOUT", (60, 60))
+    server.script = [gone]
     errors = []
 
     def ask():
@@ -370,7 +381,7 @@ def test_processes_that_ask_at_once_download_once(server, tmp_path):
     server.script = [answers.slow]
     command = [sys.executable, "-c", PROGRAM, f"{server.address}{PATH}", str(tmp_path)]
     runs = [subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True) for _ in range(2)]
-    results = [run.communicate(timeout=120) for run in runs]
+    results = [run.communicate(timeout=PATIENCE) for run in runs]
     assert [run.returncode for run in runs] == [0, 0], results
     assert {out.splitlines()[-1] for out, _ in results} == {str(tmp_path / "small.in1k" / "small.pth")}
     assert len(server.asked) == 1

@@ -25,6 +25,7 @@ from mindcv_models.files import (
     require_file,
     write_text,
 )
+from tests.helpers.launch import ONE, run
 
 ROOT = Path(__file__).parents[1]
 
@@ -247,9 +248,7 @@ def test_figures_need_no_window_whatever_a_notebook_left(tmp_path, backend):
         "figure = new_figure(); figure.subplots().plot([1, 2]); save_figure(figure, Path(sys.argv[1]))\n"
         "import os; print(os.environ['MPLBACKEND'])"
     )
-    command = [sys.executable, "-c", code, str(tmp_path / "a.png")]
-    environment = {**os.environ, "MPLBACKEND": backend, "GLOG_v": "3"}
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    done = run(*ONE, "-c", code, tmp_path / "a.png", MPLBACKEND=backend, GLOG_v="3")
     assert done.returncode == 0, done.stderr[-1000:]
     assert done.stdout.split() == [backend]
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"

@@ -13,6 +13,8 @@ from mindcv_models.training.report import read_results, write_report
 from mindcv_models.training.tensorboard import TensorBoard
 from tools.report import read_run
 
+pytestmark = pytest.mark.usefixtures("pictures")
+
 RESULTS = """epoch,lr,train_loss,images_per_second,val_loss,top1,top5,ema_val_loss,ema_top1,ema_top5,seconds
 1,0.001,2.25,100.5,,,,,,,10
 2,0.002,1.5,110.25,1.75,0.5,0.875,2,0.25,0.75,12.5

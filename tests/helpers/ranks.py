@@ -59,17 +59,24 @@ def ten_steps(world):
             "count": float(count[0]), "mean": mine.asnumpy().tolist()}  # fmt: skip
 
 
-def main(output, *modes):
-    ms.set_context(mode=int(modes[0]))
-    world = join_world(distribute=bool(launch().launcher))
+def in_modes(modes, world):
+    """What ten steps gave in each mode."""
     results = {}
     for mode in modes:
         ms.set_context(mode=int(mode))
         results[mode] = ten_steps(world)
+    return results
+
+
+def main():
+    output, *modes = sys.argv[1:]
+    ms.set_context(mode=int(modes[0]))
+    world = join_world(distribute=bool(launch().launcher))
+    results = in_modes(modes, world)
     if world.is_main:
         with open(output, "w") as file:
             json.dump(results, file)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -132,17 +132,17 @@ def stalled(handler, content):
     head(handler, 200, len(content))
     handler.wfile.write(content[: len(content) // 2])
     handler.wfile.flush()
-    time.sleep(1)
+    time.sleep(20)  # in a thread that nobody waits for
     handler.close_connection = True
 
 
 def slow(handler, content):
-    """The file in ten pieces with pauses, all shorter than the time-out."""
+    """The file in ten pieces with pauses, each shorter than the time-out, all together longer."""
     head(handler, 200, len(content))
     for i in range(10):
         handler.wfile.write(content[len(content) * i // 10 : len(content) * (i + 1) // 10])
         handler.wfile.flush()
-        time.sleep(0.05)
+        time.sleep(0.12)
 
 
 def redirect(path, **headers):
