@@ -10,14 +10,20 @@ from tests.helpers import dense
 
 dense.load_kinds()
 
-# Networks of full size take a minute each.
-LONG = ("forward", "loss", "infer")
+# Networks of full size take a minute each; one of them is run always.
+LONG, ALWAYS = ("forward", "loss", "infer"), "mask_rcnn_s_ws2_forward"
 CASES = [entry["id"] for entry in json.loads((dense.DATA / "cases.json").read_text()) if entry["kind"] in dense.KINDS]
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n.rpartition("_")[2] in LONG)) for n in CASES]
-)
+def params():
+    """The cases; the long ones marked slow, but for one."""
+    for name in CASES:
+        long = name.rpartition("_")[2] in LONG
+        marks = [*[pytest.mark.process] * long, *[pytest.mark.slow] * (long and name != ALWAYS)]
+        yield pytest.param(name, id=name, marks=marks)
+
+
+@pytest.mark.parametrize("name", params())
 def test_case(name):
     dense.check(dense.case(name))
 

@@ -237,6 +237,7 @@ def test_makefile_targets_and_requirements_in_the_text_exist():
 PYTHON = [(page, number, code) for page in PAGES for number, code in enumerate(fences(page.read_text(), "python"), 1)]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("page", "number", "code"), PYTHON, ids=[f"{name_of(page)}-{number}" for page, number, _ in PYTHON]
 )
@@ -327,6 +328,7 @@ class Links(HTMLParser):
             self.loaded.append(values["src"])
 
 
+@pytest.mark.process
 def test_the_site_is_built_and_hangs_together(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_MKDOCS_2_WARNING", "1")
     build(load_config(str(ROOT / "mkdocs.yml"), strict=True, site_dir=str(tmp_path)))

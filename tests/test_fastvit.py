@@ -10,7 +10,7 @@ from mindcv_models.checkpoint.names import torch_names
 from mindcv_models.checkpoint.torch_weights import load_torch_state_dict
 from tests.helpers import parity
 
-pytestmark = pytest.mark.usefixtures("both_modes")
+pytestmark = [pytest.mark.usefixtures("both_modes"), pytest.mark.process]
 
 FAMILY = "fastvit"
 CASES = [case for case in parity.cases(FAMILY) if case["conditioning"] == "well"]

@@ -14,6 +14,7 @@ import pytest
 from mindcv_models import backend, distributed, process
 from mindcv_models.distributed import Launch, join_world, launch
 from mindcv_models.errors import InputError, RunError
+from tests.helpers.launch import PATIENCE
 
 ROOT = Path(__file__).parents[1]
 MPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3"}
@@ -162,6 +163,6 @@ def test_output_that_nobody_reads_costs_no_tracebacks(sink):
     command = f'"{sys.executable}" -c "$CODE" {"| head -1" if sink == "closed" else "> /dev/full"}'
     environment = {**os.environ, "CODE": code, "GLOG_v": "3"}
     done = subprocess.run(
-        command, shell=True, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False
+        command, shell=True, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
     )  # fmt: skip
     assert done.stderr == "done"

@@ -1,9 +1,10 @@
-"""Mask R-CNN: the official cases, names and numbers of parameters; regions, samples and targets of fixed shape."""
+"""Mask R-CNN: official names and numbers of parameters; regions, samples and targets of fixed shape."""
 
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import nn
+from mindspore.nn.utils import no_init_parameters
 
 import mindcv_models
 from mindcv_models import backend
@@ -17,28 +18,16 @@ from mindcv_models.detection.regions import assign as assign_in_graph
 from mindcv_models.detection.regions import iou as iou_in_graph
 from mindcv_models.detection.two_stage import mask_loss, region_losses, rpn_losses, rpn_targets
 from mindcv_models.errors import InputError
-from tests.helpers import dense, parity
-
-dense.load_kinds()
-
-CASES = ("anchors_rpn", "roi_align", "mask_rcnn_targets", "mask_rcnn_detect", "mask_rcnn_s_ws2_forward")
+from tests.helpers import parity
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_official_case_holds(name):
-    dense.check(dense.case(name))
-
-
-@pytest.mark.slow
-def test_the_official_losses_gradients_and_updates_hold():
-    dense.check(dense.case("mask_rcnn_s_ws2_loss"))
-
-
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("variant", "count"), [("litv2_s", 47_350_056), ("litv2_m", 68_336_424), ("litv2_b", 105_894_024)]
 )
 def test_names_shapes_and_numbers_of_parameters_are_the_official_ones(variant, count):
-    network = mindcv_models.create_model("mask_rcnn", backbone=variant, num_classes=80)
+    with no_init_parameters():
+        network = mindcv_models.create_model("mask_rcnn", backbone=variant, num_classes=80)
     names = torch_names(network)
     found = {names[p.name]: p.shape for p in network.get_parameters()}
     official = parity.manifest("litv2")[f"mask_rcnn_{variant}"]

@@ -130,6 +130,7 @@ def test_reparameterizing_changes_nothing_but_the_form(name):
     assert all(np.array_equal(a.asnumpy(), b.asnumpy()) for a, b in zip(again.get_parameters(), fused.get_parameters()))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "level", [pytest.param("O1", marks=pytest.mark.slow), "O2", pytest.param("O3", marks=pytest.mark.slow)]
 )

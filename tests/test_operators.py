@@ -103,6 +103,7 @@ def test_only_the_cpu_has_forms_of_its_own(device):
         assert not backend.average_by_matmul()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("device", FORMS)
 @pytest.mark.parametrize("case", NETWORKS)
 def test_every_operator_is_documented_for_every_platform(case, device, monkeypatch):

@@ -36,6 +36,7 @@ def cases(table, fast):
     return [pytest.param(key, marks=[pytest.mark.slow] * (key not in fast), id=str(key)) for key in table]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", cases(FASTVIT, ("fastvit_t8", "fastvit_sa12")))
 def test_fastvit(name):
     with backend.portable_form():
@@ -45,6 +46,7 @@ def test_fastvit(name):
     assert network.training is True
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("key", cases(LITV2, [key for key in LITV2 if key[0] == "litv2_s"]))
 def test_litv2_as_its_authors_count(key):
     name, alpha, size = key

@@ -86,6 +86,7 @@ def test_the_quick_ones_are_among_those_that_are_stepped():
     assert {f"{name}, shallow" for name in QUICK} | set(QUICK) <= {param.id for param in STEPPED}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("path", "depths"), STEPPED)
 def test_a_recipe_takes_a_step(path, depths, tmp_path, monkeypatch):
     """One compiled step on two images, in the recipe's precision, optimizer, loss and all."""

@@ -34,6 +34,8 @@ from tests.helpers.runs import (
     states,
 )
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def whole(images, tmp_path_factory):
@@ -52,7 +54,6 @@ def test_raw_weights_and_their_average_are_both_validated_and_kept(whole):
     assert states(whole) == [(EPOCHS, STEPS), (EPOCHS + 1, 0)]
 
 
-@pytest.mark.process
 def test_a_run_killed_twice_ends_as_one_that_was_not(images, whole, tmp_path):
     """First while it writes a state, then at any moment."""
     command = [sys.executable, "-m", "tests.helpers.tiny", "train", *arguments(images, tmp_path)]

@@ -19,6 +19,7 @@ from mindcv_models.checkpoint.state_dict import open_state_dict
 from mindcv_models.checkpoint.torch_file import read_torch_file
 from mindcv_models.errors import InputError
 from tests.helpers import hostile
+from tests.helpers.launch import PATIENCE
 
 FORMATS = {"zip": True, "legacy": False}
 
@@ -193,7 +194,7 @@ def outcomes(tmp_path_factory):
             file.write(build(str(folder / "executed")))
     before = sorted(os.listdir(folder))
     command = [sys.executable, "-m", "tests.helpers.hostile", json.dumps(files)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert sorted(os.listdir(folder)) == before, "something was written"
     return json.loads(done.stdout.splitlines()[-1])
@@ -202,13 +203,12 @@ def outcomes(tmp_path_factory):
 @pytest.mark.parametrize("name", hostile.FILES)
 @pytest.mark.process
 def test_a_hostile_file_is_refused_with_one_line(outcomes, name):
-    kind, message, seconds = outcomes[name]
+    kind, message = outcomes[name]
     assert kind == "InputError", message
     assert message.startswith("cannot read ")
     assert "\n" not in message
     assert message.isprintable()
     assert len(message) < 500
-    assert seconds < 8
 
 
 def test_there_are_many_hostile_files():
