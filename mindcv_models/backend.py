@@ -103,7 +103,7 @@ def _kernel_cache() -> Path:
     return Path(tempfile.mkdtemp(prefix="mindcv_models-"))
 
 
-def compile_loops(source: Path) -> Optional[Path]:
+def compile_library(source: Path) -> Optional[Path]:
     """The shared library of operators in C++ for the CPU, compiled once for a host; None where they are not to be used.
 
     They need what fused kernels need, and are kept beside them.

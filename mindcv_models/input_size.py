@@ -10,11 +10,11 @@ from mindspore import Tensor, nn
 from .errors import InputError
 from .models.registry import config_of
 
-__all__ = ["refused_sizes"]
+__all__ = ["explain_size_errors"]
 
 
 @contextmanager
-def refused_sizes(networks: Iterable[Tuple[str, nn.Cell]], size: Tuple[int, int], channels: int = 3,
+def explain_size_errors(networks: Iterable[Tuple[str, nn.Cell]], size: Tuple[int, int], channels: int = 3,
                   option: str = "image_resize"):  # fmt: skip
     """A context that turns the error of a network that does not support images of ``size`` into an InputError.
 

@@ -19,12 +19,13 @@ class Task(Protocol):
     """What the scripts ask of a task. Each room has one instance, ``TASK`` of its module ``task``.
 
     Attributes:
-        train_options, validate_options, infer_options: the dataclasses of the scripts' options.
+        train_options, validate_options, infer_options, export_options: the dataclasses of the scripts' options.
     """
 
     train_options: type
     validate_options: type
     infer_options: type
+    export_options: type
 
     def prepare(self, options, world: World):
         """The options with data and number of classes settled, after checking what the run will read.
@@ -56,6 +57,9 @@ class Task(Protocol):
 
     def infer(self, options, paths: Sequence[str]) -> int:
         """What ``infer.py`` does: predict images and print the results; 1 if one could not be decoded."""
+
+    def export(self, options) -> None:
+        """What ``export.py`` does: write a network for other runtimes and verify the file."""
 
 
 def task_of(model: Optional[str]) -> Task:

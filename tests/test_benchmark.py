@@ -63,7 +63,7 @@ class Hungry:
 
 
 def building(monkeypatch, network):
-    monkeypatch.setattr(subject, "build_network", lambda options, world: network)
+    monkeypatch.setattr(subject, "network_of", lambda job: network)
 
 
 @pytest.mark.parametrize(("train", "mode"), [(False, 0), (True, 0), (True, 1)])

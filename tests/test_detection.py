@@ -1,12 +1,6 @@
 """RetinaNet's losses and outputs by hand, and a detector through the scripts on a few scenes."""
 
-import csv
 import json
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -21,24 +15,24 @@ import infer
 import train
 import validate
 from mindcv_models.checkpoint import load_backbone, load_weights, save_checkpoint
-from mindcv_models.data.loader import Loader
 from mindcv_models.detection.losses import focal_loss, retinanet_losses
 from mindcv_models.detection.predict import Limits
 from mindcv_models.detection.validator import Detector
 from mindcv_models.models.registry import create_model
 from tests.helpers import parity
-from tests.helpers.tiny_detector import IMAGES, NETWORK, call, scenes
+from tests.helpers.scripts import rows
+from tests.helpers.tiny_detector import (
+    NETWORK,
+    TWO_EPOCHS,
+    call,
+    finished_run,
+    found_by_one_and_two_ranks,
+    refused_in_one_line,
+    scenes,
+    stopped_and_resumed,
+)
 
-ROOT = Path(__file__).parents[1]
-BIN = Path(sys.executable).parent
-MPIRUN = [str(BIN / "mpirun"), "--allow-run-as-root", "--oversubscribe", "-n", "2", sys.executable]
-ENVIRONMENT = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
-               "OMP_NUM_THREADS": "1"}  # fmt: skip
-RUN = [
-    *NETWORK, *IMAGES, "--dataset", "digits_scenes", "--batch_size", "4", "--epoch_size", "2", "--opt", "adamw",
-    "--lr", "0.01", "--warmup_epochs", "0", "--val_while_train", "True", "--log_interval", "1", "--ema", "True",
-    "--ema_decay", "0.5", "--save_every", "2",
-]  # fmt: skip
+RUN = [*NETWORK, *TWO_EPOCHS, "--lr", "0.01", "--ema", "True", "--ema_decay", "0.5"]
 
 
 def formula(logits, labels):
@@ -106,24 +100,11 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory):
     """A finished run: two epochs of three steps."""
-    folder = tmp_path_factory.mktemp("run")
-    ms.set_context(mode=ms.GRAPH_MODE)
-    code, _ = call(train.main, *RUN, "--data_dir", data, "--ckpt_save_dir", folder)
-    assert code == 0
-    return folder
-
-
-def table(path):
-    with open(path) as file:
-        return list(csv.DictReader(file))
-
-
-def rows(folder):
-    return [{k: float(v) for k, v in row.items() if v} for row in table(folder / "results.csv")]
+    return finished_run(RUN, data, tmp_path_factory.mktemp("run"))
 
 
 def test_a_run_reports_its_losses_by_part_and_its_precision(run):
-    first, second = rows(run)
+    first, second = ({k: float(v) for k, v in row.items() if v} for row in rows(run / "results.csv"))
     for row in (first, second):
         np.testing.assert_allclose(row["train_loss"], row["train_cls"] + row["train_box"], rtol=1e-4)
         assert {"box_ap", "box_ap50", "ema_box_ap", "ema_box_ap50"} <= set(row)
@@ -135,20 +116,7 @@ def test_a_run_reports_its_losses_by_part_and_its_precision(run):
 
 def test_a_stopped_run_is_resumed_bit_for_bit(run, data, tmp_path, monkeypatch):
     """It is stopped before the second batch of its second epoch."""
-    original = Loader.epoch
-
-    def epoch(self, number=1, start=0):
-        for step, batch in enumerate(original(self, number, start), start):
-            if (number, step, len(self)) == (2, 1, 3):
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield batch
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loader, "epoch", epoch)
-        code, _ = call(train.main, *RUN, "--data_dir", data, "--ckpt_save_dir", tmp_path)
-    assert code == 128 + signal.SIGTERM
-    code, _ = call(train.main, *RUN, "--data_dir", data, "--ckpt_save_dir", tmp_path, "--resume", "auto")
-    assert code == 0
+    stopped_and_resumed(RUN, data, tmp_path, monkeypatch)
     assert checkpoint(tmp_path).read_bytes() == checkpoint(run).read_bytes()
 
 
@@ -167,10 +135,10 @@ def test_validation_writes_results_that_score_the_same(run, data, tmp_path):
     assert found and set(found[0]) == {"image_id", "category_id", "bbox", "score"}
     code, _ = call(validate.main, *common, "--results", results, "--report_dir", tmp_path / "again")
     assert code == 0
-    tables = [table(folder / "results.csv") for folder in (report, tmp_path / "again")]
+    tables = [rows(folder / "results.csv") for folder in (report, tmp_path / "again")]
     assert tables[0][0]["box_ap"] == tables[1][0]["box_ap"]
     own = report / checkpoint(run).stem
-    assert len(table(own / "per_class.csv")) == 10
+    assert len(rows(own / "per_class.csv")) == 10
     assert Image.open(own / "box_precision_recall.png").size[0] > 300
 
 
@@ -200,7 +168,7 @@ def test_prediction_draws_and_tells(run, data, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--img_scale", "96"], "must be two sides"),
+        (["--img_scale", "96"], "must be two numbers, such as 1333 800"),
         (["--num_classes", "3"], "num_classes is 3, but there are 10 categories"),
         (["--backbone", "pvt_v2_b0"], "gives no feature maps"),
         (["--window_size", "2"], "window_size"),
@@ -213,27 +181,13 @@ def test_prediction_draws_and_tells(run, data, tmp_path):
 )
 def test_bad_options_are_one_line_and_status_2(options, message, data, tmp_path, capfd):
     code, _ = call(train.main, *RUN, "--data_dir", data, "--ckpt_save_dir", tmp_path, *options)
-    error = capfd.readouterr().err
-    assert code == 2
-    assert message in error
-    assert len([line for line in error.splitlines() if line.startswith("error")]) == 1
+    assert refused_in_one_line(code, capfd.readouterr().err, message)
 
 
 @pytest.mark.process
 def test_two_ranks_find_what_one_finds(run, tmp_path):
     """Each image is searched once; four images and two, in batches of four."""
-    found = []
-    for launch, distribute in (([sys.executable], "False"), (MPIRUN, "True")):
-        path = tmp_path / f"{distribute}.json"
-        command = ["-m", "tests.helpers.tiny_detector", "validate", "--config", run / "config.yaml", "--ckpt_path",
-                   checkpoint(run), "--score_threshold", "0.001", "--save_results", path]  # fmt: skip
-        done = subprocess.run(
-            [*launch, *map(str, command), "--distribute", distribute], cwd=ROOT, env=ENVIRONMENT, capture_output=True,
-            text=True, timeout=300, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
-        found.append(json.loads(path.read_text()))
-    one, two = found
+    one, two = found_by_one_and_two_ranks(run, checkpoint(run), tmp_path)
     assert [(r["image_id"], r["category_id"]) for r in one] == [(r["image_id"], r["category_id"]) for r in two]
     for key in ("bbox", "score"):
         np.testing.assert_allclose([r[key] for r in two], [r[key] for r in one], rtol=0, atol=1e-4)

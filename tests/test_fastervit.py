@@ -86,11 +86,6 @@ def build(case):
     return fill(create(case["variant"], **case["kwargs"]), case["salt"])
 
 
-def images(case):
-    count, _, height, width = case["image_shape"]
-    return ms.Tensor(parity.images(count, height, width, case["salt"]))
-
-
 def image(height, width):
     return ms.Tensor(parity.images(1, height, width))
 
@@ -112,11 +107,6 @@ class Stages(nn.Cell):
         return network.forward_head(x), maps
 
 
-def statistics(array):
-    array = array.asnumpy().astype(np.float64)
-    return [array.mean(), array.std(), array.min(), array.max()]
-
-
 def assert_close(actual, expected, tolerance=TOLERANCE):
     np.testing.assert_allclose(actual.asnumpy(), expected, rtol=0, atol=tolerance)
 
@@ -126,12 +116,14 @@ def test_logits_and_stages_equal_the_official_model(case):
     reference = parity.reference(FAMILY, case)
     network = build(case)
     assert sum(p.size for p in network.trainable_params()) == case["parameters"]
-    logits, maps = Stages(network)(images(case))
+    logits, maps = Stages(network)(parity.inputs(case))
     assert_close(logits, reference["logits"])
     assert_close(logits, reference.get("logits_float64", reference["logits"]))
     assert [m.shape for m in maps] == [tuple(shape) for shape in case["stage_shapes"]]
     for array, row in zip(maps, reference["stage_stats"]):
-        np.testing.assert_allclose(statistics(array), row, rtol=0, atol=TOLERANCE * np.abs(row[2:]).max())
+        np.testing.assert_allclose(
+            parity.statistics(array.asnumpy()), row, rtol=0, atol=TOLERANCE * np.abs(row[2:]).max()
+        )
 
 
 def test_compiled_logits_and_stages_equal_the_official_model():
@@ -165,10 +157,12 @@ def test_every_hierarchical_block_equals_the_official_one(case):
         row for name, row in zip(reference["probe_names"], reference["probe_stats"])
         if str(name).startswith(("levels.2.global_tokenizer", "levels.2.blocks"))
     ]  # fmt: skip
-    outputs = Probe(build(case))(images(case))
+    outputs = Probe(build(case))(parity.inputs(case))
     assert len(outputs) == len(rows) >= 13
     for output, row in zip(outputs, rows):
-        np.testing.assert_allclose(statistics(output), row, rtol=0, atol=TOLERANCE * np.abs(row[2:]).max())
+        np.testing.assert_allclose(
+            parity.statistics(output.asnumpy()), row, rtol=0, atol=TOLERANCE * np.abs(row[2:]).max()
+        )
 
 
 def official_weights(variant, salt="parity"):
@@ -190,7 +184,7 @@ def test_five_training_steps_equal_the_official_ones():
     weights = list(network.trainable_params())
 
     step = parity.GradientStep(network).set_train()
-    x, y = images(case), ms.Tensor(reference["labels"].astype(np.int32))
+    x, y = parity.inputs(case), ms.Tensor(reference["labels"].astype(np.int32))
     losses, first_norms = [], None
     for _ in range(steps):
         loss, gradients = step(x, y)
@@ -219,7 +213,7 @@ def test_five_training_steps_equal_the_official_ones():
 def test_pynative_equals_the_official_model():
     ms.set_context(mode=ms.PYNATIVE_MODE, pynative_synchronize=False)
     case = parity.case(FAMILY, "0_any_res_112x224")
-    assert_close(build(case)(images(case)), parity.reference(FAMILY, case)["logits"])
+    assert_close(build(case)(parity.inputs(case)), parity.reference(FAMILY, case)["logits"])
 
 
 @lru_cache(maxsize=1)
@@ -233,7 +227,7 @@ def any_size():
 @pytest.mark.parametrize("name", ["0_any_res_224x288", "0_any_res_300x260"])
 def test_one_network_equals_the_official_one_built_for_each_size(name):
     case = parity.case(FAMILY, name)
-    assert_close(any_size()(images(case)), parity.reference(FAMILY, case)["logits"])
+    assert_close(any_size()(parity.inputs(case)), parity.reference(FAMILY, case)["logits"])
 
 
 @pytest.mark.slow
@@ -256,9 +250,9 @@ def test_fused_logits_equal_the_official_deployed_ones():
     case = parity.case(FAMILY, "0_224_deploy")
     network = build(case)
     fused = mindcv_models.reparameterize(network)
-    logits = fused(images(case))
+    logits = fused(parity.inputs(case))
     assert_close(logits, parity.reference(FAMILY, case)["logits"])
-    assert_close(logits, network(images(case)).asnumpy(), tolerance=5e-6)
+    assert_close(logits, network(parity.inputs(case)).asnumpy(), tolerance=5e-6)
     assert sum(p.size for p in fused.trainable_params()) == case["parameters"]
     official = parity.manifest(FAMILY)["faster_vit_0_224"]
     tables = {n: list(p.shape) for n, p in fused.parameters_dict().items() if n.endswith("relative_bias")}
@@ -278,7 +272,9 @@ def test_the_official_tables_of_positions():
 @pytest.mark.slow
 def test_a_fused_network_computes_the_tables_of_another_size():
     case = parity.case(FAMILY, "0_any_res_300x260")
-    assert_close(mindcv_models.reparameterize(any_size())(images(case)), parity.reference(FAMILY, case)["logits"])
+    assert_close(
+        mindcv_models.reparameterize(any_size())(parity.inputs(case)), parity.reference(FAMILY, case)["logits"]
+    )
 
 
 def test_deployed_tables_are_used_as_they_are():
@@ -287,7 +283,7 @@ def test_deployed_tables_are_used_as_they_are():
     for name, parameter in fused.parameters_dict().items():
         if name.endswith("relative_bias"):
             parameter.set_data(ms.Tensor(parity.parameter(name, parameter.shape)))
-    assert_close(fused(images(case)), parity.reference(FAMILY, case)["logits"])
+    assert_close(fused(parity.inputs(case)), parity.reference(FAMILY, case)["logits"])
 
 
 @pytest.mark.slow
@@ -302,7 +298,7 @@ def test_tables_from_other_coordinates():
             coordinates = ms.Tensor(parity.parameter(f"{name}.relative_coords_table", shape).reshape(-1, 2))
             table = cell.arrange(cell.cpb_mlp(coordinates), cell.length)
             cell.relative_bias.set_data(ms.Tensor(table.asnumpy()))
-    assert_close(fused(images(case)), parity.reference(FAMILY, case)["logits"])
+    assert_close(fused(parity.inputs(case)), parity.reference(FAMILY, case)["logits"])
 
 
 def test_features_are_the_levels_before_they_are_halved():
@@ -310,15 +306,15 @@ def test_features_are_the_levels_before_they_are_halved():
     network = create("faster_vit_0_224", features_only=True, out_indices=[0, 3])
     tensors = {n: v for n, v in official_weights("faster_vit_0_224").items() if not n.startswith(("norm.", "head."))}
     load_torch_state_dict(network, tensors)
-    first, last = network.set_train(False)(images(case))
+    first, last = network.set_train(False)(parity.inputs(case))
     assert network.out_channels == [64, 512]
     assert network.out_strides == [4, 32]
     assert first.shape == (2, 64, 56, 56)
     row = parity.reference(FAMILY, case)["stage_stats"][4]
-    np.testing.assert_allclose(statistics(last), row, rtol=0, atol=TOLERANCE * np.abs(row[2:]).max())
+    np.testing.assert_allclose(parity.statistics(last.asnumpy()), row, rtol=0, atol=TOLERANCE * np.abs(row[2:]).max())
     halved = network.levels[0].downsample(first)
     row = parity.reference(FAMILY, case)["stage_stats"][1]
-    np.testing.assert_allclose(statistics(halved), row, rtol=0, atol=TOLERANCE * np.abs(row[2:]).max())
+    np.testing.assert_allclose(parity.statistics(halved.asnumpy()), row, rtol=0, atol=TOLERANCE * np.abs(row[2:]).max())
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -370,7 +366,7 @@ def test_weights_trained_at_224_load_into_any_resolution():
     network = create("faster_vit_0_any_res", **case["kwargs"])
     report = load_torch_state_dict(network, tensors)
     assert any(".hat_attn." in name for name in report.unused)
-    assert_close(network.set_train(False)(images(case)), parity.reference(FAMILY, case)["logits"])
+    assert_close(network.set_train(False)(parity.inputs(case)), parity.reference(FAMILY, case)["logits"])
 
 
 def test_either_name_of_the_shared_convolution_suffices():

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mindcv_models.classification.folders import find_bad_images, prepare
 from mindcv_models.classification.images import list_images
-from mindcv_models.classification.labels import natural_order, read_class_names
+from mindcv_models.classification.labels import natural_order
 from mindcv_models.classification.loader import create_eval_loader, create_train_loader
 from mindcv_models.classification.predict import image_loader
 from mindcv_models.classification.transforms import EvalTransform
@@ -390,18 +390,6 @@ def test_a_part_of_imagenets_folders_has_imagenets_labels(tmp_path):
         flat(tmp_path / "val" / name / "0.png", 50)
     opts = prepare(options(tmp_path, num_classes=1000), ONE_DEVICE, training=False)
     assert sorted(label for _, label in levels(create_eval_loader(opts))) == [0, 207, 999]
-
-
-def test_names_are_read_as_they_were_written(tmp_path):
-    path = tmp_path / "names.txt"
-    path.write_bytes("\ufeff红色\r\ngrün\r\n\r\n".encode())
-    assert read_class_names(path) == ["红色", "grün"]
-    path.write_text("a\nb\na\n")
-    with pytest.raises(InputError, match="'a' twice: give each class one line"):
-        read_class_names(path)
-    path.write_bytes(b"caf\xe9\n")
-    with pytest.raises(InputError, match="give a text file in UTF-8"):
-        read_class_names(path)
 
 
 def test_a_class_folder_whose_name_is_no_text_is_named(tmp_path):

@@ -12,7 +12,6 @@ from PIL import Image
 from mindcv_models import create_model, reparameterize
 from mindcv_models.classification.cam import ClassActivation, draw_activation, draw_activations
 from mindcv_models.classification.images import list_images
-from mindcv_models.classification.names import find_class_names
 from mindcv_models.classification.predict import Predictor
 from mindcv_models.classification.transforms import EvalTransform
 from mindcv_models.errors import InputError
@@ -103,8 +102,8 @@ WRONG = {
     "empty folder": (["--images", "empty"], "no image at empty"),
     "topk": (["--topk", "0"], "topk is 0, but must be at least 1"),
     "format": (["--format", "xml"], "format is 'xml', which is not known"),
-    "names": (["--class_names", "absent.txt"], "cannot read class_names absent.txt"),
-    "too few names": (["--class_names", "two.txt"], "class_names two.txt has 2 names, but the model has 3 classes"),
+    "names": (["--class_names", "absent.txt"], "no class_names at absent.txt: check the path"),
+    "too few names": (["--class_names", "two.txt"], "class_names two.txt has 2 names, but num_classes is 3"),
     "grey": (["--in_channels", "1"], "in_channels is 1, but images are read in colour"),
     "cam": (["--cam", "two.txt/cam"], "cannot write to two.txt/cam (Not a directory): choose another cam"),
     "views": (["--tta", "mirror"], "tta is 'mirror', which is not known"),
@@ -122,18 +121,6 @@ def test_wrong_input_is_one_line_and_status_2(photos, monkeypatch, capsys, case)
     lines = [line for line in error.splitlines() if line.startswith("error: ")]
     assert (status, len(lines)) == (2, 1), error
     assert message in lines[0]
-
-
-def test_where_class_names_come_from(tmp_path):
-    here = tmp_path / "net.ckpt"
-    assert find_class_names(None, here, 1000)[0] == "tench"
-    assert find_class_names(None, here, None)[999] == "toilet tissue"
-    assert find_class_names(None, here, 2) == ["class 0", "class 1"]
-    (tmp_path / "classes.txt").write_text("cat\ndog\n")
-    assert find_class_names(None, here, 2) == find_class_names(None, here, None) == ["cat", "dog"]
-    for name in ("x", "y", "z"):
-        (tmp_path / "folders" / name).mkdir(parents=True)
-    assert find_class_names(str(tmp_path / "folders"), here, None) == ["x", "y", "z"]
 
 
 @pytest.mark.parametrize("model", ["fastvit_t8", "faster_vit_0_any_res", "litv2_s", "resnet18"])

@@ -6,7 +6,7 @@ from mindspore import nn
 
 from mindcv_models import create_model
 from mindcv_models.checkpoint import save_checkpoint
-from mindcv_models.input_size import refused_sizes
+from mindcv_models.input_size import explain_size_errors
 from tests.helpers.scripts import call, common, train_arguments
 
 default_cfgs = {"fixed": {"input_size": (3, 32, 32)}}
@@ -62,6 +62,6 @@ def test_validation_says_so_too(images, tmp_path, monkeypatch, capsys, weights):
 
 
 def test_an_error_of_another_kind_stays_what_it_is():
-    with pytest.raises(ValueError, match=r"^neither$") as caught, refused_sizes([("fixed", fixed())], (32, 32)):
+    with pytest.raises(ValueError, match=r"^neither$") as caught, explain_size_errors([("fixed", fixed())], (32, 32)):
         raise ValueError("neither")
     assert type(caught.value) is ValueError

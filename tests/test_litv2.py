@@ -81,11 +81,6 @@ def build(case):
     return network.set_train(False)
 
 
-def inputs(case):
-    count, _, height, width = case["image_shape"]
-    return ms.Tensor(parity.images(count, height, width, case["salt"]))
-
-
 class Stages(nn.Cell):
     """The logits, and the maps that the reference statistics describe."""
 
@@ -102,17 +97,12 @@ class Stages(nn.Cell):
         return self.network.head(self.network.norm(x).mean((2, 3))), maps
 
 
-def statistics(array):
-    values = array.astype(np.float64)
-    return [values.mean(), values.std(), values.min(), values.max()]
-
-
 @pytest.mark.parametrize("case", params("classification"))
 def test_logits_and_stages_equal_the_official_model(case):
     reference = parity.reference(FAMILY, case)
-    logits, maps = Stages(build(case))(inputs(case))
+    logits, maps = Stages(build(case))(parity.inputs(case))
     np.testing.assert_allclose(logits.asnumpy(), reference["logits"], rtol=0, atol=LOGITS)
-    measured = [statistics(m.asnumpy()) for m in maps]
+    measured = [parity.statistics(m.asnumpy()) for m in maps]
     np.testing.assert_allclose(measured, reference["stage_stats"], rtol=0, atol=STATISTICS)
 
 
@@ -124,16 +114,16 @@ def test_compiled_logits_and_stages_equal_the_official_model():
 def test_logits_in_pynative_mode():
     case = parity.case(FAMILY, "litv2_s_10")
     ms.set_context(mode=ms.PYNATIVE_MODE, pynative_synchronize=False)
-    logits = build(case)(inputs(case)).asnumpy()
+    logits = build(case)(parity.inputs(case)).asnumpy()
     np.testing.assert_allclose(logits, parity.reference(FAMILY, case)["logits"], rtol=0, atol=LOGITS)
 
 
 @pytest.mark.parametrize("case", params("dense_backbone"))
 def test_dense_features_equal_the_official_ones(case):
     reference = parity.reference(FAMILY, case)
-    maps = [m.asnumpy() for m in build(case)(inputs(case))]
+    maps = [m.asnumpy() for m in build(case)(parity.inputs(case))]
     assert [m.shape for m in maps] == [tuple(shape) for shape in reference["map_shapes"]]
-    np.testing.assert_allclose([statistics(m) for m in maps], reference["map_stats"], rtol=0, atol=DENSE)
+    np.testing.assert_allclose([parity.statistics(m) for m in maps], reference["map_stats"], rtol=0, atol=DENSE)
     for index, array in enumerate(maps):
         means = array.astype(np.float64).mean((0, 2, 3))
         np.testing.assert_allclose(means, reference[f"map{index}_channel_mean"], rtol=0, atol=DENSE)
@@ -299,7 +289,7 @@ def test_five_training_steps_equal_the_official_ones(case):
 
     step = parity.GradientStep(network).set_train()
     count = case["image_shape"][0]
-    x, y = inputs(case), ms.Tensor(parity.labels(count, case["num_classes"], case["salt"]).astype(np.int32))
+    x, y = parity.inputs(case), ms.Tensor(parity.labels(count, case["num_classes"], case["salt"]).astype(np.int32))
     losses = []
     for index in range(steps):
         loss, gradients = step(x, y)

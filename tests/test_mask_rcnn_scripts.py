@@ -1,14 +1,7 @@
 """Mask R-CNN through the scripts, on a few scenes."""
 
-import csv
 import json
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
-import mindspore as ms
 import numpy as np
 import onnxruntime
 import pytest
@@ -22,23 +15,23 @@ import infer
 import train
 import validate
 from mindcv_models.checkpoint import load_weights
-from mindcv_models.data.loader import Loader
 from mindcv_models.detection.mask_predict import MaskDetector
 from mindcv_models.detection.predict import Limits, sigmoid
 from mindcv_models.models.registry import create_model
 from tests.helpers import parity
-from tests.helpers.tiny_detector import IMAGES, MASK_NETWORK, call, scenes
+from tests.helpers.scripts import rows
+from tests.helpers.tiny_detector import (
+    MASK_NETWORK,
+    TWO_EPOCHS,
+    call,
+    finished_run,
+    found_by_one_and_two_ranks,
+    refused_in_one_line,
+    scenes,
+    stopped_and_resumed,
+)
 
-ROOT = Path(__file__).parents[1]
-BIN = Path(sys.executable).parent
-MPIRUN = [str(BIN / "mpirun"), "--allow-run-as-root", "--oversubscribe", "-n", "2", sys.executable]
-ENVIRONMENT = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
-               "OMP_NUM_THREADS": "1"}  # fmt: skip
-RUN = [
-    *MASK_NETWORK, *IMAGES, "--dataset", "digits_scenes", "--batch_size", "4", "--epoch_size", "2", "--opt", "adamw",
-    "--lr", "0.005", "--warmup_epochs", "0", "--val_while_train", "True", "--log_interval", "1", "--save_every", "2",
-    "--regions", "60", "--region_samples", "24",
-]  # fmt: skip
+RUN = [*MASK_NETWORK, *TWO_EPOCHS, "--lr", "0.005", "--regions", "60", "--region_samples", "24"]
 PARTS = ("rpn_cls", "rpn_box", "cls", "box", "mask")
 MODEL = {"backbone": "tiny_pyramid", "num_classes": 10, "channels": 8, "convs": 1}
 
@@ -51,24 +44,15 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory):
     """A finished run: two epochs of three steps."""
-    folder = tmp_path_factory.mktemp("run")
-    ms.set_context(mode=ms.GRAPH_MODE)
-    code, _ = call(train.main, *RUN, "--data_dir", data, "--ckpt_save_dir", folder)
-    assert code == 0
-    return folder
+    return finished_run(RUN, data, tmp_path_factory.mktemp("run"))
 
 
 def checkpoint(run):
     return run / "mask_rcnn_last.ckpt"
 
 
-def table(path):
-    with open(path) as file:
-        return list(csv.DictReader(file))
-
-
 def test_a_run_reports_five_losses_and_the_precision_of_boxes_and_masks(run):
-    first, second = ({k: float(v) for k, v in row.items() if v} for row in table(run / "results.csv"))
+    first, second = ({k: float(v) for k, v in row.items() if v} for row in rows(run / "results.csv"))
     for row in (first, second):
         np.testing.assert_allclose(row["train_loss"], sum(row[f"train_{part}"] for part in PARTS), rtol=1e-4)
         for kind in ("box", "mask"):
@@ -79,20 +63,7 @@ def test_a_run_reports_five_losses_and_the_precision_of_boxes_and_masks(run):
 
 def test_a_stopped_run_is_resumed_bit_for_bit(run, data, tmp_path, monkeypatch):
     """It is stopped before the second batch of its second epoch; the random numbers of samples come with batches."""
-    original = Loader.epoch
-
-    def epoch(self, number=1, start=0):
-        for step, batch in enumerate(original(self, number, start), start):
-            if (number, step, len(self)) == (2, 1, 3):
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield batch
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loader, "epoch", epoch)
-        code, _ = call(train.main, *RUN, "--data_dir", data, "--ckpt_save_dir", tmp_path)
-    assert code == 128 + signal.SIGTERM
-    code, _ = call(train.main, *RUN, "--data_dir", data, "--ckpt_save_dir", tmp_path, "--resume", "auto")
-    assert code == 0
+    stopped_and_resumed(RUN, data, tmp_path, monkeypatch)
     assert checkpoint(tmp_path).read_bytes() == checkpoint(run).read_bytes()
 
 
@@ -107,10 +78,10 @@ def test_validation_writes_masks_that_score_the_same(run, tmp_path):
     assert coco.decode(found[0]["segmentation"]).shape == tuple(found[0]["segmentation"]["size"])
     code, _ = call(validate.main, *common, "--results", results, "--report_dir", tmp_path / "again")
     assert code == 0
-    first, again = (table(folder / "results.csv")[0] for folder in (report, tmp_path / "again"))
+    first, again = (rows(folder / "results.csv")[0] for folder in (report, tmp_path / "again"))
     assert first["mask_ap"] == again["mask_ap"] and first["box_ap"] == again["box_ap"]
     own = report / checkpoint(run).stem
-    assert {"box_ap", "mask_ap"} <= set(table(own / "per_class.csv")[0])
+    assert {"box_ap", "mask_ap"} <= set(rows(own / "per_class.csv")[0])
     assert Image.open(own / "mask_precision_recall.png").size[0] > 300
 
 
@@ -144,18 +115,8 @@ def test_prediction_tells_and_draws_masks(run, data, tmp_path):
 
 @pytest.mark.process
 def test_two_ranks_find_what_one_finds(run, tmp_path):
-    found = []
-    for launch, distribute in (([sys.executable], "False"), (MPIRUN, "True")):
-        path = tmp_path / f"{distribute}.json"
-        command = ["-m", "tests.helpers.tiny_detector", "validate", "--config", run / "config.yaml", "--ckpt_path",
-                   checkpoint(run), "--score_threshold", "0.001", "--save_results", path]  # fmt: skip
-        done = subprocess.run(
-            [*launch, *map(str, command), "--distribute", distribute], cwd=ROOT, env=ENVIRONMENT, capture_output=True,
-            text=True, timeout=300, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
-        found.append(json.loads(path.read_text()))
-    assert found[0] == found[1]
+    one, two = found_by_one_and_two_ranks(run, checkpoint(run), tmp_path)
+    assert one == two
 
 
 def test_checkpoints_go_to_the_official_names_and_back(run, tmp_path):
@@ -215,10 +176,7 @@ def test_a_file_gives_final_boxes_and_masks(run, tmp_path):
 )
 def test_bad_options_are_one_line_and_status_2(options, message, data, tmp_path, capfd):
     code, _ = call(train.main, *RUN, "--data_dir", data, "--ckpt_save_dir", tmp_path, *options)
-    error = capfd.readouterr().err
-    assert code == 2
-    assert message in error
-    assert len([line for line in error.splitlines() if line.startswith("error")]) == 1
+    assert refused_in_one_line(code, capfd.readouterr().err, message)
 
 
 def test_objects_without_masks_are_refused_with_their_image(data, tmp_path, capfd):

@@ -212,7 +212,12 @@ def test_what_a_model_says_of_itself():
     assert (own.task, own.input_size, own.classifier) == ("classification", (3, 384, 384), ("head",))
     assert (own.crop_pct, own.crop_mode, own.interpolation) == (1.0, "squash", "bicubic")
     assert own.mean == (0.485, 0.456, 0.406)
-    assert config_of("retinanet").task == "detection"
+    outputs = {name: (c.task, c.outputs_per_class, c.background) for name, c in
+               ((name, config_of(name)) for name in ("litv2_s", "retinanet", "mask_rcnn", "semantic_fpn"))}  # fmt: skip
+    assert outputs == {
+        "litv2_s": ("classification", 1, False), "retinanet": ("detection", 9, False),
+        "mask_rcnn": ("detection", 1, True), "semantic_fpn": ("segmentation", 1, False),
+    }  # fmt: skip
     assert config_of("resnet18").classifier == ("classifier",)
     assert config_of("unheard_of") == ModelConfig()
 

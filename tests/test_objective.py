@@ -66,31 +66,31 @@ def step_with(student, *terms):
 @pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
 def test_distillation_follows_its_formula_and_leaves_the_teacher_alone(kind, mode):
     ms.set_context(mode=mode)
-    student, network, x, logits, guesses = student_and_teacher()
+    student, network, x, logits, predictions = student_and_teacher()
     teacher = Teacher(network)
     before = network.w.asnumpy().copy()
     loss = float(step_with(student, Distillation(teacher, kind, 0.3, 2.0))(Tensor(x), Tensor(LABELS)))
     own = cross_entropy(logits, LABELS)
     if kind == "hard":
-        expected = 0.7 * own + 0.3 * cross_entropy(logits, guesses.argmax(1))
+        expected = 0.7 * own + 0.3 * cross_entropy(logits, predictions.argmax(1))
     else:
-        expected = 0.7 * own + 0.3 * 4 * kl(guesses, logits, 2.0).sum() / logits.size
+        expected = 0.7 * own + 0.3 * 4 * kl(predictions, logits, 2.0).sum() / logits.size
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_array_equal(network.w.asnumpy(), before)
 
 
 def test_soft_distillation_gives_the_gradient_of_its_formula():
-    student, network, x, logits, guesses = student_and_teacher()
+    student, network, x, logits, predictions = student_and_teacher()
     w = student.w.asnumpy().copy()
     step_with(student, Distillation(Teacher(network), "soft", 1.0, 2.0))(Tensor(x), Tensor(LABELS))
     # d KL / d logits = (softmax(student / tau) - softmax(teacher / tau)) / tau
-    gap = np.exp(log_softmax(logits / 2)) - np.exp(log_softmax(guesses / 2))
+    gap = np.exp(log_softmax(logits / 2)) - np.exp(log_softmax(predictions / 2))
     expected = w - RATE * x.T @ (4 * gap / 2 / logits.size)
     np.testing.assert_allclose(student.w.asnumpy(), expected, rtol=1e-5, atol=1e-7)
 
 
 def test_mesa_starts_after_its_share_of_the_epochs_and_keeps_the_weights():
-    student, network, x, logits, guesses = student_and_teacher()
+    student, network, x, logits, predictions = student_and_teacher()
     mesa = Mesa(Teacher(network, "ema."), 0.1, 0.25)
     step = step_with(student, mesa)
     own = cross_entropy(logits, LABELS)
@@ -98,7 +98,7 @@ def test_mesa_starts_after_its_share_of_the_epochs_and_keeps_the_weights():
     for progress, active in ((0.0, False), (0.25, False), (0.26, True), (0.5, True)):
         student.w.set_data(Tensor(start))
         assert step.start_epoch(progress) == (progress == 0.26)
-        expected = own + active * 0.1 * 50 * kl(guesses, logits, 3.0).sum(1).mean()
+        expected = own + active * 0.1 * 50 * kl(predictions, logits, 3.0).sum(1).mean()
         np.testing.assert_allclose(float(step(Tensor(x), Tensor(LABELS))), expected, rtol=1e-5)
 
 

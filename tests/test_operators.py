@@ -99,7 +99,7 @@ def check_documented(operators):
 def test_only_the_cpu_has_forms_of_its_own(device):
     with building_for(device):
         assert not backend.fuse_elementwise()
-        assert backend.compile_loops(Path("depthwise.cc")) is None
+        assert backend.compile_library(Path("depthwise.cc")) is None
         assert not backend.average_by_matmul()
 
 

@@ -17,15 +17,15 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 import benchmark
-import export
 import mindcv_models
 from mindcv_models.benchmark.subject import TimedModel
 from mindcv_models.checkpoint import load_weights
 from mindcv_models.checkpoint.fit import fit_state_dict
 from mindcv_models.checkpoint.names import torch_names
+from mindcv_models.classification import export
 from mindcv_models.classification.infer import load_network
 from mindcv_models.classification.options import InferOptions, TrainOptions
-from mindcv_models.detection.coco_classes import COCO_CLASSES, published_names
+from mindcv_models.detection.coco_classes import COCO_CLASSES
 from mindcv_models.detection.options import InferOptions as DetectionOptions
 from mindcv_models.detection.validate import build
 from mindcv_models.distributed import ONE_DEVICE
@@ -435,12 +435,6 @@ def test_names_of_the_published_classes():
     assert (len(set(ADE20K_CLASSES)), ADE20K_CLASSES[0], ADE20K_CLASSES[44], ADE20K_CLASSES[-1]) == (
         150, "wall", "chest of drawers", "flag"
     )  # fmt: skip
-    options = SimpleNamespace(wants_published=True, class_names=None, num_classes=None)
-    assert published_names(options) == list(COCO_CLASSES)
-    options.num_classes = 2
-    assert published_names(options) == ["0", "1"]
-    options.class_names = "own.txt"
-    assert published_names(options) is None
 
 
 @pytest.mark.parametrize("dense_site", ["mask_rcnn"], indirect=True)

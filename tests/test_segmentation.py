@@ -9,12 +9,13 @@ from mindspore import nn
 from PIL import Image
 
 from mindcv_models import distributed
+from mindcv_models.data.class_names import read_class_names
 from mindcv_models.data.geometry import resize_labels
 from mindcv_models.data.order import generator
 from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError
 from mindcv_models.options import parse
-from mindcv_models.segmentation import folders, inference, transforms
+from mindcv_models.segmentation import inference, transforms
 from mindcv_models.segmentation.draw import draw_labels, palette, write_png
 from mindcv_models.segmentation.folders import LabelMap, list_pictures, prepare
 from mindcv_models.segmentation.inference import Inference, InferenceSettings, windows
@@ -23,7 +24,7 @@ from mindcv_models.segmentation.objective import SegmentationObjective
 from mindcv_models.segmentation.options import TrainOptions
 from mindcv_models.segmentation.task import TASK
 from mindcv_models.segmentation.transforms import IGNORED, TrainTransform
-from mindcv_models.segmentation.validator import SegmentationValidator, mean_and_std, settings_of
+from mindcv_models.segmentation.validator import SegmentationValidator, settings_of
 from mindcv_models.training import learning_rates
 from tests.helpers.label_maps import label_folder, write_pair
 
@@ -95,7 +96,7 @@ def test_palettes_and_single_bits_are_numbers(tmp_path):
         (lambda r: (r / "annotations/training/training_0.png").write_bytes(b"no"), "cannot decode label map"),
         (lambda r: Image.new("RGB", (4, 4)).save(r / "annotations/training/training_0.png"), r"colour picture \(RGB\)"),
         (lambda r: (r / "classes.txt").unlink(), "how many classes are there"),
-        (lambda r: (r / "classes.txt").write_text("\n"), "is empty"),
+        (lambda r: (r / "classes.txt").write_text("\n"), "has no names"),
         (lambda r: Image.new("L", (3, 3)).save(r / "images/training/training_0.png"), "have one name"),
     ],
 )  # fmt: skip
@@ -114,7 +115,7 @@ def test_faults_are_named(root, change, message):
         (["--dataset", "ade20"], "did you mean ade20k"),
         (["--crop_size", "32"], "crop_size is .*must be two numbers"),
         (["--stride", "600", "10"], "would leave gaps"),
-        (["--ratio_range", "2", "1"], "smaller number first"),
+        (["--ratio_range", "2", "1"], "ratio_range is 2.0 1.0, but must be two numbers, the smaller one first"),
         (["--mean", "0.5", "0.5", "0.5"], "on the scale 0 to 1, but pixels are from 0 to 255"),
         (["--batch_size", "9"], "only 6 training pictures"),
     ],
@@ -127,7 +128,7 @@ def test_options_that_cannot_work(root, more, message):
 def test_names_of_ade20k_and_folders_of_ones_own(tmp_path):
     listing = "Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t0.1\t9\t9\t1\twall\n2\t0.1\t9\t9\t1\tbuilding, edifice\n"
     (tmp_path / "objectInfo150.txt").write_text(listing)
-    assert folders.read_class_names(tmp_path / "objectInfo150.txt") == ["wall", "building, edifice"]
+    assert read_class_names(tmp_path / "objectInfo150.txt") == ["wall", "building, edifice"]
     for name in ("a/1_photo.png", "b/1_photo.png"):
         (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 5)).save(tmp_path / "x" / name)
@@ -452,7 +453,7 @@ def test_official_recipes(variant):
     assert (options.img_scale, options.crop_size, options.ratio_range) == ((2048, 512), (512, 512), (0.5, 2.0))
     assert (options.hflip, options.photometric, options.sync_bn) == (0.5, True, True)
     assert (options.inference, options.pad_divisor, options.tta_flip, options.tta_ratios) == ("whole", 1, False, (1,))
-    np.testing.assert_allclose(mean_and_std(options), [[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]], rtol=1e-6)
+    np.testing.assert_allclose(options.mean_and_std, [[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]], rtol=1e-6)
     rates = np.array(learning_rates(options, 8000))
     expected = (1e-4 - 1e-6) * (1 - np.arange(80_000) / 80_000) ** 0.9 + 1e-6
     np.testing.assert_allclose(rates, expected, rtol=1e-6)

@@ -9,7 +9,6 @@ inference. The plot needs matplotlib.
 """
 
 import argparse
-import csv
 import sys
 import time
 from pathlib import Path
@@ -20,7 +19,8 @@ from mindspore import nn, ops
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mindcv_models.evaluation.figures import new_figure, save_figure
+from mindcv_models.evaluation import csv_table, new_figure, save_figure
+from mindcv_models.files import write_text
 from mindcv_models.models.litv2 import HiLo, attend, linear, pad_to_multiple
 
 
@@ -131,10 +131,7 @@ def main():
     ms.set_context(mode=ms.GRAPH_MODE)
     rows = measure(options)
     if options.csv:
-        with open(options.csv, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        write_text(Path(options.csv), csv_table(rows))
     if options.plot:
         plot(rows, options.plot)
 

@@ -13,7 +13,6 @@ import logging
 import os
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Tuple
@@ -23,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, ops
 from PIL import Image
 
 from mindcv_models import create_model
@@ -32,26 +31,22 @@ from mindcv_models.detection.coco import Annotated, CocoSet
 from mindcv_models.detection.losses import retinanet_losses
 from mindcv_models.detection.predict import detect
 from mindcv_models.detection.transforms import Buckets, Preparation, TrainTransform
-from mindcv_models.options import Group, option, parse
+from mindcv_models.options import option, parse
 from mindcv_models.process import run
-from tools.turns import Part, medians
+from tools import dense
+from tools.dense import MEAN, STD, Frame, compare_data, compare_first_calls
+from tools.turns import medians
 
 logger = logging.getLogger("detection_benchmark")
 
 PARTS = ("joints", "decoding", "data", "first_call")
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 @dataclass
-class BenchmarkOptions(Group):
+class BenchmarkOptions(Frame):
     """What is measured."""
 
-    title = "Benchmark"
-
     parts: Tuple[str, ...] = option(PARTS, "what to measure", example="joints data")
-    backbone: str = option("fastvit_t8", "the detector's backbone")
-    size: Tuple[int, ...] = option((320, 320), "joints: height and width of the image", at_least=64)
-    rounds: int = option(7, "rounds, each with all that are compared, after one that does not count", at_least=1)
 
 
 def main():
@@ -61,21 +56,7 @@ def main():
 
 
 def measure_joints(options):
-    network = create_model("retinanet", backbone=options.backbone, num_classes=80).set_train(False)
-    images = Tensor(np.random.default_rng(0).standard_normal((1, 3, *options.size), np.float32))
-    backbone, neck, head = (Part(cell).set_train(False) for cell in (network.backbone, network.neck, network.bbox_head))
-    maps = backbone(images)
-    levels = neck(*maps)
-
-    def parts():
-        for cell, inputs in ((backbone, [images]), (neck, maps), (head, levels)):
-            cell(*inputs)[0].asnumpy()
-
-    found = medians(options.rounds, whole=lambda: network(images)[0].asnumpy(), parts=parts)
-    logger.info(
-        "joints, %s at %d x %d: %.1f ms, its parts alone %.1f ms, ratio %.3f", options.backbone, *options.size,
-        1e3 * found["whole"], 1e3 * found["parts"], found["whole"] / found["parts"],
-    )  # fmt: skip
+    dense.measure_joints(options, "retinanet", "bbox_head")
 
 
 def measure_decoding(options):
@@ -97,13 +78,11 @@ def measure_data(options, count=32, scale=(1333, 800)):
     transform = TrainTransform(Preparation(scale, MEAN, STD), buckets, 80)
     with tempfile.TemporaryDirectory() as folder:
         data = photographs(Path(folder), count)
-        found = medians(
-            options.rounds,
-            ours=lambda: [transform(data.read(k), np.random.default_rng(k)) for k in range(count)],
-            plain=lambda: [plain_sample(data, k, buckets.shapes[1]) for k in range(count)],
-        )
-    ours, plain = (count / found[name] for name in ("ours", "plain"))
-    logger.info("data: %.1f images/s a core, a plain loop %.1f, ratio %.2f", ours, plain, ours / plain)
+        compare_data(
+            options, count,
+            lambda k: transform(data.read(k), np.random.default_rng(k)),
+            lambda k: plain_sample(data, k, buckets.shapes[1]),
+        )  # fmt: skip
 
 
 def photographs(folder, count) -> CocoSet:
@@ -152,45 +131,22 @@ def plain_sample(data, k, shape):
     return padded, labels, np.where(((labels >= 0) & (labels < 80))[:, None], deltas, 0)
 
 
-class Step(nn.Cell):
-    """A loss and its gradients by all parameters, as one graph."""
-
-    def __init__(self, loss, parameters):
-        super().__init__(auto_prefix=False)
-        self.gradient = ms.value_and_grad(loss, None, parameters)
-
-    def construct(self, *batch):
-        return self.gradient(*batch)
-
-
 def measure_first_call(options, side=320):
     images = Tensor(np.random.default_rng(0).standard_normal((2, 3, side, side), np.float32))
-    classifier = create_model(options.backbone, num_classes=80).set_train()
-    labels = Tensor(np.array([1, 2], np.int32))
-
-    def cross_entropy(x, y):
-        return ops.cross_entropy(classifier(x), y)
-
-    detector = create_model("retinanet", backbone=options.backbone, num_classes=80).set_train()
-    rows = sum(RETINANET.counts(RETINANET.sizes(side, side)))
-    answers = np.full((2, rows), 80, np.int32)
-    answers[:, ::50] = 3
+    classifier = create_model(options.backbone, num_classes=80)
+    detector = create_model("retinanet", backbone=options.backbone)
+    anchors = sum(RETINANET.counts(RETINANET.sizes(side, side)))
+    labels = np.full((2, anchors), 80, np.int32)
+    labels[:, ::50] = 3
 
     def detection(x, y, targets):
         cls, box = retinanet_losses(*detector(x), y, targets)
         return cls + box
 
-    seconds = {}
-    for name, loss, network, batch in (
-        ("classifier", cross_entropy, classifier, (images, labels)),
-        ("detector", detection, detector, (images, Tensor(answers), Tensor(np.zeros((2, rows, 4), np.float32)))),
-    ):
-        begin = time.perf_counter()
-        Step(loss, list(network.trainable_params()))(*batch)[0].asnumpy()
-        seconds[name] = time.perf_counter() - begin
-    logger.info(
-        "first call of a training step at %d x %d, %s: detector %.1f s, classifier %.1f s, ratio %.2f", side, side,
-        options.backbone, seconds["detector"], seconds["classifier"], seconds["detector"] / seconds["classifier"],
+    compare_first_calls(
+        options, side,
+        detector=(detection, detector, (images, Tensor(labels), Tensor(np.zeros((2, anchors, 4), np.float32)))),
+        classifier=(lambda x, y: ops.cross_entropy(classifier(x), y), classifier, (images, Tensor([1, 2], ms.int32))),
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ OPTIONS = {
         for task, models in (("classification", ""), ("detection", ": detectors"), ("segmentation", ": segmenters"))
         for script in ("train", "validate", "infer")
     },
-    "export.py": ("export", "ExportOptions"),
+    "export.py": ("mindcv_models.classification.export", "ExportOptions"),
     "export.py: detectors": ("mindcv_models.detection.export", "ExportOptions"),
     "export.py: segmenters": ("mindcv_models.segmentation.export", "ExportOptions"),
     "serve.py": ("mindcv_models.serving.options", "ServeOptions"),

@@ -11,7 +11,6 @@ adaptive samples and no half-pixel shift, so its features are others).
 """
 
 import argparse
-import csv
 import sys
 import time
 from pathlib import Path
@@ -23,6 +22,8 @@ from mindspore import nn, ops
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mindcv_models import backend
+from mindcv_models.evaluation import csv_table
+from mindcv_models.files import write_text
 from mindcv_models.layers import RoIAlign
 
 STRIDES = (4, 8, 16, 32)
@@ -141,10 +142,7 @@ def main():
     ms.set_context(mode=ms.GRAPH_MODE)
     rows = measure(options)
     if options.csv:
-        with open(options.csv, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        write_text(Path(options.csv), csv_table(rows))
 
 
 if __name__ == "__main__":

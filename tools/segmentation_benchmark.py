@@ -13,7 +13,6 @@ import logging
 import os
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Tuple
@@ -23,34 +22,30 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, ops
 from PIL import Image
 
 from mindcv_models import create_model
-from mindcv_models.options import Group, option, parse
+from mindcv_models.options import option, parse
 from mindcv_models.process import run
 from mindcv_models.segmentation.folders import LabelledPictures, LabelMap
 from mindcv_models.segmentation.inference import Inference, InferenceSettings, View
 from mindcv_models.segmentation.objective import SegmentationObjective
 from mindcv_models.segmentation.transforms import TrainTransform
-from tools.turns import Part, medians
+from tools import dense
+from tools.dense import MEAN, STD, Frame, compare_data, compare_first_calls
+from tools.turns import medians
 
 logger = logging.getLogger("segmentation_benchmark")
 
 PARTS = ("joints", "labels", "data", "first_call")
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 @dataclass
-class BenchmarkOptions(Group):
+class BenchmarkOptions(Frame):
     """What is measured."""
 
-    title = "Benchmark"
-
     parts: Tuple[str, ...] = option(PARTS, "what to measure", example="joints data")
-    backbone: str = option("fastvit_t8", "the segmenter's backbone")
-    size: Tuple[int, ...] = option((320, 320), "joints: height and width of the image", at_least=64)
-    rounds: int = option(7, "rounds, each with all that are compared, after one that does not count", at_least=1)
 
 
 def main():
@@ -60,23 +55,7 @@ def main():
 
 
 def measure_joints(options):
-    network = create_model("semantic_fpn", backbone=options.backbone, num_classes=150).set_train(False)
-    images = Tensor(np.random.default_rng(0).standard_normal((1, 3, *options.size), np.float32))
-    cells = (network.backbone, network.neck, network.decode_head)
-    backbone, neck, head = (Part(cell).set_train(False) for cell in cells)
-    maps = backbone(images)
-    levels = neck(*maps)
-
-    def parts():
-        backbone(images)[0].asnumpy()
-        neck(*maps)[0].asnumpy()
-        head(*levels).asnumpy()
-
-    found = medians(options.rounds, whole=lambda: network(images).asnumpy(), parts=parts)
-    logger.info(
-        "joints, %s at %d x %d: %.1f ms, its parts alone %.1f ms, ratio %.3f", options.backbone, *options.size,
-        1e3 * found["whole"], 1e3 * found["parts"], found["whole"] / found["parts"],
-    )  # fmt: skip
+    dense.measure_joints(options, "semantic_fpn", "decode_head")
 
 
 def measure_labels(options):
@@ -91,13 +70,10 @@ def measure_data(options, count=16):
     transform = TrainTransform((512, 512), (2048, 512), (0.5, 2.0), 0.5, True, MEAN, STD)
     with tempfile.TemporaryDirectory() as folder:
         data = photographs(Path(folder), count)
-        found = medians(
-            options.rounds,
-            ours=lambda: [transform(*data.read(k), np.random.default_rng(k)) for k in range(count)],
-            plain=lambda: [plain_sample(data, k) for k in range(count)],
-        )
-    ours, plain = (count / found[name] for name in ("ours", "plain"))
-    logger.info("data: %.1f images/s a core, a plain loop %.1f, ratio %.2f", ours, plain, ours / plain)
+        compare_data(
+            options, count,
+            lambda k: transform(*data.read(k), np.random.default_rng(k)), lambda k: plain_sample(data, k),
+        )  # fmt: skip
 
 
 def photographs(folder, count) -> LabelledPictures:
@@ -153,37 +129,17 @@ def plainly_distorted(pixels, rng):
     return pixels
 
 
-class Step(nn.Cell):
-    """A loss and its gradients."""
-
-    def __init__(self, loss, network):
-        super().__init__(auto_prefix=False)
-        self.gradient = ms.value_and_grad(loss, None, list(network.trainable_params()))
-        self.network = network
-        self.set_train()
-
-    def construct(self, *batch):
-        return self.gradient(*batch)
-
-
-def measure_first_call(options, size=320):
+def measure_first_call(options, side=320):
     rng = np.random.default_rng(0)
-    images = Tensor(rng.standard_normal((2, 3, size, size), np.float32))
+    images = Tensor(rng.standard_normal((2, 3, side, side), np.float32))
     classifier = create_model(options.backbone, num_classes=150)
-    segmenter = create_model("semantic_fpn", backbone=options.backbone, num_classes=150)
-    objective = SegmentationObjective(segmenter)
-    labels = Tensor(rng.integers(0, 150, (2, size, size)).astype(np.int32))
-    seconds = {}
-    for name, step, target in (
-        ("classifier", Step(lambda x, y: ops.cross_entropy(classifier(x), y), classifier), Tensor([0, 1], ms.int32)),
-        ("segmenter", Step(lambda x, y: objective(x, y)[0], segmenter), labels),
-    ):
-        begin = time.perf_counter()
-        step(images, target)[0].asnumpy()
-        seconds[name] = time.perf_counter() - begin
-    logger.info(
-        "first call of a step, %s at %d x %d: segmenter %.1f s, its classifier %.1f s, ratio %.2f", options.backbone,
-        size, size, seconds["segmenter"], seconds["classifier"], seconds["segmenter"] / seconds["classifier"],
+    segmenter = create_model("semantic_fpn", backbone=options.backbone)
+    objective = SegmentationObjective(segmenter).set_train()
+    labels = Tensor(rng.integers(0, 150, (2, side, side)).astype(np.int32))
+    compare_first_calls(
+        options, side,
+        segmenter=(lambda x, y: objective(x, y)[0], segmenter, (images, labels)),
+        classifier=(lambda x, y: ops.cross_entropy(classifier(x), y), classifier, (images, Tensor([0, 1], ms.int32))),
     )  # fmt: skip
 
 

@@ -4,14 +4,20 @@ import time
 from dataclasses import dataclass
 from typing import Optional, Tuple
 
+import numpy as np
+from mindspore import Tensor, nn
+
 from .. import backend
-from ..input_size import refused_sizes
-from ..models.registry import config_of
+from ..cells import cast_network
+from ..checkpoint import create_pretrained
+from ..distributed import World
+from ..input_size import explain_size_errors
+from ..models.registry import config_of, create_model
 from ..options import System
 from ..process import set_up
 from ..reparameterize import reparameterize
 from ..tasks import task_of
-from ..training import Schedule, build_network, build_step
+from ..training import Schedule, TrainStep, build_step
 
 __all__ = ["Job", "OutOfMemoryError", "TimedModel"]
 
@@ -68,7 +74,7 @@ class TimedModel:
         self.job = job
         try:
             self.call, network = self._build()
-            with refused_sizes([(job.model, network)], job.size, option="image_size"):
+            with explain_size_errors([(job.model, network)], job.size, option="image_size"):
                 self.first = self._time(1)
             for _ in range(job.warmup):
                 self._time(1)
@@ -92,20 +98,16 @@ class TimedModel:
         job = self.job
         world = set_up(System(job.mode, job.device_target))
         self.device, self.before = backend.device_target(), backend.peak_memory()
-        task = task_of(job.model)
-        options = task.train_options(
-            model=job.model, num_classes=CLASSES, batch_size=job.batch_size, amp_level=job.amp_level,
-            opt="adamw", weight_decay=0.05, warmup_epochs=0, pretrained=job.pretrained,
-        )  # fmt: skip
-        images, *rest = task.example_batch(options, job.size)
-        network = build_network(options, world)
+        network = network_of(job)
         if not job.train:
             network = (reparameterize(network) if job.reparam else network).set_train(False)
+            shape = (job.batch_size, 3, *job.size)
+            images = Tensor(np.random.default_rng(0).standard_normal(shape, np.float32))
             return lambda: network(images), network
-        step = build_step(options, task.objective(options, network), Schedule(options, updates_per_epoch=1000), world)
+        step, batch = training_of(job, network, world)
 
         def update():
-            step(images, *rest)
+            step(*batch)
             return step.weights[-1]  # the loss is ready before the update
 
         return update, network
@@ -117,6 +119,22 @@ class TimedModel:
         result.asnumpy()  # waits for the result
         backend.synchronize()
         return time.perf_counter() - start
+
+
+def network_of(job: Job) -> nn.Cell:
+    """The model of a job, in its precision."""
+    create = create_pretrained if job.pretrained else create_model
+    return cast_network(create(job.model, num_classes=CLASSES), job.amp_level)
+
+
+def training_of(job: Job, network: nn.Cell, world: World) -> Tuple[TrainStep, Tuple[Tensor, ...]]:
+    """What ``train.py`` would build for the model with AdamW, all else at its defaults: a step, and a batch for it."""
+    task = task_of(job.model)
+    options = task.train_options(
+        model=job.model, num_classes=CLASSES, batch_size=job.batch_size, opt="adamw", weight_decay=0.05, warmup_epochs=0
+    )
+    step = build_step(options, task.objective(options, network), Schedule(options, updates_per_epoch=1000), world)
+    return step, task.example_batch(options, job.size)
 
 
 def _translated(error):

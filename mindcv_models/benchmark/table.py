@@ -1,6 +1,5 @@
 """Timings as table rows: all values for a CSV file, the main ones for printing."""
 
-import csv
 import functools
 import os
 import platform
@@ -12,6 +11,7 @@ import mindspore as ms
 import numpy as np
 
 from .. import backend
+from ..evaluation import csv_text
 from ..files import atomic_output
 from ..models.registry import create_model
 from ..profile import profile
@@ -105,7 +105,5 @@ def write_csv(rows: Sequence[Row], path: str) -> None:
     Raises:
         InputError: the folder is not writable.
     """
-    with atomic_output(Path(path), "csv") as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    with atomic_output(Path(path), "csv") as partial:
+        partial.write_text(csv_text(list(rows[0]), rows), encoding="utf-8")

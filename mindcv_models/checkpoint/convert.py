@@ -20,7 +20,7 @@ from ..files import atomic_output, read_arrays, require_file
 from ..models.registry import config_of, create_model
 from ..reparameterize import reparameterize
 from .files import choose_averages, load_weights
-from .fit import classes_of, find_prefix, fit_state_dict, under_prefix
+from .fit import find_prefix, fit_state_dict, outputs_of, under_prefix
 from .mindspore_file import is_ckpt, read_ckpt
 from .names import official_buffers, official_names, second_name, timm_names, torch_names
 from .state_dict import StateDict, open_state_dict
@@ -74,16 +74,9 @@ class Conversion:
             return self.network(num_classes)
 
     def classes_in(self, tensors: Mapping[str, Any]) -> int:
-        """The number of classes of a state dict by official or own names; 0 if its classifier is not there.
-
-        A detector's classifier has other outputs besides, for anchors or the background: how many outputs a class
-        adds is seen from networks of one and two classes.
-        """
-        outputs = classes_of(tensors, self.heads[0])
-        if not outputs or config_of(self.model).task == "classification":
-            return outputs
-        one, two = (classes_of(self.empty_network(n).parameters_dict(), self.heads[0]) for n in (1, 2))
-        return (outputs - one) // (two - one) + 1
+        """The number of classes of a state dict by official or own names; 0 if its classifier is not there."""
+        config, outputs = config_of(self.model), outputs_of(tensors, self.heads[0])
+        return (outputs - config.background) // config.outputs_per_class if outputs else 0
 
 
 def convert_checkpoint(

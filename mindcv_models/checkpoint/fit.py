@@ -10,7 +10,7 @@ from mindspore import nn
 from ..errors import InputError
 from .names import is_counter, is_derived, official_names, own_names, torch_names
 
-__all__ = ["Fit", "LoadReport", "classes_of", "find_prefix", "fit_state_dict", "under_prefix"]
+__all__ = ["Fit", "LoadReport", "find_prefix", "fit_state_dict", "outputs_of", "under_prefix"]
 
 MAX_PREFIXES = 16  # how many of a file's prefixes are tried
 
@@ -191,8 +191,8 @@ def _prefixes(name: str) -> Iterator[str]:
         end = name.find(".", end + 1)
 
 
-def classes_of(tensors: Mapping[str, Any], head: str) -> int:
-    """The number of classes of the classifier ``head`` in tensors by PyTorch or own name; 0 if it is not there."""
+def outputs_of(tensors: Mapping[str, Any], head: str) -> int:
+    """The number of outputs of the classifier ``head`` in tensors by PyTorch or own name; 0 if it is not there."""
     weights = [name for name, official in official_names(tensors).items() if official == f"{head}.weight"]
     return tensors[weights[0]].shape[0] if weights and tensors[weights[0]].shape else 0
 

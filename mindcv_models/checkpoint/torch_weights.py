@@ -5,7 +5,7 @@ from typing import Any, Mapping, Sequence, Tuple, Union
 import numpy as np
 from mindspore import Tensor, nn
 
-from .fit import LoadReport, classes_of, fit_state_dict
+from .fit import LoadReport, fit_state_dict, outputs_of
 from .state_dict import open_state_dict
 
 __all__ = ["Cells", "as_cells", "fill", "load_torch_checkpoint", "load_torch_state_dict"]
@@ -42,7 +42,7 @@ def load_torch_checkpoint(
     if (
         keep_if_equal
         and cells
-        and classes_of(state.tensors, cells[0]) == classes_of(network.parameters_dict(), cells[0])
+        and outputs_of(state.tensors, cells[0]) == outputs_of(network.parameters_dict(), cells[0])
     ):
         cells = ()
     return load_torch_state_dict(network, state.tensors, cells, state.left_out, path)

@@ -20,7 +20,7 @@ from ..files import atomic_folder, remove_partials
 from .images import STANDARD_DATASETS, list_images
 from .labels import check_classes, class_order, run_classes, split_root
 from .options import ImageFolder
-from .split import check_split, settle_split
+from .split import check_split, load_or_create_split
 
 __all__ = ["class_names", "find_bad_images", "prepare", "write_digits"]
 
@@ -44,7 +44,7 @@ def prepare(options: ImageFolder, world: World, training: bool) -> ImageFolder:
     if options.val_ratio is not None and not options.split_file:
         if not training:
             raise InputError("val_ratio splits for training: give --split_file the split.json in that run's folder.")
-        options = replace(options, split_file=settle_split(options, world))
+        options = replace(options, split_file=load_or_create_split(options, world))
     if options.split_file:
         check_split(options)
     splits = [options.train_split] if training else [options.val_split]

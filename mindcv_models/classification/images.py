@@ -42,7 +42,7 @@ class ImageSet:
         item = self.items[index]
         return item if isinstance(item, str) else f"image {index}"
 
-    def some(self, count: int, seed: int) -> "ImageSet":
+    def subset(self, count: int, seed: int) -> "ImageSet":
         """``count`` of the images, the same ones for the same seed."""
         chosen = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
         return ImageSet([self.items[index] for index in chosen], self.labels[chosen])

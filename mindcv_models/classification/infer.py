@@ -1,8 +1,5 @@
 """``infer.py`` for classifiers: the most probable classes of images, as a table, JSON or CSV, and activation maps."""
 
-import csv
-import io
-import json
 import sys
 from pathlib import Path
 from typing import Sequence
@@ -11,7 +8,8 @@ from mindspore import nn
 
 from ..cells import cast_network
 from ..checkpoint import creator, load_weights
-from ..input_size import refused_sizes
+from ..evaluation import csv_text, json_text
+from ..input_size import explain_size_errors
 from ..options import System
 from ..process import log_to_stderr, output_folder, set_up
 from ..reparameterize import reparameterize
@@ -43,20 +41,20 @@ def run(options: InferOptions, paths: Sequence[str]) -> int:
     predictor = Predictor(
         network, len(names), transform, batch, options.num_parallel_workers, VIEWS[options.tta], options.upright
     )
-    with refused_sizes([(options.model, network)], transform.size):
+    with explain_size_errors([(options.model, network)], transform.size):
         logits, bad = predictor.run(paths)
     for number, reason in bad.items():
         print(f"cannot decode {paths[number]}: {reason}", file=sys.stderr)
-    shares = probabilities(logits)
+    scores = probabilities(logits)
     results = [
-        {"image": path, **({"error": bad[i]} if i in bad else {"classes": best(shares[i], names, options.topk)})}
+        {"image": path, **({"error": bad[i]} if i in bad else {"classes": best(scores[i], names, options.topk)})}
         for i, path in enumerate(paths)
     ]
     sys.stdout.write({"table": as_table, "json": as_json, "csv": as_csv}[options.format](results))
     good = [i for i in range(len(paths)) if i not in bad]
     if folder and good:
         draw_activations(
-            network, [paths[i] for i in good], shares[good], names, transform, batch, folder, options.upright
+            network, [paths[i] for i in good], scores[good], names, transform, batch, folder, options.upright
         )
     return 1 if bad else 0
 
@@ -68,9 +66,9 @@ def load_network(options: InferOptions, classes: int) -> nn.Cell:
     return network
 
 
-def best(shares, names, count):
-    order = (-shares).argsort(kind="stable")[:count]
-    return [{"class": names[i], "label": int(i), "probability": round(float(shares[i]), 6)} for i in order]
+def best(scores, names, count):
+    order = (-scores).argsort(kind="stable")[:count]
+    return [{"class": names[i], "label": int(i), "probability": round(float(scores[i]), 6)} for i in order]
 
 
 def as_table(results):
@@ -83,14 +81,13 @@ def as_table(results):
 
 
 def as_json(results):
-    return json.dumps(results, indent=2, ensure_ascii=False) + "\n"
+    return json_text(results, indent=2)
 
 
 def as_csv(results):
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "rank", "class", "label", "probability"])
-    for result in results:
-        for rank, c in enumerate(result.get("classes", ()), 1):
-            writer.writerow([result["image"], rank, c["class"], c["label"], c["probability"]])
-    return text.getvalue()
+    rows = (
+        {"image": result["image"], "rank": rank, **c}
+        for result in results
+        for rank, c in enumerate(result.get("classes", ()), 1)
+    )
+    return csv_text(("image", "rank", "class", "label", "probability"), rows)

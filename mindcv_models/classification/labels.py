@@ -5,47 +5,23 @@ import re
 from pathlib import Path
 from typing import List, Optional, Sequence
 
+from ..data.class_names import CLASS_FILE, read_class_names
 from ..data.files import class_folders, has_images
 from ..errors import InputError
 from . import imagenet
 from .options import ImageFolder
 
 __all__ = [
-    "CLASS_FILE",
     "check_classes",
     "class_order",
     "natural_order",
-    "read_class_names",
     "run_classes",
     "split_root",
 ]
 
 logger = logging.getLogger(__name__)
 
-# In a run's folder, beside its checkpoints: a name a line, in the order of the labels.
-CLASS_FILE = "classes.txt"
 NATURAL = "natural"
-
-
-def read_class_names(path: Path) -> List[str]:
-    """The names in a text file, one a line, in UTF-8; or of the class folders in a folder.
-
-    Raises:
-        InputError: it is neither, or a name is there twice.
-    """
-    try:
-        if path.is_dir():
-            names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-        else:
-            names = path.read_text(encoding="utf-8-sig").rstrip("\n").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"cannot read class_names {path}: give a text file in UTF-8, or a folder of class folders."
-        ) from error
-    twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()
-    if twice:
-        raise InputError(f"{path} has {min(twice)!r} twice: give each class one line.")
-    return names
 
 
 def split_root(options: ImageFolder, split: str) -> Path:
@@ -63,10 +39,7 @@ def class_order(options: ImageFolder, split: str) -> List[str]:
         InputError: the folder is missing or empty, or a class that is trained on has no images.
     """
     if options.class_map not in (None, "", NATURAL):
-        names = read_class_names(Path(options.class_map))
-        if not names:
-            raise InputError(f"class_map {options.class_map} has no names: give each class one line.")
-        return names
+        return read_class_names(Path(options.class_map), "class_map")
     train = split_root(options, options.train_split)
     if split != options.train_split and not train.is_dir():
         names = class_folders(split_root(options, split), empty=True)

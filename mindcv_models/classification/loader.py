@@ -84,7 +84,7 @@ def create_train_loader(options: TrainOptions, rank: int = 0, ranks: int = 1) ->
     images = list_images(options, options.train_split)
     _say_what_is_left_out(images, options.train_split, rank)
     if options.num_samples is not None and options.num_samples < len(images):
-        images = images.some(options.num_samples, options.seed)
+        images = images.subset(options.num_samples, options.seed)
     weights = 1 / np.bincount(images.labels)[images.labels] if options.class_balanced_sampling else None
     views = max(options.aug_repeats, 1)
     order = EpochOrder(len(images), options.seed, options.shuffle, views, weights, rank, ranks)

@@ -106,11 +106,11 @@ class Distillation(nn.Cell):
         self.tau = tau
 
     def construct(self, loss, images, logits):
-        guesses = self.teacher(images)
+        predictions = self.teacher(images)
         if self.soft:
-            term = self.tau**2 * divergence(guesses, logits, self.tau).mean()
+            term = self.tau**2 * divergence(predictions, logits, self.tau).mean()
         else:
-            term = ops.cross_entropy(logits, guesses.argmax(1).astype(ms.int32))
+            term = ops.cross_entropy(logits, predictions.argmax(1).astype(ms.int32))
         return (1 - self.alpha) * loss + self.alpha * term
 
     def start_epoch(self, progress):

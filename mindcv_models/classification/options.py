@@ -20,16 +20,15 @@ from ..options import (
     RunOptions,
     System,
     check_kwargs,
+    check_pair,
     option,
     show,
 )
 
-__all__ = ["BENCHMARKS", "DATASETS", "IMAGENET_MEAN", "IMAGENET_STD", "TTA", "Augmentation", "ClassificationLoss",
+__all__ = ["BENCHMARKS", "DATASETS", "TTA", "Augmentation", "ClassificationLoss",
            "Distillation", "ImageFolder", "InferOptions", "Mixing", "Preparation", "Sampling", "TrainOptions",
            "ValidateOptions"]  # fmt: skip
 
-IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
-IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
 DATASETS = ("", "imagenet", "digits", "mnist", "cifar10", "cifar100")
 BENCHMARKS = ("imagenet", "imagenet-a", "imagenet-r", "imagenet-v2", "imagenet-c")
@@ -148,9 +147,7 @@ class Augmentation(Model):
 
     def check(self) -> None:
         for name in ("scale", "ratio", "re_scale", "re_ratio"):
-            values = getattr(self, name)
-            if len(values) != 2 or values[0] > values[1]:
-                raise InputError(f"{name} is {show(list(values))}, but must be two numbers, the smaller one first.")
+            check_pair(self, name, rising=True)
         if len(self.color_jitter or (0,)) not in (1, 3):
             raise InputError(
                 f"color_jitter is {show(list(self.color_jitter))}, but must be one strength, or three: for brightness, "
@@ -317,11 +314,10 @@ class InferOptions(Device, Batches, Preparation, Averages, Precision, _Recipes):
         path=True, also=("class_map", "labels", "names"),
     )  # fmt: skip
     tta: str = option("none", "test-time augmentation: views whose probabilities are averaged", TTA)
-    cam: Optional[str] = option(None, "folder for class-activation maps of the first guesses, as PNG", path=True)
+    cam: Optional[str] = option(None, "folder for class-activation maps of the first predictions, as PNG", path=True)
 
     def check(self) -> None:
         self.require_weights("predict with")
         if not self.images:
             raise InputError("images is missing: give --images files, folders, globs or samples.")
-        if self.in_channels != 3:
-            raise InputError(f"in_channels is {self.in_channels}, but images are read in colour: use a model of 3.")
+        self.needs_colour()

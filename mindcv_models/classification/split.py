@@ -12,10 +12,10 @@ from ..errors import InputError
 from ..files import write_text
 from .options import ImageFolder
 
-__all__ = ["check_split", "read_split", "settle_split", "split_images"]
+__all__ = ["check_split", "load_or_create_split", "read_split", "split_images"]
 
 
-def settle_split(options: ImageFolder, world: World) -> str:
+def load_or_create_split(options: ImageFolder, world: World) -> str:
     """The path of the split file that this run uses; rank 0 writes ``split.json`` in ``ckpt_save_dir`` at first.
 
     A split that is there stays, so that a resumed run validates on images that it has never trained on.

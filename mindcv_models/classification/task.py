@@ -9,9 +9,9 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from ..distributed import World
-from ..input_size import refused_sizes
+from ..input_size import explain_size_errors
 from ..training import Objective
-from . import infer, validate
+from . import export, infer, validate
 from .folders import prepare
 from .loader import create_train_loader
 from .names import save_class_names
@@ -29,6 +29,7 @@ class Classification:
     train_options = TrainOptions
     validate_options = ValidateOptions
     infer_options = InferOptions
+    export_options = export.ExportOptions
 
     def prepare(self, options: TrainOptions, world: World) -> TrainOptions:
         return prepare(options, world, training=True)
@@ -53,13 +54,16 @@ class Classification:
 
     def explain_errors(self, options: TrainOptions, objective: Objective) -> AbstractContextManager:
         size = EvalTransform.resolve(options).size
-        return refused_sizes(networks_of(options, objective), size, options.in_channels)
+        return explain_size_errors(networks_of(options, objective), size, options.in_channels)
 
     def validate(self, options: ValidateOptions) -> None:
         validate.run(options)
 
     def infer(self, options: InferOptions, paths: Sequence[str]) -> int:
         return infer.run(options, paths)
+
+    def export(self, options: export.ExportOptions) -> None:
+        export.run(options)
 
 
 TASK = Classification()

@@ -1,7 +1,7 @@
 """From an image file to the network's input."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Union
 
 import cv2
@@ -12,7 +12,7 @@ from ..data.crop import CENTRE, CropTransform, View
 from ..data.images import Picture
 from ..models.registry import config_of
 from .augment import FILTERS, ColorJitter, create_augment
-from .options import IMAGENET_MEAN, IMAGENET_STD, Preparation, TrainOptions, ValidateOptions
+from .options import Preparation, TrainOptions, ValidateOptions
 
 __all__ = ["CENTRE", "EvalTransform", "SmallImageTransform", "TrainTransform", "View"]
 
@@ -25,19 +25,13 @@ class EvalTransform(CropTransform):
     def resolve(cls, options: Preparation) -> "EvalTransform":
         """The model's own transform, with what the options override."""
         own = config_of(options.model)
-        of_model = cls(
-            image_resize=own.input_size[1:],
-            crop_pct=own.crop_pct,
-            crop_mode=own.crop_mode,
-            interpolation=own.interpolation,
-            mean=tuple(255 * m for m in own.mean) if own.mean else IMAGENET_MEAN,
-            std=tuple(255 * s for s in own.std) if own.std else IMAGENET_STD,
+        size = options.image_resize or own.input_size[1:]
+        names = ("crop_pct", "crop_mode", "interpolation")
+        return cls(
+            size[0] if isinstance(size, tuple) and len(set(size)) == 1 else size,
+            *(getattr(own if getattr(options, name) is None else options, name) for name in names),
+            *options.mean_and_std,
         )
-        given = {name: getattr(options, name, None) for name in cls.__dataclass_fields__}
-        resolved = cls(**{name: getattr(of_model, name) if given[name] is None else given[name] for name in given})
-        size = resolved.image_resize
-        square = isinstance(size, tuple) and len(set(size)) == 1
-        return replace(resolved, image_resize=size[0]) if square else resolved
 
 
 class TrainTransform:

@@ -9,7 +9,7 @@ from ..cells import cast_network
 from ..checkpoint import creator, load_average, load_weights, save_checkpoint
 from ..evaluation import csv_table, markdown_table
 from ..files import write_text
-from ..input_size import refused_sizes
+from ..input_size import explain_size_errors
 from ..process import output_folder, set_up
 from ..reparameterize import reparameterize
 from .options import ValidateOptions
@@ -44,7 +44,7 @@ def run(options: ValidateOptions) -> None:
         elif form is not evaluated:  # new weights in the graph that is compiled already
             for parameter, value in zip(evaluated.get_parameters(), form.get_parameters()):
                 parameter.set_data(Tensor(value.asnumpy(), parameter.dtype))
-        with refused_sizes([(options.model, evaluated)], own.size, options.in_channels):
+        with explain_size_errors([(options.model, evaluated)], own.size, options.in_channels):
             rows.append({"checkpoint": name, **validate(name)})
     if len(rows) > 1 or "images" not in rows[0]:
         logger.info("%s", markdown_table(rows))

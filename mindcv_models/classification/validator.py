@@ -21,7 +21,7 @@ __all__ = ["ClassificationValidator", "Evaluator", "Metrics", "at_chance"]
 
 @dataclass(frozen=True)
 class Metrics:
-    """Shares of images, 0 to 1, whose label is the first or among the first ``k`` guesses; mean cross entropy."""
+    """Shares of images, 0 to 1, whose label is the first or among the first ``k`` predictions; mean cross entropy."""
 
     top1: float
     topk: float
@@ -45,8 +45,8 @@ class _BatchSums(nn.Cell):
     def construct(self, images, labels, valid):
         logits = first_of(self.network(images)).astype(ms.float32)
         loss = ops.cross_entropy(logits, labels, reduction="none")  # (B,)
-        _, guesses = ops.topk(logits, self.k)  # (B, k)
-        hits = ops.equal(guesses, labels.expand_dims(1)).astype(ms.float32)  # (B, k)
+        _, predictions = ops.topk(logits, self.k)  # (B, k)
+        hits = ops.equal(predictions, labels.expand_dims(1)).astype(ms.float32)  # (B, k)
         # A masked row's loss may be anything, so it is selected away rather than multiplied by zero.
         loss = ops.select(valid, loss, ops.zeros_like(loss))
         hits = hits * valid.astype(ms.float32).expand_dims(1)

@@ -4,7 +4,7 @@ import io
 import os
 import stat
 import warnings
-from typing import Optional, Tuple
+from typing import Optional, Tuple, Union
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from ..errors import InputError
 from .headers import read_header
 
-__all__ = ["MAX_PIXELS", "Picture", "UnreadableImageError", "decode"]
+__all__ = ["MAX_PIXELS", "Picture", "UnreadableImageError", "decode", "decoded"]
 
 # Larger images are refused by their header, before memory is taken: 179 million pixels, Pillow's own limit.
 MAX_PIXELS = 178_956_970
@@ -154,6 +154,14 @@ def decode(path: str, upright: bool = True) -> np.ndarray:
         InputError: the file cannot be read.
     """
     return Picture(path, upright).pixels()
+
+
+def decoded(path: str) -> Union[np.ndarray, str]:
+    """As :func:`decode`; or, where it cannot be decoded, the reason as text."""
+    try:
+        return decode(path)
+    except UnreadableImageError as error:
+        return error.reason
 
 
 def _read(path) -> bytes:

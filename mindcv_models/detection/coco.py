@@ -96,6 +96,14 @@ class CocoSet:
             )
         return Raw(image, pixels)
 
+    def class_names(self) -> List[str]:
+        """A name for each class, on one line and unlike the others: with its number where the file is not so clear."""
+        names = [" ".join(category.name.split()) for category in self.categories]
+        return [
+            name if name and names.count(name) == 1 else f"{name or 'category'} ({category.id})"
+            for name, category in zip(names, self.categories)
+        ]
+
     def chosen(self, indices: Sequence[int]) -> "CocoSet":
         """Some of the images."""
         return CocoSet(self.path, self.folder, self.categories, tuple(self.images[k] for k in indices))

@@ -1,8 +1,6 @@
 """COCO's 80 classes, in the order of the labels."""
 
-from typing import List, Optional
-
-__all__ = ["COCO_CLASSES", "published_names"]
+__all__ = ["COCO_CLASSES"]
 
 COCO_CLASSES = tuple(
     name.strip()
@@ -16,15 +14,3 @@ COCO_CLASSES = tuple(
     scissors, teddy bear, hair drier, toothbrush
 """.split(",")
 )
-
-
-def published_names(options) -> Optional[List[str]]:
-    """What the classes of published weights are called: COCO's names, or numbers where there are others.
-
-    None if the options name a checkpoint or a list of names.
-    """
-    if not options.wants_published or options.class_names:
-        return None
-    if options.num_classes in (None, len(COCO_CLASSES)):
-        return list(COCO_CLASSES)
-    return [str(k) for k in range(options.num_classes)]

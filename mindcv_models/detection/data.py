@@ -10,7 +10,6 @@ from ..data.order import GroupedOrder, StepsOrder
 from ..data.scenes import write_scenes
 from ..distributed import World
 from ..errors import InputError
-from ..models.registry import config_of
 from .coco import CocoSet, find_annotations, find_images, read_coco
 from .options import CocoFolder, Scaling, TrainOptions
 from .systems import system_of
@@ -77,8 +76,4 @@ def eval_transform(options: Scaling) -> EvalTransform:
 
 def preparation(options: Scaling) -> Preparation:
     """How the options resize and normalise."""
-    config = config_of(options.model)
-    mean, std = (
-        tuple(getattr(options, name) or (255 * value for value in getattr(config, name))) for name in ("mean", "std")
-    )
-    return Preparation(tuple(options.img_scale), mean, std)
+    return Preparation(tuple(options.img_scale), *options.mean_and_std)

@@ -11,18 +11,18 @@ from mindspore import nn
 
 from .. import backend
 from ..checkpoint import load_weights
+from ..data.class_names import class_names_of
 from ..errors import InputError, RunError
 from ..export import METADATA_KEY, Preparation, check_format, export, to_onnx
 from ..export.check import example_images, run_network
 from ..export.files import atomic_export, model_of
-from ..input_size import refused_sizes
+from ..input_size import explain_size_errors
 from ..models.mask_rcnn import MaskRCNN
 from ..options import Weights, option, show
 from ..reparameterize import reparameterize
 from .anchors import RPN, retinanet_anchors
-from .coco_classes import published_names
+from .coco_classes import COCO_CLASSES
 from .data import preparation
-from .infer import find_classes
 from .mask_predict import MaskDetector
 from .onnx_detections import add_detections
 from .onnx_instances import add_instances
@@ -75,7 +75,7 @@ class ExportOptions(Head, Scaling, Finding, Weights):
 
 def run(options: ExportOptions) -> None:
     """Export what the options say."""
-    names = published_names(options) or find_classes(options.class_names, Path(options.ckpt_path), options.num_classes)
+    names = class_names_of(options, COCO_CLASSES, "{}")
     size = options.image_resize[0], options.image_resize[-1]
     own, path = preparation(options), Path(options.output)
     described = Preparation(options.model, size, 1.0, "fit", "bilinear", own.mean, own.std, tuple(names))
@@ -83,7 +83,7 @@ def run(options: ExportOptions) -> None:
         network = build(options, len(names))
         if options.ckpt_path:
             logger.info("loaded %s", load_weights(network, options.ckpt_path, options.averages))
-        with refused_sizes([(options.model, network)], size):
+        with explain_size_errors([(options.model, network)], size):
             if options.detections:
                 images = example_images(described, 3)
                 metadata = {**described.metadata(), "img_scale": list(options.img_scale)}

@@ -1,8 +1,5 @@
 """``infer.py`` for detectors: what is on images, as pictures, JSON and CSV."""
 
-import csv
-import io
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +9,15 @@ import numpy as np
 
 from ..cells import cast_network
 from ..checkpoint import load_weights
+from ..data.class_names import class_names_of
 from ..data.files import free_name
-from ..data.images import UnreadableImageError, decode
-from ..errors import InputError
+from ..data.images import decoded
+from ..evaluation import csv_text, json_text
 from ..files import atomic_write
 from ..options import System
 from ..process import output_folder, set_up
 from .coco import Annotated, Raw
-from .coco_classes import published_names
+from .coco_classes import COCO_CLASSES
 from .data import eval_transform
 from .draw import draw_detections
 from .mask_predict import Instances
@@ -30,16 +28,16 @@ from .systems import system_of
 from .transforms import EvalTransform
 from .validate import build
 
-__all__ = ["find_classes", "predict", "run"]
+__all__ = ["predict", "run"]
 
-COLUMNS = ("image", "class", "score", "x1", "y1", "x2", "y2")
+SIDES = ("x1", "y1", "x2", "y2")
 
 
 def run(options: InferOptions, paths: Sequence[str]) -> int:
     """Predict the images at ``paths``; 1 if one could not be decoded."""
     folder = output_folder(options.output_dir, "output_dir") if options.output_dir else None
     set_up(System(options.mode, options.device_target))
-    names = published_names(options) or find_classes(options.class_names, Path(options.ckpt_path), options.num_classes)
+    names = class_names_of(options, COCO_CLASSES, "{}")
     network = build(options, len(names))
     if options.ckpt_path:
         load_weights(network, options.ckpt_path, options.averages)
@@ -68,35 +66,13 @@ def run(options: InferOptions, paths: Sequence[str]) -> int:
 def predict(detector: Callable, path: str, transform: EvalTransform
             ) -> Tuple[Optional[Detections], Optional[np.ndarray], str]:  # fmt: skip
     """What is on one image, upright: detections and pixels ``(H, W, 3)``; or why it cannot be decoded."""
-    try:
-        pixels = decode(path)
-    except UnreadableImageError as error:
-        return None, None, error.reason
+    pixels = decoded(path)
+    if isinstance(pixels, str):
+        return None, None, pixels
     raw = Raw(Annotated(0, path, *pixels.shape[:2]), pixels)
     image, _, size, scale = transform(raw)
     (found,) = detector(image[None], size[None], scale[None], np.ones(1, bool))
     return found, pixels, ""
-
-
-def find_classes(given: Optional[str], checkpoint: Path, count: Optional[int]) -> List[str]:
-    """The names of the classes: of a text file, of the run that wrote the checkpoint, or their numbers.
-
-    Raises:
-        InputError: there are none, or not as many as ``count``.
-    """
-    path = Path(given) if given else checkpoint.parent / "classes.txt"
-    if path.is_file():
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if count not in (None, len(names)):
-            raise InputError(f"{path} has {len(names)} names, but num_classes is {count}: give the right one.")
-        return names
-    if given:
-        raise InputError(f"no file at {given}: set class_names to a text file with a name a line.")
-    if count is None:
-        raise InputError(
-            f"no classes.txt beside {checkpoint}: give the names as class_names, or how many there are as num_classes."
-        )
-    return [str(k) for k in range(count)]
 
 
 def as_rows(found: Detections, names: Sequence[str], size: Tuple[int, int]) -> List[Dict[str, Any]]:
@@ -116,18 +92,13 @@ def save_picture(picture, path: Path) -> None:
         picture.save(partial)
 
 
-def as_json(rows) -> str:
-    return json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
-
-
 def as_csv(rows) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        for found in row.get("detections", ()):
-            writer.writerow([row["image"], found["class"], found["score"], *found["box"]])
-    return text.getvalue()
+    flat = (
+        {"image": row["image"], **found, **dict(zip(SIDES, found["box"]))}
+        for row in rows
+        for found in row.get("detections", ())
+    )
+    return csv_text(("image", "class", "score", *SIDES), flat)
 
 
 def as_table(rows) -> str:
@@ -140,4 +111,4 @@ def as_table(rows) -> str:
     return "\n".join(lines) + "\n"
 
 
-FORMATS = {"table": as_table, "json": as_json, "csv": as_csv}
+FORMATS = {"table": as_table, "json": json_text, "csv": as_csv}

@@ -30,7 +30,7 @@ class MaskTargets(nn.Cell):
     def __init__(self, side: int = 28):
         super().__init__()
         self.side = side
-        library = backend.compile_loops(_SOURCE)
+        library = backend.compile_library(_SOURCE)
         self.loops = None
         if library is not None:
             self.loops = Loops(

@@ -5,7 +5,19 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
 from ..errors import InputError, nearest
-from ..options import Averages, Batches, Device, Group, Normalization, Precision, RunOptions, System, option, show
+from ..options import (
+    Averages,
+    Batches,
+    Device,
+    Group,
+    Normalization,
+    Precision,
+    RunOptions,
+    System,
+    check_pair,
+    option,
+    show,
+)
 from ..options.backbone import Backbone
 from .predict import Limits
 
@@ -87,8 +99,8 @@ class Scaling(Normalization):
     )  # fmt: skip
 
     def check(self) -> None:
-        if len(self.img_scale) != 2:
-            raise InputError(f"img_scale is {show(list(self.img_scale))}, but must be two sides, such as 1333 800.")
+        check_pair(self, "img_scale")
+        self.needs_colour()
 
 
 @dataclass

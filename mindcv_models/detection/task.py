@@ -7,10 +7,10 @@ from typing import Tuple
 
 from mindspore import Tensor, nn
 
+from ..data.class_names import write_class_names
 from ..data.loader import Loader, threads
 from ..distributed import World, on_every_rank
 from ..errors import InputError
-from ..files import write_text
 from ..training import Objective
 from . import export, infer, validate
 from .data import eval_transform, read_split, train_loader, write_embedded
@@ -61,8 +61,7 @@ class Detection:
         return tuple(map(Tensor, system_of(options.model).example(options, size)))
 
     def save_names(self, options: TrainOptions, folder: Path) -> None:
-        names = [category.name for category in read_split(options, "train").categories]
-        write_text(folder / "classes.txt", "".join(f"{name}\n" for name in names))
+        write_class_names(read_split(options, "train").class_names(), folder)
 
     def explain_errors(self, options: TrainOptions, objective: Objective) -> AbstractContextManager:
         return nullcontext()

@@ -2,6 +2,16 @@
 
 from .figures import new_figure, save_figure
 from .result import Result, Validator
-from .tables import Row, csv_table, markdown_table
+from .tables import Row, csv_table, csv_text, json_text, markdown_table
 
-__all__ = ["Result", "Row", "Validator", "csv_table", "markdown_table", "new_figure", "save_figure"]
+__all__ = [
+    "Result",
+    "Row",
+    "Validator",
+    "csv_table",
+    "csv_text",
+    "json_text",
+    "markdown_table",
+    "new_figure",
+    "save_figure",
+]

@@ -15,7 +15,7 @@ _SOURCE = Path(__file__).with_name("depthwise.cc")
 def Conv2d(in_channels, out_channels, kernel_size, stride=1, *, group=1, **kwargs) -> nn.Conv2d:  # noqa: N802
     """``nn.Conv2d``, padded by half the kernel, in the form that is fastest on this back end."""
     known = group == in_channels and group > 1 and (kernel_size, stride) in DepthwiseConv2d.forms
-    library = backend.compile_loops(_SOURCE) if known else None
+    library = backend.compile_library(_SOURCE) if known else None
     options = {"pad_mode": "pad", "padding": kernel_size // 2, "group": group, **kwargs}
     if library is None:
         cell = FusibleConv2d if backend.fuse_elementwise() else nn.Conv2d

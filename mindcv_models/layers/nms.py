@@ -24,7 +24,7 @@ class NMS(nn.Cell):
     def __init__(self, threshold: float):
         super().__init__()
         self.threshold = Tensor([threshold], ms.float32)
-        library = backend.compile_loops(_SOURCE)
+        library = backend.compile_library(_SOURCE)
         self.loops = None
         if library is not None:
             self.loops = Loops(f"{library}:suppress", lambda boxes, _: boxes[:2], lambda boxes, _: boxes, "aot")

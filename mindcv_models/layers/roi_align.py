@@ -42,7 +42,7 @@ class RoIAlign(nn.Cell):
     def __init__(self, size: int, strides: Sequence[int] = (4, 8, 16, 32)):
         super().__init__()
         self.size, self.strides = size, tuple(strides)
-        library = backend.compile_loops(_SOURCE)
+        library = backend.compile_library(_SOURCE)
         self.loops = None if library is None else loops(library, size)
 
     def construct(self, maps, boxes):

@@ -17,6 +17,7 @@ from mindspore.common.initializer import Normal, XavierUniform
 from ..errors import InputError, refuse_pretrained
 from ..layers import Conv2d, RoIAlign
 from .backbones import create_backbone
+from .family import dense_config
 from .fpn import FPN, ConvModule
 
 __all__ = ["MaskRCNN"]
@@ -28,17 +29,12 @@ BOX_SIZE, MASK_SIZE = 7, 14  # of a region's features
 VARIANTS = {"mask_rcnn": "detection"}
 
 default_cfgs = {
-    name: {
-        "url": "",
-        "task": task,
-        "num_classes": 80,
-        "input_size": (3, 800, 1344),
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "classifier": ("roi_head.bbox_head.fc_cls", "roi_head.bbox_head.fc_reg", "roi_head.mask_head.conv_logits"),
-    }
+    name: dense_config(
+        task, 80, (800, 1344), background=True,
+        classifier=("roi_head.bbox_head.fc_cls", "roi_head.bbox_head.fc_reg", "roi_head.mask_head.conv_logits"),
+    )
     for name, task in VARIANTS.items()
-}
+}  # fmt: skip
 
 
 def linear(inputs, outputs, weight_init):

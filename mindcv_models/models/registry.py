@@ -38,6 +38,8 @@ class ModelConfig:
         crop_pct, crop_mode, interpolation: preparation of its images for evaluation.
         classifier: names of the cells whose shapes depend on the number of classes, the one with the classes' logits
             first; empty where it does not say.
+        outputs_per_class: outputs of the first of these cells for each class, such as one for each anchor of a place.
+        background: whether it has an output more, for the background.
     """
 
     task: str = "classification"
@@ -48,6 +50,8 @@ class ModelConfig:
     crop_mode: str = "center"
     interpolation: str = "bilinear"
     classifier: Tuple[str, ...] = ()
+    outputs_per_class: int = 1
+    background: bool = False
 
 
 def config_of(model_name: str) -> ModelConfig:

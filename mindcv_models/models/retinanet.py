@@ -15,6 +15,7 @@ from mindspore.common.initializer import Constant, Normal
 from ..errors import InputError, refuse_pretrained
 from ..layers import Conv2d
 from .backbones import create_backbone
+from .family import dense_config
 from .fpn import FPN, ConvModule
 
 __all__ = ["RetinaHead", "RetinaNet"]
@@ -26,15 +27,7 @@ PRIOR = 0.01  # score of every class at first
 VARIANTS = {"retinanet": "detection"}
 
 default_cfgs = {
-    name: {
-        "url": "",
-        "task": task,
-        "num_classes": 80,
-        "input_size": (3, 800, 1344),
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "classifier": "bbox_head.retina_cls",
-    }
+    name: dense_config(task, 80, (800, 1344), classifier="bbox_head.retina_cls", outputs_per_class=ANCHORS)
     for name, task in VARIANTS.items()
 }
 

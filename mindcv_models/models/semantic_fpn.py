@@ -13,6 +13,7 @@ from mindspore.common.initializer import HeNormal, Normal
 from ..errors import InputError, refuse_pretrained
 from ..layers import BatchNorm2d, Conv2d, resize
 from .backbones import create_backbone
+from .family import dense_config
 from .fpn import FPN
 
 __all__ = ["SemanticFPN", "SemanticHead"]
@@ -20,16 +21,7 @@ __all__ = ["SemanticFPN", "SemanticHead"]
 VARIANTS = {"semantic_fpn": "segmentation"}
 
 default_cfgs = {
-    name: {
-        "url": "",
-        "task": task,
-        "num_classes": 150,
-        "input_size": (3, 512, 512),
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "classifier": "decode_head.conv_seg",
-    }
-    for name, task in VARIANTS.items()
+    name: dense_config(task, 150, (512, 512), classifier="decode_head.conv_seg") for name, task in VARIANTS.items()
 }
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .groups import Group, check_options, groups_of, option, titled_fields
+from .groups import Group, check_options, check_pair, groups_of, option, titled_fields
 from .images import Normalization
 from .model import (
     AmpLevel,
@@ -50,6 +50,7 @@ __all__ = [
     "Weights",
     "check_kwargs",
     "check_options",
+    "check_pair",
     "groups_of",
     "option",
     "parse",

@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Optional, Sequence, Type
 from ..errors import InputError
 from .values import show
 
-__all__ = ["Group", "check_options", "groups_of", "option", "titled_fields"]
+__all__ = ["Group", "check_options", "check_pair", "groups_of", "option", "titled_fields"]
 
 
 def option(
@@ -88,6 +88,23 @@ def check_options(options: Any) -> None:
     for group in groups_of(type(options)):
         if "check" in vars(group):
             group.check(options)
+
+
+def check_pair(options: Any, name: str, rising: bool = False) -> None:
+    """Refuse an option of several numbers that is given, but not two of them.
+
+    Args:
+        rising: refuse them too if the first is the larger one.
+
+    Raises:
+        InputError: naming the option, with its example.
+    """
+    values = getattr(options, name)
+    if values is None or (len(values) == 2 and not (rising and values[0] > values[1])):
+        return
+    example = next(f.metadata["example"] for f in fields(options) if f.name == name)
+    words = ", the smaller one first" if rising else f", such as {example}"
+    raise InputError(f"{name} is {show(list(values))}, but must be two numbers{words}.")
 
 
 def _check_limits(f, value, item) -> None:

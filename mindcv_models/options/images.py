@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Optional, Tuple
 
 from ..errors import InputError
+from ..models.family import IMAGENET
+from ..models.registry import config_of
 from .groups import option
 from .model import Model
 from .values import show
@@ -38,6 +40,18 @@ class Normalization(Model):
             self._refuse_scale("mean")
         if self.std is not None and max(self.std) <= 1 and not caffe:
             self._refuse_scale("std")
+
+    @property
+    def mean_and_std(self) -> Tuple[Tuple[float, ...], Tuple[float, ...]]:
+        """What pixels are normalised by, on the scale 0 to 255: as given, else the model's own, else ImageNet's."""
+        own = config_of(self.model)
+        pairs = (self.mean, own.mean or IMAGENET["mean"]), (self.std, own.std or IMAGENET["std"])
+        return tuple(tuple(255 * value for value in known) if given is None else given for given, known in pairs)
+
+    def needs_colour(self) -> None:
+        """Refuse a network of images that are not in colour, for scripts that read all images so."""
+        if self.in_channels != 3:
+            raise InputError(f"in_channels is {self.in_channels}, but images are read in colour: use a model of 3.")
 
     def _refuse_scale(self, name: str) -> None:
         """Most other projects write these numbers on the scale 0 to 1; here they would leave pixels as they are."""

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import Optional, Tuple
 
 from ..errors import InputError
-from .groups import Group, option
+from .groups import Group, check_pair, option
 from .run import Epochs
-from .values import show
 
 __all__ = ["OPTIMIZERS", "SCHEDULERS", "Optimizer", "Schedule"]
 
@@ -72,8 +71,7 @@ class Optimizer(Group):
     dataset_sink_mode: bool = option(True, "accepted for MindCV's recipes; batches are always fed from the host")
 
     def check(self) -> None:
-        if self.opt_betas is not None and len(self.opt_betas) != 2:
-            raise InputError(f"opt_betas is {show(list(self.opt_betas))}, but must be two numbers, such as 0.9 0.999.")
+        check_pair(self, "opt_betas")
 
 
 @dataclass

@@ -1,8 +1,6 @@
 """ADE20K's 150 classes, in the order of the labels: the first of the words of each."""
 
-from typing import List, Optional
-
-__all__ = ["ADE20K_CLASSES", "published_names"]
+__all__ = ["ADE20K_CLASSES"]
 
 ADE20K_CLASSES = tuple(
     name.strip()
@@ -21,15 +19,3 @@ ADE20K_CLASSES = tuple(
     monitor, bulletin board, shower, radiator, glass, clock, flag
 """.split(",")
 )
-
-
-def published_names(options) -> Optional[List[str]]:
-    """What the classes of published weights are called: ADE20K's names, or numbers where there are others.
-
-    None if the options name a checkpoint or a list of names.
-    """
-    if not options.wants_published or options.class_names:
-        return None
-    if options.num_classes in (None, len(ADE20K_CLASSES)):
-        return list(ADE20K_CLASSES)
-    return [f"class {k}" for k in range(options.num_classes)]

@@ -10,19 +10,18 @@ from mindspore import nn, ops
 
 from .. import backend
 from ..checkpoint import load_weights
+from ..data.class_names import class_names_of
 from ..errors import InputError, RunError
 from ..export import Preparation, check_format, export, write_network
 from ..export.check import batches, example_images, reload, run_network
 from ..export.files import atomic_export
-from ..input_size import refused_sizes
+from ..input_size import explain_size_errors
 from ..layers import resize
 from ..options import Weights, option
 from ..reparameterize import reparameterize
-from .ade20k_classes import published_names
-from .infer import find_classes
+from .ade20k_classes import ADE20K_CLASSES
 from .options import Head, Prepared
 from .validate import build
-from .validator import mean_and_std
 
 __all__ = ["ExportOptions", "LabelsDifferError", "export_segmenter", "run"]
 
@@ -76,19 +75,16 @@ class AtImageSize(nn.Cell):
 
 def run(options: ExportOptions) -> None:
     """Export what the options say."""
-    names = published_names(options) or find_classes(options.class_names, Path(options.ckpt_path), options.num_classes)
+    names = class_names_of(options, ADE20K_CLASSES)
     options.num_classes = len(names)
     size = options.image_resize[0], options.image_resize[-1]
-    mean, std = mean_and_std(options)
-    preparation = Preparation(
-        options.model, size, 1.0, "squash", "bilinear", tuple(mean), tuple(std), tuple(names)
-    )  # fmt: skip
+    preparation = Preparation(options.model, size, 1.0, "squash", "bilinear", *options.mean_and_std, tuple(names))
     with backend.portable_form():
         network = build(options)
         if options.ckpt_path:
             logger.info("loaded %s", load_weights(network, options.ckpt_path, options.averages))
         network = reparameterize(network) if options.reparam else network
-        with refused_sizes([(options.model, network)], size):
+        with explain_size_errors([(options.model, network)], size):
             text = export_segmenter(network, Path(options.output), preparation, options.batch_size, options.argmax)
     logger.info("%s: %s", options.output, text)
 

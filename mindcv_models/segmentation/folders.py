@@ -8,6 +8,7 @@ from typing import List, Optional, Tuple
 import numpy as np
 from PIL import Image
 
+from ..data.class_names import CLASS_FILE, read_class_names
 from ..data.files import IMAGE_SUFFIXES
 from ..data.images import UnreadableImageError, decode
 from ..data.scenes import write_scenes
@@ -15,11 +16,10 @@ from ..distributed import World
 from ..errors import InputError
 from .transforms import IGNORED
 
-__all__ = ["CLASS_FILE", "LabelMap", "LabelledPictures", "Tolerant", "list_pictures", "prepare", "read_class_names"]
+__all__ = ["LabelMap", "LabelledPictures", "Tolerant", "class_list", "list_pictures", "prepare"]
 
 logger = logging.getLogger(__name__)
 
-CLASS_FILE = "classes.txt"
 ADE20K_LIST = "objectInfo150.txt"  # beside ADE20K's folders: a line a class, its name in the last column
 
 
@@ -111,7 +111,7 @@ class LabelledPictures:
             )
         return picture, labels
 
-    def some(self, count: int, seed: int) -> "LabelledPictures":
+    def subset(self, count: int, seed: int) -> "LabelledPictures":
         """``count`` of them, the same ones for the same seed."""
         chosen = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
         return replace(
@@ -178,23 +178,6 @@ def find(folder: Path, name: str, suffix: str) -> dict:
     if not found:
         raise InputError(f"{folder} has no files that end in {' or '.join(suffixes)}: set {name} or its suffix.")
     return found
-
-
-def read_class_names(path: Path) -> List[str]:
-    """The names in a text file, one a line; of ADE20K's list, the last column below its heading.
-
-    Raises:
-        InputError: it cannot be read, or has no names.
-    """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read class_names {path}: give a text file with a name a line.") from error
-    if lines and lines[0].split()[0] == "Idx":
-        lines = [line.split("\t")[-1].strip() for line in lines[1:]]
-    if not lines:
-        raise InputError(f"class_names {path} is empty: give a text file with a name a line.")
-    return lines
 
 
 def class_list(options) -> Optional[List[str]]:

@@ -21,11 +21,11 @@ class SegmentationObjective(Objective):
     def construct(self, images, labels):
         logits = self.network(images).astype(ms.float32)
         logits = resize(logits, labels.shape[1], labels.shape[2])  # (B, classes, H, W)
-        guesses = ops.argmax(logits, 1).astype(ms.int32)  # (B, H, W)
-        largest = ops.stop_gradient(ops.gather_elements(logits, 1, guesses.expand_dims(1)))
+        predictions = ops.argmax(logits, 1).astype(ms.int32)  # (B, H, W)
+        largest = ops.stop_gradient(ops.gather_elements(logits, 1, predictions.expand_dims(1)))
         logits = logits - largest
         own = ops.gather_elements(logits, 1, ops.maximum(labels, 0).expand_dims(1)).squeeze(1)
         loss = ops.log(ops.exp(logits).sum(1)) - own
         counts = (labels >= 0).astype(ms.float32)
-        hits = ops.equal(guesses, labels).astype(ms.float32)
+        hits = ops.equal(predictions, labels).astype(ms.float32)
         return (loss * counts).mean(), (hits.mean(),)

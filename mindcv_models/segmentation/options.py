@@ -8,7 +8,19 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
 from ..errors import InputError, nearest
-from ..options import Averages, Batches, Device, Group, Normalization, Precision, RunOptions, System, option, show
+from ..options import (
+    Averages,
+    Batches,
+    Device,
+    Group,
+    Normalization,
+    Precision,
+    RunOptions,
+    System,
+    check_pair,
+    option,
+    show,
+)
 from ..options.backbone import Backbone
 
 __all__ = ["DATASETS", "Head", "InferOptions", "Inferring", "LabelMaps", "Prepared", "TrainOptions", "Transforms",
@@ -84,9 +96,8 @@ class Prepared(Normalization):
     )  # fmt: skip
 
     def check(self) -> None:
-        two_numbers(self, "img_scale")
-        if self.in_channels != 3:
-            raise InputError(f"in_channels is {self.in_channels}, but pictures are read in colour: use 3.")
+        check_pair(self, "img_scale")
+        self.needs_colour()
 
 
 @dataclass
@@ -105,10 +116,8 @@ class Transforms(Group):
     photometric: bool = option(True, "change brightness, contrast, saturation and hue at random")
 
     def check(self) -> None:
-        two_numbers(self, "crop_size")
-        two_numbers(self, "ratio_range")
-        if self.ratio_range[0] > self.ratio_range[1]:
-            raise InputError(f"ratio_range is {show(list(self.ratio_range))}, but needs the smaller number first.")
+        check_pair(self, "crop_size")
+        check_pair(self, "ratio_range", rising=True)
 
 
 @dataclass
@@ -134,8 +143,8 @@ class Inferring(Group):
     tta_flip: bool = option(False, "average over each view and its mirror image")
 
     def check(self) -> None:
-        two_numbers(self, "window")
-        two_numbers(self, "stride")
+        check_pair(self, "window")
+        check_pair(self, "stride")
         if self.stride is not None and any(step > side for step, side in zip(self.stride, self.window)):
             raise InputError(
                 f"stride is {show(list(self.stride))}, but windows of {show(list(self.window))} would leave gaps: use "
@@ -143,12 +152,6 @@ class Inferring(Group):
             )
         if not self.tta_ratios:
             raise InputError("tta_ratios is empty: give at least one factor, such as 1.0.")
-
-
-def two_numbers(options, name: str) -> None:
-    values = getattr(options, name)
-    if values is not None and len(values) != 2:
-        raise InputError(f"{name} is {show(list(values))}, but must be two numbers.")
 
 
 class _Recipes(Group):

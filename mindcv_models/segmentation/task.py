@@ -7,19 +7,19 @@ from typing import Sequence, Tuple
 import numpy as np
 from mindspore import Tensor, nn
 
+from ..data.class_names import write_class_names
 from ..data.loader import Loader, threads
 from ..data.order import EpochOrder, StepsOrder
 from ..distributed import World
 from ..errors import InputError
-from ..files import write_text
-from ..input_size import refused_sizes
+from ..input_size import explain_size_errors
 from ..training import Objective
 from . import export, infer, validate
-from .folders import CLASS_FILE, class_list, list_pictures, prepare
+from .folders import class_list, list_pictures, prepare
 from .objective import SegmentationObjective
 from .options import InferOptions, TrainOptions, ValidateOptions
 from .transforms import TrainTransform
-from .validator import SegmentationValidator, mean_and_std
+from .validator import SegmentationValidator
 
 __all__ = ["TASK"]
 
@@ -51,13 +51,13 @@ class Segmentation:
         """
         pictures = list_pictures(options, training=True)
         if options.num_samples is not None and options.num_samples < len(pictures):
-            pictures = pictures.some(options.num_samples, options.seed)
+            pictures = pictures.subset(options.num_samples, options.seed)
         order = EpochOrder(len(pictures), options.seed, options.shuffle, rank=world.rank, ranks=world.size)
         if options.steps_per_epoch:
             order = StepsOrder(order, options.steps_per_epoch, options.batch_size)
         transform = TrainTransform(
             options.crop_size, options.img_scale, options.ratio_range, options.hflip, options.photometric,
-            *mean_and_std(options),
+            *options.mean_and_std,
         )  # fmt: skip
         loader = TrainLoader(
             pictures, order, lambda raw, rng: transform(*raw, rng), options.batch_size,
@@ -96,11 +96,11 @@ class Segmentation:
     def save_names(self, options: TrainOptions, folder: Path) -> None:
         names = class_list(options)
         if names:
-            write_text(folder / CLASS_FILE, "\n".join(names) + "\n")
+            write_class_names(names, folder)
 
     def explain_errors(self, options: TrainOptions, objective: Objective) -> AbstractContextManager:
         size = tuple(options.crop_size)
-        return refused_sizes([(options.model, objective.network)], size, options.in_channels, "crop_size")
+        return explain_size_errors([(options.model, objective.network)], size, options.in_channels, "crop_size")
 
 
 TASK = Segmentation()

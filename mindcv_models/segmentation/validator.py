@@ -1,6 +1,6 @@
 """Mean IoU and what goes with it over a data set, on any number of devices."""
 
-from typing import List, Tuple
+from typing import Tuple
 
 import numpy as np
 from mindspore import nn
@@ -10,12 +10,11 @@ from ..data.order import ShareOrder
 from ..distributed import ONE_DEVICE, World, sum_of_counts
 from ..errors import InputError, RunError
 from ..evaluation import Result
-from ..models.registry import config_of
 from .folders import Tolerant, list_pictures
 from .inference import Inference, InferenceSettings
 from .metrics import Scores, confusion_matrix
 
-__all__ = ["SegmentationValidator", "mean_and_std", "settings_of"]
+__all__ = ["SegmentationValidator", "settings_of"]
 
 
 class SegmentationValidator:
@@ -69,23 +68,13 @@ def in_words(scores: Scores) -> str:
     )
 
 
-def mean_and_std(options) -> Tuple[List[float], List[float]]:
-    """Of the channels, on the scale 0 to 255: the options' or the model's own."""
-    own = config_of(options.model)
-    given = options.mean, options.std
-    return tuple(
-        list(value) if value is not None else [255 * x for x in getattr(own, name)]
-        for value, name in zip(given, ("mean", "std"))
-    )
-
-
 def settings_of(options) -> InferenceSettings:
     """How the options say that pictures are predicted."""
     slides = options.inference == "slide"
     stride = options.stride or tuple(max(1, 2 * side // 3) for side in options.window)
     return InferenceSettings(
         options.img_scale,
-        *mean_and_std(options),
+        *options.mean_and_std,
         options.window if slides else None,
         stride if slides else None,
         options.pad_divisor,

@@ -101,6 +101,19 @@ class GroupedOptimizer(nn.Cell):
         self.global_step = step
         return rates, step.astype(ms.float32)
 
+    def apply(self, arguments, first, second, gradients, done):
+        """Update every parameter after ``done``; the same value again, for whoever is to wait for the updates.
+
+        Args:
+            arguments: for each group, the tuple that ``update`` takes before the weight, its moments and its gradient.
+            first, second: two moments of every parameter.
+        """
+        for i in range(len(arguments)):
+            a, b = self.parts[i]
+            update = ops.partial(self.update, arguments[i])
+            done = ops.depend(done, self.map(update, self.parameters[a:b], first[a:b], second[a:b], gradients[a:b]))
+        return done
+
 
 class AdamW(GroupedOptimizer):
     """AdamW (arXiv:1711.05101) with bias correction, one fused operator a parameter.
@@ -121,15 +134,13 @@ class AdamW(GroupedOptimizer):
         rates, step = self.next_step()
         c1 = 1 - ops.pow(self.beta1, step)
         c2 = ops.sqrt(1 - ops.pow(self.beta2, step))
-        done = step
+        arguments = ()
         for i in range(len(rates)):
-            a, b = self.parts[i]
-            update = ops.partial(self.update, rates[i] * c2 / c1, self.eps * c2, self.decays[i] * c1 / c2)
-            new = self.map(update, self.parameters[a:b], self.m[a:b], self.v[a:b], gradients[a:b])
-            done = ops.depend(done, new)
-        return done
+            arguments += ((rates[i] * c2 / c1, self.eps * c2, self.decays[i] * c1 / c2),)
+        return self.apply(arguments, self.m, self.v, gradients, step)
 
-    def update(self, rate, eps, decay, weight, m, v, gradient):
+    def update(self, arguments, weight, m, v, gradient):
+        rate, eps, decay = arguments
         return self.fused(weight, m, v, rate, self.beta1, self.beta2, eps, decay, gradient)
 
 
@@ -151,15 +162,13 @@ class Lamb(GroupedOptimizer):
         rates, step = self.next_step()
         c1 = 1 - ops.pow(Tensor(self.beta1, ms.float32), step)
         c2 = 1 - ops.pow(Tensor(self.beta2, ms.float32), step)
-        done = step
+        arguments = ()
         for i in range(len(rates)):
-            a, b = self.parts[i]
-            update = ops.partial(self.update, rates[i], c1, c2, self.decays[i])
-            new = self.map(update, self.parameters[a:b], self.m[a:b], self.v[a:b], gradients[a:b])
-            done = ops.depend(done, new)
-        return done
+            arguments += ((rates[i], c1, c2, self.decays[i]),)
+        return self.apply(arguments, self.m, self.v, gradients, step)
 
-    def update(self, rate, c1, c2, decay, weight, m, v, gradient):
+    def update(self, arguments, weight, m, v, gradient):
+        rate, c1, c2, decay = arguments
         new_m = self.beta1 * m + (1 - self.beta1) * gradient
         new_v = self.beta2 * v + (1 - self.beta2) * ops.square(gradient)
         change = new_m / c1 / (ops.sqrt(new_v / c2) + self.eps)
@@ -207,14 +216,13 @@ class SophiaG(GroupedOptimizer):
 
     def construct(self, gradients):
         rates, step = self.next_step()
-        done = step
+        arguments = ()
         for i in range(len(rates)):
-            a, b = self.parts[i]
-            update = ops.partial(self.update, rates[i], self.decays[i])
-            done = ops.depend(done, self.map(update, self.parameters[a:b], self.m[a:b], self.h[a:b], gradients[a:b]))
-        return done
+            arguments += ((rates[i], self.decays[i]),)
+        return self.apply(arguments, self.m, self.h, gradients, step)
 
-    def update(self, rate, decay, weight, m, h, gradient):
+    def update(self, arguments, weight, m, h, gradient):
+        rate, decay = arguments
         new_m = self.beta1 * m + (1 - self.beta1) * gradient
         change = ops.clamp(new_m / ops.maximum(self.rho * h, self.eps), -1.0, 1.0)
         return ops.assign(weight, weight - rate * (decay * weight + change)), ops.assign(m, new_m)

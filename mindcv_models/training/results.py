@@ -1,13 +1,12 @@
 """``results.csv``: one row an epoch."""
 
-import csv
-import io
 import logging
 import math
 from pathlib import Path
 from typing import Callable, Dict, List, Optional
 
-from ..files import atomic_write
+from ..evaluation import csv_text
+from ..files import write_text
 
 __all__ = ["Results"]
 
@@ -18,16 +17,18 @@ class Results:
     """The rows of a run so far, in memory and on disk; the file is rewritten atomically.
 
     Args:
-        watch: is told each new row.
+        on_epoch_end: called with each new row.
 
     Attributes:
         rows: a mapping of column to text for each epoch.
     """
 
-    def __init__(self, path: Path, columns: List[str], watch: Optional[Callable[[Dict[str, float]], None]] = None):
+    def __init__(
+        self, path: Path, columns: List[str], on_epoch_end: Optional[Callable[[Dict[str, float]], None]] = None
+    ):
         self.path = path
         self.columns = columns
-        self.watch = watch
+        self.on_epoch_end = on_epoch_end
         self.rows: List[Dict[str, str]] = []
 
     def add(self, row: Dict[str, float]) -> None:
@@ -37,8 +38,8 @@ class Results:
         logger.info("epoch %s done  %s", texts["epoch"], shown)
         self.rows.append(texts)
         self._write()
-        if self.watch is not None:
-            self.watch(row)
+        if self.on_epoch_end is not None:
+            self.on_epoch_end(row)
 
     def state_dict(self) -> list:
         return self.rows
@@ -48,9 +49,4 @@ class Results:
         self.rows = [dict(row) for row in rows]
 
     def _write(self):
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self.columns, restval="", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        with atomic_write(self.path) as partial:
-            partial.write_text(text.getvalue(), encoding="utf-8", newline="")
+        write_text(self.path, csv_text(self.columns, self.rows))

@@ -49,6 +49,12 @@ def images(count, height, width, salt="parity"):
     return stream.standard_normal((count, 3, height, width)).astype(np.float32)
 
 
+def inputs(case):
+    """The images of a reference case, as a tensor."""
+    count, _, height, width = case["image_shape"]
+    return ms.Tensor(images(count, height, width, case["salt"]))
+
+
 def labels(count, classes, salt="parity"):
     """Class indices ``(count,)``, int64."""
     return _stream(f"{salt}:labels:{count}x{classes}").randint(0, classes, count).astype(np.int64)
@@ -88,6 +94,12 @@ def state_dict(shapes, salt="parity", layer_scale_factor=1):
 def sample(array, count=16):
     """``count`` values spread evenly over a flattened array, as the reference data takes them."""
     return array.reshape(-1)[np.floor(np.linspace(0, array.size - 1, count)).astype(int)]
+
+
+def statistics(array):
+    """Mean, deviation, least and largest value, computed in float64."""
+    values = array.astype(np.float64)
+    return [values.mean(), values.std(), values.min(), values.max()]
 
 
 class GradientStep(nn.Cell):

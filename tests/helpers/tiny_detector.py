@@ -6,19 +6,38 @@ Run as a module, it is the script that its first argument names.
 import contextlib
 import importlib
 import io
+import json
+import os
+import signal
+import subprocess
 import sys
+from pathlib import Path
 
+import mindspore as ms
 import pytest
 from mindcv.models.registry import register_model
 from mindspore import nn
 
+import train
 from mindcv_models import process
+from mindcv_models.data.loader import Loader
 from mindcv_models.data.scenes import write_scenes
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+MPIRUN = [str(BIN / "mpirun"), "--allow-run-as-root", "--oversubscribe", "-n", "2", sys.executable]
+ENVIRONMENT = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
+               "OMP_NUM_THREADS": "1"}  # fmt: skip
 
 # What every script needs to build it.
 NETWORK = ["--model", "retinanet", "--backbone", "tiny_features", "--channels", "8", "--convs", "1"]
 MASK_NETWORK = ["--model", "mask_rcnn", "--backbone", "tiny_pyramid", "--channels", "8", "--convs", "1"]
 IMAGES = ["--img_scale", "96", "96", "--anchor_scale", "2", "--num_parallel_workers", "1"]
+# What a run of two epochs of three steps needs besides a network, a learning rate, data and a folder.
+TWO_EPOCHS = [
+    *IMAGES, "--dataset", "digits_scenes", "--batch_size", "4", "--epoch_size", "2", "--opt", "adamw",
+    "--warmup_epochs", "0", "--val_while_train", "True", "--log_interval", "1", "--save_every", "2",
+]  # fmt: skip
 
 
 class TinyFeatures(nn.Cell):
@@ -66,6 +85,53 @@ def call(main, *arguments):
     finally:
         sys.argv = argv
     return left.value.code, out.getvalue()
+
+
+def finished_run(arguments, data, folder):
+    """The folder of a run of ``arguments`` in graph mode."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    code, _ = call(train.main, *arguments, "--data_dir", data, "--ckpt_save_dir", folder)
+    assert code == 0
+    return folder
+
+
+def stopped_and_resumed(arguments, data, folder, monkeypatch):
+    """The folder of such a run that was stopped before the second batch of its second epoch, and resumed."""
+    original = Loader.epoch
+
+    def epoch(self, number=1, start=0):
+        for step, batch in enumerate(original(self, number, start), start):
+            if (number, step, len(self)) == (2, 1, 3):
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loader, "epoch", epoch)
+        code, _ = call(train.main, *arguments, "--data_dir", data, "--ckpt_save_dir", folder)
+    assert code == 128 + signal.SIGTERM
+    return finished_run([*arguments, "--resume", "auto"], data, folder)
+
+
+def found_by_one_and_two_ranks(run, checkpoint, folder):
+    """What validation finds with a checkpoint, in one process and in two, as COCO's results."""
+    found = []
+    for launch, distribute in (([sys.executable], "False"), (MPIRUN, "True")):
+        path = folder / f"{distribute}.json"
+        command = ["-m", "tests.helpers.tiny_detector", "validate", "--config", run / "config.yaml", "--ckpt_path",
+                   checkpoint, "--score_threshold", "0.001", "--save_results", path]  # fmt: skip
+        done = subprocess.run(
+            [*launch, *map(str, command), "--distribute", distribute], cwd=ROOT, env=ENVIRONMENT, capture_output=True,
+            text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        found.append(json.loads(path.read_text()))
+    return found
+
+
+def refused_in_one_line(code, error, message):
+    """Whether a script ended with status 2 and one line of error that has ``message``."""
+    lines = [line for line in error.splitlines() if line.startswith("error")]
+    return code == 2 and len(lines) == 1 and message in error
 
 
 if __name__ == "__main__":
