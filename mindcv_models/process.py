@@ -24,6 +24,8 @@ def run(main) -> None:
     Errors print one line: status 2 on invalid input, 1 on a failed run, 143 after SIGTERM, 130 after Ctrl-C,
     129 after SIGHUP.
     """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as scripts have it while they import
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     logging.raiseExceptions = False  # a closed or full standard output costs the log, not a traceback for each line
     if launch().rank > 0:

@@ -13,7 +13,7 @@ from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError
 from mindcv_models.training.run_folder import locked, set_earlier_run_aside
 from mindcv_models.training.state_files import StateFiles
-from mindcv_models.training.stop import StopRequest
+from mindcv_models.training.stop import StopRequest, _Herald
 
 OWN = ("m_best.ckpt", "m_last.ckpt", "m-3_25.ckpt", "results.csv", "config.yaml", "classes.txt")
 OTHERS = ("split.json", "notes.txt", "pretrained.ckpt", "m-final.ckpt")
@@ -112,6 +112,18 @@ def test_the_first_signal_is_a_request_and_handlers_come_back(number):
         assert signal.getsignal(number) == signal.default_int_handler
     finally:
         signal.signal(number, original)
+
+
+def test_that_a_signal_was_heard_is_said_before_python_can_act_on_it(capfd):
+    """A line of Python that blocks stands for the compiler; the shell that says it reads the signal from a pipe."""
+    with StopRequest(ONE_DEVICE) as request:
+        os.write(signal.set_wakeup_fd(-1), bytes([signal.SIGINT]))  # as the interpreter's own handler does, in C
+        assert request.check() is None
+        assert request.herald.shell.poll() is None  # it waits for more, so that a second signal finds its pipe open
+    assert capfd.readouterr().err == f"{_Herald.HEARD}\n"
+    with StopRequest(ONE_DEVICE):
+        pass
+    assert capfd.readouterr().err == ""
 
 
 def test_a_run_under_nohup_does_not_hear_sighup():
