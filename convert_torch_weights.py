@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
 os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until run() Ctrl-C ends it without a traceback of imports
 
 from mindcv_models.checkpoint.convert import (
     DTYPES,
@@ -26,6 +28,7 @@ from mindcv_models.checkpoint.convert import (
 )
 from mindcv_models.checkpoint.listing import list_file
 from mindcv_models.errors import InputError
+from mindcv_models.files import refuse_overwriting
 from mindcv_models.options import Group, check_kwargs, option, parse
 from mindcv_models.process import run
 
@@ -110,6 +113,7 @@ class ConvertOptions(Files, Contents, ModelOptions):
             raise InputError(
                 "give either --torch_path, the checkpoint to convert, or --to_torch, the one to convert back."
             )
+        refuse_overwriting(self.output, "output", self.torch_path, self.to_torch, self.verify)
         if Path(self.output).suffix not in (".ckpt", ".safetensors"):
             raise InputError(f"output is {self.output}: give it the ending .ckpt or .safetensors.")
 

@@ -67,7 +67,8 @@ class _Short(reprlib.Repr):
         return super().repr_int(number, level) if abs(number) < 1 << 256 else "a huge number"
 
     def repr_instance(self, value, level):
-        return f"<{type(value).__name__[:80]}>"
+        is_plain = value is None or type(value) in (bool, float, complex)
+        return repr(value) if is_plain else f"<{type(value).__name__[:80]}>"
 
 
 def shown(value: Any) -> str:

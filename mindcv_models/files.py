@@ -30,6 +30,7 @@ __all__ = [
     "read_arrays",
     "read_json",
     "read_text",
+    "refuse_overwriting",
     "remove_partials",
     "require_file",
     "temporary_cache",
@@ -190,6 +191,17 @@ def require_file(path: Union[str, Path], kind: str, advice: str = "check the pat
         what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
         raise InputError(f"{path} is {what}, not a {kind}: {advice}.")
     return status.st_size
+
+
+def refuse_overwriting(output: Union[str, Path], option: str, *inputs: Union[str, Path, None]) -> None:
+    """Raise InputError if ``output``, which ``option`` names, is one of the files that are read."""
+    for path in filter(None, inputs):
+        try:
+            is_same = os.path.samefile(output, path)
+        except (OSError, ValueError):  # one of them is not there
+            continue
+        if is_same:
+            raise InputError(f"{option} is {output}, which is read too and would be lost: choose another file.")
 
 
 def read_text(path: Union[str, Path], kind: str, limit: int = MAX_TEXT) -> str:

@@ -135,5 +135,5 @@ def test_real_labels_count_images_that_have_any(tmp_path):
     path.write_text("[1, 2]")
     with pytest.raises(InputError, match="is not a JSON list of label lists"):
         read_real_labels(str(path))
-    with pytest.raises(InputError, match="cannot read"):
+    with pytest.raises(InputError, match=r"no file of labels, such as real\.json at"):
         read_real_labels(str(tmp_path / "absent.json"))

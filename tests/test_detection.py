@@ -176,7 +176,7 @@ def test_prediction_draws_and_tells(run, data, tmp_path):
         (["--anchor_scale", "0"], "anchor_scale"),
         (["--hflip", "2"], "hflip"),
         (["--score_threshold", "1"], "score_threshold"),
-        (["--train_annotations", "none.json"], "cannot read annotations none.json"),
+        (["--train_annotations", "none.json"], "no file of annotations at none.json"),
     ],
 )
 def test_bad_options_are_one_line_and_status_2(options, message, data, tmp_path, capfd):

@@ -21,6 +21,7 @@ from mindcv_models.files import (
     read_arrays,
     read_json,
     read_text,
+    refuse_overwriting,
     remove_partials,
     require_file,
     write_text,
@@ -252,3 +253,13 @@ def test_figures_need_no_window_whatever_a_notebook_left(tmp_path, backend):
     assert done.returncode == 0, done.stderr[-1000:]
     assert done.stdout.split() == [backend]
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_an_output_that_is_read_too_is_refused(tmp_path):
+    (tmp_path / "a").write_text("")
+    (tmp_path / "link").symlink_to("a")
+    refuse_overwriting(tmp_path / "b", "output", tmp_path / "a", None, "")
+    refuse_overwriting(tmp_path / "a", "output", tmp_path / "absent", "nul\0")
+    for output in ("a", "link", "../" + tmp_path.name + "/a"):
+        with pytest.raises(InputError, match=r"output is .*, which is read too and would be lost"):
+            refuse_overwriting(tmp_path / output, "output", "absent", tmp_path / "a")

@@ -1,7 +1,6 @@
 """ImageNet-1K's classes, and test sets with other folders or labels: -A, -R, -V2, -C and ReaL."""
 
 import functools
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from ..errors import InputError
+from ..files import read_json
 
 if TYPE_CHECKING:
     from .predict import Predictions
@@ -96,12 +96,7 @@ def read_real_labels(path: str) -> List[List[int]]:
     Raises:
         InputError: the file cannot be read or has another format.
     """
-    try:
-        labels = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}): give real_labels the file real.json.") from error
-    except ValueError:
-        labels = None
+    labels = read_json(path, "file of labels, such as real.json")
     if not isinstance(labels, list) or not all(isinstance(item, list) for item in labels):
         raise InputError(f"{path} is not a JSON list of label lists: give real_labels the file real.json.")
     return labels

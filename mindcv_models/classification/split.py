@@ -9,10 +9,12 @@ import numpy as np
 from ..data.files import class_folders, image_names
 from ..distributed import World
 from ..errors import InputError
-from ..files import write_text
+from ..files import read_json, write_text
 from .options import ImageFolder
 
 __all__ = ["check_split", "load_or_create_split", "read_split", "split_images"]
+
+LARGEST_FILE = 8 << 30  # bytes
 
 
 def load_or_create_split(options: ImageFolder, world: World) -> str:
@@ -86,10 +88,10 @@ def read_split(options: ImageFolder, split: str) -> List[str]:
 
 
 def _read(path):
+    found = read_json(path, "split", LARGEST_FILE)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
         return {**found, **{split: [str(name) for name in found[split]] for split in ("train", "val")}}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise InputError(
             f"cannot read the split {path} ({type(error).__name__}): give split_file the split.json that train.py "
             "wrote with val_ratio."

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from ..errors import InputError
 from .headers import read_header
 
-__all__ = ["MAX_PIXELS", "Picture", "UnreadableImageError", "decode", "decoded"]
+__all__ = ["MAX_PIXELS", "Picture", "UnreadableImageError", "check_size", "decode", "decoded", "read_whole"]
 
 # Larger images are refused by their header, before memory is taken: 179 million pixels, Pillow's own limit.
 MAX_PIXELS = 178_956_970
@@ -86,11 +86,11 @@ class Picture:
         self.path = path
         self.upright = upright
         self.max_pixels = max_pixels or MAX_PIXELS
-        self.data = _read(path) if data is None else data
+        self.data = read_whole(path) if data is None else data
         self.header = read_header(self.data)
         self._whole: Optional[np.ndarray] = None
         if self.header is not None:
-            self._check_size(self.header.height, self.header.width)
+            check_size(path, self.header.height, self.header.width, self.max_pixels)
 
     @property
     def reducible(self) -> bool:
@@ -132,7 +132,7 @@ class Picture:
     def _by_pillow(self):
         try:
             with Image.open(io.BytesIO(self.data)) as file:
-                self._check_size(file.height, file.width)
+                check_size(self.path, file.height, file.width, self.max_pixels)
                 return _in_colour(ImageOps.exif_transpose(file) if self.upright else file)
         except (MemoryError, UnreadableImageError):
             raise
@@ -140,10 +140,6 @@ class Picture:
             raise UnreadableImageError(self.path, f"more than {self.max_pixels:,} pixels") from error
         except Exception as error:  # whatever a damaged file makes Pillow's many readers raise
             raise UnreadableImageError(self.path, _reason(error, self.data)) from error
-
-    def _check_size(self, height, width):
-        if height * width > self.max_pixels:
-            raise UnreadableImageError(self.path, f"{width} x {height}, more than {self.max_pixels:,} pixels")
 
 
 def decode(path: str, upright: bool = True) -> np.ndarray:
@@ -164,7 +160,13 @@ def decoded(path: str) -> Union[np.ndarray, str]:
         return error.reason
 
 
-def _read(path) -> bytes:
+def read_whole(path: str, kind: str = "image") -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        UnreadableImageError: no regular file, or an endless one.
+        InputError: it is not there, or must not be read; ``kind`` is what the message calls it.
+    """
     try:
         # Opening a pipe that nobody writes to must not wait.
         file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -184,7 +186,13 @@ def _read(path) -> bytes:
         finally:
             os.close(file)
     except OSError as error:
-        raise InputError(f"cannot read image {path} ({error.strerror}): restore or remove it.") from error
+        raise InputError(f"cannot read {kind} {path} ({error.strerror}): restore or remove it.") from error
+
+
+def check_size(path: str, height: int, width: int, limit: int = MAX_PIXELS) -> None:
+    """Raise UnreadableImageError for an image of more than ``limit`` pixels."""
+    if height * width > limit:
+        raise UnreadableImageError(path, f"{width} x {height}, more than {limit:,} pixels")
 
 
 def _in_colour(image):

@@ -1,8 +1,6 @@
 """Data sets in COCO's format: a JSON file of images, annotations and categories, and a folder of images."""
 
-import json
 import logging
-import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,14 +8,18 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ..data.images import decode
-from ..errors import InputError
+from ..data.images import MAX_PIXELS, decode
+from ..errors import InputError, shown
+from ..files import read_json, require_file
 
 __all__ = ["Annotated", "Category", "CocoSet", "Raw", "read_coco"]
 
 logger = logging.getLogger(__name__)
 
 LEAST_SIDE = 32  # smaller images are not trained on
+LARGEST_FILE = 8 << 30  # bytes; COCO's own has 0.45e9
+_LARGEST_ID = 2**63 - 1
+_FARTHEST = 1e6  # pixels that a box may reach
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def read_coco(path, folder, annotated: bool = True) -> CocoSet:
         InputError: the file is missing or damaged, or something in it makes no sense; it names the file and the id.
     """
     path = Path(path)
-    content = _load(path)
+    content = load(path)
     known = ("images", "categories", *(("annotations",) if annotated else ()))
     for key in known:
         if not isinstance(content.get(key), list):
@@ -183,17 +185,10 @@ def read_coco(path, folder, annotated: bool = True) -> CocoSet:
     return CocoSet(path, Path(folder), categories, tuple(images.values()))
 
 
-def _load(path: Path) -> Dict[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except OSError as error:
-        raise InputError(
-            f"cannot read annotations {path} ({error.strerror}): set data_dir to a COCO folder, or give the JSON files "
-            "as train_annotations and val_annotations."
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({str(error).splitlines()[0][:120]}): get the file again.") from error
+def load(path: Path) -> Dict[str, Any]:
+    advice = "set data_dir to a COCO folder, or give the JSON files as train_annotations and val_annotations"
+    require_file(path, "file of annotations", advice)
+    content = read_json(path, "file of annotations", LARGEST_FILE)
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, but must be an object with images and annotations.")
     return content
@@ -210,11 +205,11 @@ class _Reader:
 
     def identifier(self, entry, kind: str, key: str = "id") -> int:
         if not isinstance(entry, dict):
-            self.refuse(f"an entry of its {kind}s is {_shown(entry)}, but must be an object")
+            self.refuse(f"an entry of its {kind}s is {shown(entry)}, but must be an object")
         value = entry.get(key)
-        if isinstance(value, bool) or not isinstance(value, int):
-            whose = "" if key == "id" else f" {_shown(entry.get('id'))}"
-            self.refuse(f"{kind}{whose} has {key} {_shown(value)}, but ids must be whole numbers")
+        if isinstance(value, bool) or not isinstance(value, int) or abs(value) > _LARGEST_ID:
+            whose = "" if key == "id" else f" {shown(entry.get('id'))}"
+            self.refuse(f"{kind}{whose} has {key} {shown(value)}, but ids must be whole numbers")
         return value
 
     def categories(self, entries) -> Tuple[Category, ...]:
@@ -223,9 +218,10 @@ class _Reader:
             number = self.identifier(entry, "category")
             if number in found:
                 self.refuse(f"two categories have id {number}: give each its own")
-            if not isinstance(entry.get("name"), str):
-                self.refuse(f"category {number} has name {_shown(entry.get('name'))}, but must have a text")
-            found[number] = Category(number, entry["name"])
+            name = entry.get("name")
+            if not isinstance(name, str) or not name.strip() or not name.isprintable():
+                self.refuse(f"category {number} has name {shown(name)}, but must have a text on one line")
+            found[number] = Category(number, name)
         if not found:
             self.refuse("it has no categories: add one for each class")
         return tuple(found[number] for number in sorted(found))
@@ -237,11 +233,18 @@ class _Reader:
             if number in found:
                 self.refuse(f"two images have id {number}: give each its own")
             name = entry.get("file_name")
-            if not isinstance(name, str) or not name:
-                self.refuse(f"image {number} has file_name {_shown(name)}, but must have the name of a file")
+            if not isinstance(name, str) or not name.strip("/.") or "\0" in name:
+                self.refuse(f"image {number} has file_name {shown(name)}, but must have the name of a file")
+            if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
+                self.refuse(
+                    f"image {number} has file_name {shown(name)}, which leads out of the folder of images: correct it, "
+                    "and set image_dir to the folder that the names are relative to"
+                )
             sides = [entry.get(side) for side in ("height", "width")]
             if any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in sides):
-                self.refuse(f"image {number} has height and width {_shown(sides)}, but both must be 1 or more pixels")
+                self.refuse(f"image {number} has height and width {shown(sides)}, but both must be 1 or more pixels")
+            if sides[0] * sides[1] > MAX_PIXELS:
+                self.refuse(f"image {number} has height and width {shown(sides)}, more than {MAX_PIXELS:,} pixels")
             found[number] = Annotated(number, name, *sides)
         if not found:
             self.refuse("it has no images")
@@ -275,28 +278,24 @@ class _Reader:
 
     def box(self, entry, number) -> List[float]:
         box = entry.get("bbox")
-        numbers = isinstance(box, list) and len(box) == 4 and all(_is_number(value) for value in box)
-        if not numbers:
-            self.refuse(f"annotation {number} has bbox {_shown(box)}, but must have x, y, width and height")
+        numbers = isinstance(box, list) and len(box) == 4 and all(map(is_number, box))
+        if not numbers or max(map(abs, box)) > _FARTHEST:
+            self.refuse(f"annotation {number} has bbox {shown(box)}, but must have x, y, width and height")
         area = entry.get("area", box[2] * box[3])
-        if not _is_number(area):
-            self.refuse(f"annotation {number} has area {_shown(area)}, but must have a number")
+        if not is_number(area):
+            self.refuse(f"annotation {number} has area {shown(area)}, but must have a number")
         return box
 
 
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value) -> bool:
+    """Whether a value of a JSON file is a coordinate, an area or a score: neither NaN nor beyond all images."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _FARTHEST**2
 
 
 def _is_object(box, entry, image: Annotated) -> bool:
     x, y, w, h = box
     meets = min(x + w, image.width) > max(x, 0) and min(y + h, image.height) > max(y, 0)
     return meets and w >= 1 and h >= 1 and entry.get("area", w * h) > 0
-
-
-def _shown(value) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def find_annotations(given: str, data_dir: str, split: str) -> Path:

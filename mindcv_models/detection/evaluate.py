@@ -3,17 +3,16 @@
 import contextlib
 import copy
 import io
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ..errors import InputError
-from .coco import Category, CocoSet
+from ..errors import InputError, shown
+from ..files import read_json
+from .coco import LARGEST_FILE, Category, CocoSet, is_number, load
 from .predict import Detections
 
 __all__ = ["NAMES", "Evaluation", "GroundTruth", "read_results", "to_results"]
@@ -61,7 +60,7 @@ class GroundTruth:
         self.categories = data.categories
         self.image_ids = [image.id for image in data.images]
         wanted = set(self.image_ids)
-        content = json.loads(Path(data.path).read_text(encoding="utf-8"))
+        content = load(data.path)
         annotations = [dict(entry) for entry in content["annotations"] if entry["image_id"] in wanted]
         if not annotations:
             raise InputError(
@@ -136,12 +135,7 @@ def read_results(path, truth: GroundTruth) -> List[Dict[str, Any]]:
     Raises:
         InputError: it is missing or damaged, or of another data set.
     """
-    try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read results {path} ({error.strerror}): give a file of results.") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({str(error).splitlines()[0][:120]}): get the file again.") from error
+    results = read_json(path, "file of results", LARGEST_FILE)
     if not isinstance(results, list):
         raise InputError(f"{path} holds a {type(results).__name__}, but results are a list of detections.")
     images, categories = set(truth.image_ids), {category.id for category in truth.categories}
@@ -155,12 +149,12 @@ def read_results(path, truth: GroundTruth) -> List[Dict[str, Any]]:
 def _problem(entry, images, categories) -> str:
     if not isinstance(entry, dict):
         return f"is a {type(entry).__name__}, but must have image_id, category_id, bbox and score"
-    if entry.get("image_id") not in images:
-        return f"is of image {entry.get('image_id')!r}, which is not in the annotations"
-    if entry.get("category_id") not in categories:
-        return f"is of category {entry.get('category_id')!r}, which is not in the annotations"
+    for key, known in (("image", images), ("category", categories)):
+        value = entry.get(f"{key}_id")
+        if not isinstance(value, int) or value not in known:
+            return f"is of {key} {shown(value)}, which is not in the annotations"
     numbers = [*(entry["bbox"] if isinstance(entry.get("bbox"), list) else [None]), entry.get("score")]
-    if len(numbers) != 5 or not all(isinstance(n, (int, float)) and np.isfinite(n) for n in numbers):
+    if len(numbers) != 5 or not all(map(is_number, numbers)):
         return "must have a bbox of four numbers and a score"
     return ""
 

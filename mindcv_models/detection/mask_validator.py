@@ -16,7 +16,7 @@ class MaskValidator(DetectionValidator):
     """Validates a Mask R-CNN on a data set; see :class:`mindcv_models.evaluation.Validator`.
 
     Raises:
-        InputError: an annotation has no mask.
+        InputError: an annotation has no mask, or one that makes no sense.
     """
 
     detector = MaskDetector
@@ -25,14 +25,17 @@ class MaskValidator(DetectionValidator):
 
     def __init__(self, network, data: CocoSet, *args, **kwargs):
         super().__init__(network, data, *args, **kwargs)
-        without = next(
-            (entry for entry in self.truth.coco.dataset["annotations"] if not entry.get("segmentation")), None
-        )
-        if without is not None:
-            raise InputError(
-                f"{data.path}: annotation {without['id']} has no segmentation, but masks are validated with it: give a "
-                "file with masks, or train a RetinaNet."
-            )
+        sizes = {image.id: (image.height, image.width) for image in data.images}
+        for entry in self.truth.coco.dataset["annotations"]:  # crowds too, which pycocotools draws as they are
+            if not entry.get("segmentation"):
+                raise InputError(
+                    f"{data.path}: annotation {entry['id']} has no segmentation, but masks are validated with it: give "
+                    "a file with masks, or train a RetinaNet."
+                )
+            try:
+                RunLengths.of(entry["segmentation"], *sizes[entry["image_id"]])
+            except InputError as error:
+                raise InputError(f"{data.path}: annotation {entry['id']}: {error}") from error
 
     def results_of(self, image: Annotated, found: Instances) -> List[Dict[str, Any]]:
         results = super().results_of(image, found)

@@ -9,10 +9,11 @@ from typing import Any, Dict, List, NamedTuple, Sequence, Tuple, Union
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, shown
 
 __all__ = ["PackedMasks", "RunLengths", "bytes_needed", "pack", "run_lengths"]
 
+MOST_STEPS = 1000  # of a polygon's outline, as multiples of the image's height and width: drawing takes memory for each
 MARGIN = 2  # pixels of the original image around an annotated box in which its mask is looked at
 
 
@@ -46,12 +47,14 @@ class RunLengths:
         if isinstance(segmentation, dict):
             return cls._of_counts(segmentation, height, width)
         if not isinstance(segmentation, (list, tuple)) or not segmentation:
-            raise InputError(f"segmentation {short(segmentation)} is neither polygons nor run lengths.")
+            raise InputError(f"segmentation {shown(segmentation)} is neither polygons nor run lengths.")
         for polygon in segmentation:
             if not isinstance(polygon, (list, tuple)) or len(polygon) < 6 or len(polygon) % 2 or not finite(polygon):
                 raise InputError(
-                    f"polygon {short(polygon)} is no list of x, y, x, y, ... with at least 3 points: mend or remove it."
+                    f"polygon {shown(polygon)} is no list of x, y, x, y, ... with at least 3 points: mend or remove it."
                 )
+        if _outline(segmentation) > MOST_STEPS * (height + width):
+            raise InputError(f"polygons {shown(segmentation)} reach far beyond the image: mend or remove them.")
         from pycocotools import mask as coco
 
         return cls._of_counts(coco.merge(coco.frPyObjects(list(map(list, segmentation)), height, width)), height, width)
@@ -59,14 +62,16 @@ class RunLengths:
     @classmethod
     def _of_counts(cls, segmentation, height, width):
         counts, size = segmentation.get("counts"), segmentation.get("size")
-        if list(size or ()) != [height, width]:
-            raise InputError(f"the run lengths are of size {size}, but the image is {[height, width]} (height, width).")
+        if not isinstance(size, (list, tuple)) or list(size) != [height, width]:
+            raise InputError(
+                f"the run lengths are of size {shown(size)}, but the image is {[height, width]} (height, width)."
+            )
         if isinstance(counts, (str, bytes)):
             counts = decompressed(counts)
         elif not isinstance(counts, (list, tuple)) or not finite(counts):
-            raise InputError(f"counts {short(counts)} are no run lengths.")
+            raise InputError(f"counts {shown(counts)} are no run lengths.")
         counts = np.asarray(counts, np.int64)
-        if (counts < 0).any() or counts.sum() != height * width:
+        if (counts < 0).any() or (counts > height * width).any() or counts.sum() != height * width:
             raise InputError(
                 f"the run lengths cover {counts.sum()} pixels, but an image of {height} x {width} has {height * width}."
             )
@@ -114,9 +119,13 @@ def finite(numbers: Sequence) -> bool:
     return all(isinstance(n, (int, float)) and abs(n) < 1e15 for n in numbers)
 
 
-def short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+def _outline(polygons: Sequence[Sequence[float]]) -> float:
+    """Pixels along the outlines of polygons, and from the image's corner to where they begin."""
+    total = 0.0
+    for polygon in polygons:
+        points = np.asarray(polygon, np.float64).reshape(-1, 2)
+        total += np.abs(points[0]).max() + np.abs(np.diff(points, axis=0, append=points[:1])).max(1).sum()
+    return total
 
 
 def decompressed(text: Union[str, bytes]) -> List[int]:
@@ -133,7 +142,7 @@ def decompressed(text: Union[str, bytes]) -> List[int]:
     for character in data:
         code = character - 48
         if not 0 <= code < 64 or shift > 60:
-            raise InputError(f"counts {short(text)} are no compressed run lengths.")
+            raise InputError(f"counts {shown(text)} are no compressed run lengths.")
         value |= (code & 31) << shift
         shift += 5
         if code & 32:
@@ -141,9 +150,11 @@ def decompressed(text: Union[str, bytes]) -> List[int]:
         if code & 16:
             value -= 1 << shift
         counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+        if abs(counts[-1]) >= 1 << 62:
+            raise InputError(f"counts {shown(text)} are no compressed run lengths.")
         value = shift = 0
     if shift:
-        raise InputError(f"counts {short(text)} end within a number.")
+        raise InputError(f"counts {shown(text)} end within a number.")
     return counts
 
 

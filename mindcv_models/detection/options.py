@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
 from ..errors import InputError, nearest
+from ..files import refuse_overwriting
 from ..options import (
     Averages,
     Batches,
@@ -173,6 +174,8 @@ class ValidateOptions(System, CocoFolder, Head, Scaling, Finding, Averages, Prec
             )
         if self.results and self.save_results:
             raise InputError("save_results is given, but results has the detections already: leave one of them out.")
+        if self.save_results:
+            refuse_overwriting(self.save_results, "save_results", self.val_annotations, *self.ckpt_path)
         if self.save_results and not Path(self.save_results).absolute().parent.is_dir():
             raise InputError(f"save_results is {self.save_results}, but there is no folder for it: make it first.")
 

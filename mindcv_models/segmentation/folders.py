@@ -1,5 +1,6 @@
 """Pictures and their label maps, in two folders: ADE20K as it is downloaded, or any others."""
 
+import io
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from ..data.class_names import CLASS_FILE, read_class_names
-from ..data.files import IMAGE_SUFFIXES
-from ..data.images import UnreadableImageError, decode
+from ..data.files import IMAGE_SUFFIXES, image_names
+from ..data.images import UnreadableImageError, check_size, decode, read_whole
 from ..data.scenes import write_scenes
 from ..distributed import World
 from ..errors import InputError
@@ -66,12 +67,17 @@ class LabelMap:
 def read_numbers(path: str) -> np.ndarray:
     """The numbers ``(H, W)`` int32 in a label map: of 1, 8 or 16 bits, or indices into a palette."""
     try:
-        with Image.open(path) as file:
+        with Image.open(io.BytesIO(read_whole(path, "label map"))) as file:
+            check_size(path, file.height, file.width)
             mode, values = file.mode, np.asarray(file)
-    except FileNotFoundError as error:
-        raise InputError(f"cannot read label map {path} ({error.strerror}): restore or remove it.") from error
+    except UnreadableImageError as error:  # which of a picture may be passed over, but not of its label map
+        raise InputError(f"cannot decode label map {path} ({error.reason}): replace it.") from error
+    except InputError:
+        raise
     except Exception as error:  # whatever a damaged file makes Pillow raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = "no image of a known kind, or a damaged one"
+        if not isinstance(error, Image.UnidentifiedImageError):
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"cannot decode label map {path} ({reason}): replace it.") from error
     if mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
         raise InputError(
@@ -167,14 +173,14 @@ def find(folder: Path, name: str, suffix: str) -> dict:
         raise InputError(f"no folder {folder}: set data_dir and {name} to where the data is.")
     suffixes = (suffix.lower(),) if suffix else IMAGE_SUFFIXES
     found = {}
-    for path in sorted(folder.rglob("*")):
-        ending = next((s for s in suffixes if path.name.lower().endswith(s)), None)
-        if ending is None or path.name.startswith(".") or not path.is_file():
+    for relative in image_names(folder):
+        ending = next((s for s in suffixes if relative.lower().endswith(s)), None)
+        if ending is None:
             continue
-        key = str(path.relative_to(folder))[: -len(ending)]
+        key, path = relative[: -len(ending)], str(folder / relative)
         if key in found:
             raise InputError(f"{found[key]} and {path} have one name: remove one of them.")
-        found[key] = str(path)
+        found[key] = path
     if not found:
         raise InputError(f"{folder} has no files that end in {' or '.join(suffixes)}: set {name} or its suffix.")
     return found
