@@ -1,16 +1,21 @@
 """Train or fine-tune a classifier of this project or of MindCV.
 
 python train.py --config configs/fastvit/fastvit_t8_digits.yaml --distribute False
+python train.py --data_dir /path/to/images --check_data True
 mpirun -n 8 python train.py --config configs/fastvit/fastvit_t8_ascend.yaml --data_dir /path/to/imagenet
 msrun --worker_num=8 --local_worker_num=8 train.py --config ... --data_dir /path/to/imagenet
 """
 
 import logging
 import os
+import signal
 from contextlib import nullcontext
 
 os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until run() Ctrl-C ends it without a traceback of imports
 
+from mindcv_models.data.check import report
 from mindcv_models.distributed import on_every_rank
 from mindcv_models.options import parse, peek, save_options
 from mindcv_models.process import output_folder, run, set_up
@@ -26,10 +31,13 @@ logger = logging.getLogger("train")
 def main():
     task = task_of(peek("model"))
     options = parse(task.train_options, __doc__)
+    if options.check_data:
+        return report(task.look_at_data(options), options.skip_bad_images)
     world = set_up(options)
     folder = output_folder(options.ckpt_save_dir)
     with locked(folder, world):
         train(task, options, folder, world)
+    return 0
 
 
 def train(task, options, folder, world):

@@ -3,10 +3,11 @@
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
-from typing import Optional, Protocol, Sequence, Tuple
+from typing import List, Optional, Protocol, Sequence, Tuple
 
 from mindspore import Tensor, nn
 
+from .data.check import Part
 from .distributed import World
 from .evaluation import Validator
 from .models.registry import config_of
@@ -33,6 +34,9 @@ class Task(Protocol):
         Raises:
             InputError: the data is missing, or disagrees with the options.
         """
+
+    def look_at_data(self, options) -> List[Part]:
+        """What ``train.py --check_data`` finds in each split, without building anything."""
 
     def train_loader(self, options, world: World):
         """This rank's training batches; see :class:`mindcv_models.training.Trainer`."""

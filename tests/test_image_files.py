@@ -419,3 +419,25 @@ def test_a_split_does_not_lead_out_of_its_folder(tmp_path, name):
     given = options(tmp_path / "photos", split_file=str(tmp_path / "split.json"))
     with pytest.raises(InputError, match="which is not <class>/<image> below data_dir"):
         prepare(given, ONE_DEVICE, training=True)
+
+
+def test_accents_may_be_composed_or_not(tmp_path, caplog):
+    """macOS writes an accent as a letter of its own; a disk that comes from there has the same classes."""
+    data = image_folder(tmp_path, train=(("caf\u00e9", 2), ("the", 2)), val=(("cafe\u0301", 2), ("the", 1)))
+    prepared = prepare(options(data, val_while_train=True), ONE_DEVICE, training=True)
+    images = list_images(prepared, "val")
+    assert images.labels.tolist() == [0, 0, 1]
+    assert images.items[0].endswith("cafe\u0301/0.png") and "no images of" not in caplog.text
+
+
+def test_images_that_came_after_the_split_are_counted(tmp_path):
+    data = image_folder(tmp_path / "data") / "train"
+    first = options(data, val_ratio=0.5, ckpt_save_dir=str(tmp_path))
+    prepared = prepare(first, ONE_DEVICE, training=True)
+    assert not list_images(prepared, "train").left_out
+    for name in ("a/new.png", "b/deep/new.png"):
+        (data / name).parent.mkdir(exist_ok=True)
+        (data / name).write_bytes(b"")
+    images = list_images(prepared, "train")
+    assert images.left_out == {"images that are in no part of the split": 2}
+    assert not any("new" in path for path in images.items)

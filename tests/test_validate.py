@@ -134,7 +134,7 @@ WRONG = {
     "classes": (["--benchmark", "imagenet-a", "--num_classes", "200"], "imagenet-a needs 1000"),
     "folders": (["--benchmark", "imagenet-r"], "class folder 'a' is not one of the 200 classes of imagenet-r"),
     "corruptions": (["--benchmark", "imagenet-c", "--data_dir", "."], "no folders <corruption>/<1 to 5>/<class>"),
-    "real labels": (["--real_labels", "absent.json"], "cannot read absent.json"),
+    "real labels": (["--real_labels", "absent.json"], "no file of labels, such as real.json at absent.json"),
     "real labels of others": (["--real_labels", "x", "--benchmark", "imagenet-a"], "real_labels are ImageNet's own"),
     "report": (
         ["--report_dir", "file/report"],

@@ -9,7 +9,8 @@ from mindcv.data import create_dataset
 
 from ..data.files import LAYOUT, image_names
 from ..errors import InputError
-from .labels import class_order, split_root
+from .label_file import labelled_images
+from .labels import class_order, folders_of, split_root
 from .options import ImageFolder
 from .split import read_split
 
@@ -61,16 +62,34 @@ def list_images(options: ImageFolder, split: str, classes: Optional[Sequence[str
     if options.dataset.lower() in STANDARD_DATASETS:
         return _standard(options, split)
     root, left_out = split_root(options, split), Counter()
-    label_of = {name: label for label, name in enumerate(classes or class_order(options, split))}
+    classes = classes or class_order(options, split)
+    if options.labels and split == options.val_split:
+        names, labels, without = labelled_images(options.labels, root, classes)
+        left_out = {"images without a label": without} if without else {}
+        return ImageSet([f"{root}/{name}" for name in names], np.array(labels, np.int32), left_out)
+    label_of = {name: label for label, name in enumerate(classes)}
     if options.split_file:
         names = [name for name in read_split(options, split) if name.partition("/")[0] in label_of]
+        _count_new(options, root, label_of, left_out)
     else:
-        folders = [folder for folder in label_of if (root / folder).is_dir()]
-        names = [f"{folder}/{name}" for folder in folders for name in image_names(root / folder, left_out)]
+        folder_of = folders_of(root, classes)
+        label_of = {folder_of[name]: label for name, label in label_of.items() if name in folder_of}
+        names = [f"{folder}/{name}" for folder in label_of for name in image_names(root / folder, left_out)]
     if not names:
         raise InputError(f"{root} has no images: {LAYOUT}.")
     labels = [label_of[name.partition("/")[0]] for name in names]
     return ImageSet([f"{root}/{name}" for name in names], np.array(labels, np.int32), left_out)
+
+
+def _count_new(options, root, folders, left_out) -> None:
+    """Count images that came after the split was made, which are in neither part of it."""
+    known = {name for split in (options.train_split, options.val_split) for name in read_split(options, split)}
+    there = [
+        f"{folder}/{name}" for folder in folders if (root / folder).is_dir() for name in image_names(root / folder)
+    ]
+    new = sum(name not in known for name in there)
+    if new:
+        left_out["images that are in no part of the split"] = new
 
 
 def _standard(options, split):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
 from ..errors import InputError, nearest
+from ..files import refuse_overwriting
 from ..options import (
     Averages,
     Batches,
@@ -58,8 +59,9 @@ class ImageFolder(Batches):
     class_map: Optional[str] = option(
         None, "labels by name: a text file with the name of a class folder per line, in the order of the labels, or "
         "'natural' for timm's order (2 before 10); default: the run's classes.txt, or the sorted class folders",
-        also=("class_to_idx", "label_map"),
+        path=True, also=("class_to_idx", "label_map"),
     )  # fmt: skip
+    labels = None  # an option of validate.py
     skip_bad_images: bool = option(False, "check every image first, and leave out those that cannot be decoded")
 
     def check(self) -> None:
@@ -256,6 +258,11 @@ class ValidateOptions(System, ImageFolder, Preparation, Averages, Precision, _Re
     ckpt_path: Tuple[Path, ...] = option(
         (), "checkpoints to validate: .ckpt of this project, or PyTorch checkpoints", also=("checkpoint", "weights")
     )
+    labels: Optional[str] = option(
+        None, "labels of the images below val_split, or data_dir, whatever folders they are in: a CSV file with an "
+        "image and its class, a name or a number, per line", path=True,
+        also=("label_file", "ann_file", "csv", "val_list"),
+    )  # fmt: skip
     reparam: bool = option(
         False, "fuse the network first (structural reparameterization)", also=("reparameterize", "fuse")
     )
@@ -288,8 +295,15 @@ class ValidateOptions(System, ImageFolder, Preparation, Averages, Precision, _Re
             raise InputError(f"average_path is {self.average_path}, but there is no folder for it: make it first.")
         if self.average_path and Path(self.average_path).is_dir():
             raise InputError(f"average_path is {self.average_path}, which is a folder: give the file to write.")
+        if self.average_path:
+            refuse_overwriting(self.average_path, "average_path", *self.ckpt_path)
         if self.benchmark and self.num_classes not in (None, 1000):
             raise InputError(f"num_classes is {self.num_classes}, but {self.benchmark} needs 1000: leave it out.")
+        if self.labels and (self.benchmark or self.split_file):
+            other = "split_file" if self.split_file else "benchmark"
+            raise InputError(
+                f"labels is {self.labels}, but {other} says what the images are too: leave one of them out."
+            )
         if self.real_labels and self.benchmark not in (None, "imagenet"):
             raise InputError(f"real_labels are ImageNet's own: leave --benchmark {self.benchmark} out.")
 

@@ -12,6 +12,7 @@ from ..distributed import World
 from ..input_size import explain_size_errors
 from ..training import Objective
 from . import export, infer, validate
+from .check import look_at_data
 from .folders import prepare
 from .loader import create_train_loader
 from .names import save_class_names
@@ -30,6 +31,7 @@ class Classification:
     validate_options = ValidateOptions
     infer_options = InferOptions
     export_options = export.ExportOptions
+    look_at_data = staticmethod(look_at_data)
 
     def prepare(self, options: TrainOptions, world: World) -> TrainOptions:
         return prepare(options, world, training=True)

@@ -9,7 +9,7 @@ from mindspore import nn
 from ..training import Objective
 from .anchors import RPN, retinanet_anchors
 from .coco import Annotated, CocoSet, Raw
-from .mask_data import MaskTrainTransform, Room
+from .mask_data import MaskTrainTransform, Room, masks_of
 from .mask_validator import MaskValidator
 from .objective import RetinaNetObjective
 from .options import TrainOptions
@@ -37,6 +37,13 @@ class System(Protocol):
     def objective(self, options: TrainOptions, network: nn.Cell) -> Objective:
         """What ``network`` is trained with."""
 
+    def check_objects(self, image: Annotated) -> None:
+        """Refuse an image whose annotations cannot be trained on.
+
+        Raises:
+            InputError: naming the image.
+        """
+
     def example(self, options: TrainOptions, size: Tuple[int, int]) -> Arrays:
         """A training batch of noise at height and width ``size``, a multiple of 32."""
 
@@ -52,6 +59,9 @@ class RetinaNetSystem:
 
     def objective(self, options, network):
         return RetinaNetObjective(network)
+
+    def check_objects(self, image):
+        pass  # boxes are all that it needs, and are checked as they are read
 
     def example(self, options, size):
         rng = np.random.default_rng(0)
@@ -76,6 +86,9 @@ class MaskRCNNSystem:
 
     def objective(self, options, network):
         return MaskRCNNObjective(network, regions=options.regions, samples=options.region_samples)
+
+    def check_objects(self, image):
+        masks_of(image)
 
     def example(self, options, size):
         rng = np.random.default_rng(0)

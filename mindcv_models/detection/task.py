@@ -13,6 +13,7 @@ from ..distributed import World, on_every_rank
 from ..errors import InputError
 from ..training import Objective
 from . import export, infer, validate
+from .check import look_at_data
 from .data import eval_transform, read_split, train_loader, write_embedded
 from .options import InferOptions, TrainOptions, ValidateOptions
 from .systems import system_of
@@ -27,6 +28,7 @@ class Detection:
     train_options = TrainOptions
     validate_options = ValidateOptions
     infer_options = InferOptions
+    look_at_data = staticmethod(look_at_data)
     export_options = export.ExportOptions
     validate = staticmethod(validate.run)
     infer = staticmethod(infer.run)

@@ -6,6 +6,7 @@ exported file refers to its data by that name, so an older pair remains valid un
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -24,8 +25,10 @@ from .graph import OnnxGraph
 
 __all__ = ["OPSET", "atomic_export", "model_of", "write_mindir_file", "write_onnx_file"]
 
+logger = logging.getLogger(__name__)
+
 # Operator set 20 is the first with the exact GELU, and has deformable convolution (19).
-OPSET, IR_VERSION = 20, 9
+OPSET, IR_VERSION, OLDEST_RUNTIME = 20, 9, "1.17"
 LARGEST_FILE = 1_900_000_000  # Protocol Buffers are limited to 2 GiB
 
 
@@ -103,6 +106,7 @@ def model_of(graph: OnnxGraph, external: Optional[Tuple[str, Dict[str, Tuple[int
     nodes = [helper.make_node(op.type, op.inputs, op.outputs, **op.attributes) for op in graph.operators]
     outputs = [value_info(name) for name in graph.outputs]
     body = helper.make_graph(nodes, "network", [value_info(graph.input)], outputs, tensors)
+    logger.info("ONNX operator set %d: for ONNX Runtime %s and newer", OPSET, OLDEST_RUNTIME)
     opset = helper.make_opsetid("", OPSET)
     return helper.make_model(body, opset_imports=[opset], ir_version=IR_VERSION, producer_name=METADATA_KEY)
 

@@ -29,6 +29,10 @@ class TrainBatches(Batches):
     title = "Data"
 
     shuffle: bool = option(True, "shuffle the training images each epoch")
+    check_data: bool = option(
+        False, "only look at the data: a table of what would be trained on, what is left out and why, classes, sizes "
+        "and unreadable files", also=("dry_run", "verify_data"),
+    )  # fmt: skip
     num_samples: Optional[int] = option(None, "train on this many images only", at_least=1)
     drop_remainder: bool = option(True, "drop the last training batch if it is not full", also=("drop_last",))
 

@@ -56,10 +56,10 @@ class LabelMaps(Batches):
     data_dir: str = option(
         "./", "folder that the four folders below are in", path=True, also=("data", "data_path", "data_root", "root")
     )
-    train_images: str = option("images/training", "folder of the training pictures", also=("img_dir",))
-    train_labels: str = option("annotations/training", "folder of their label maps", also=("ann_dir",))
-    val_images: str = option("images/validation", "folder of the pictures to validate on")
-    val_labels: str = option("annotations/validation", "folder of their label maps")
+    train_images: str = option("images/training", "folder of the training pictures", path=True, also=("img_dir",))
+    train_labels: str = option("annotations/training", "folder of their label maps", path=True, also=("ann_dir",))
+    val_images: str = option("images/validation", "folder of the pictures to validate on", path=True)
+    val_labels: str = option("annotations/validation", "folder of their label maps", path=True)
     image_suffix: str = option("", "ending of the pictures' names, such as _leftImg8bit.png; default: any picture")
     label_suffix: str = option(".png", "ending of the label maps' names, in place of the pictures'")
     class_names: Optional[str] = option(

@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..input_size import explain_size_errors
 from ..training import Objective
 from . import export, infer, validate
+from .check import look_at_data
 from .folders import class_list, list_pictures, prepare
 from .objective import SegmentationObjective
 from .options import InferOptions, TrainOptions, ValidateOptions
@@ -38,6 +39,7 @@ class Segmentation:
     train_options = TrainOptions
     validate_options = ValidateOptions
     infer_options = InferOptions
+    look_at_data = staticmethod(look_at_data)
     export_options = export.ExportOptions
 
     def prepare(self, options: TrainOptions, world: World) -> TrainOptions:

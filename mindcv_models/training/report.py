@@ -96,7 +96,8 @@ def _picture(columns, names, title, unit):
     axes.set(xlabel="epoch", ylabel=unit, title=title)
     axes.xaxis.get_major_locator().set_params(integer=True)
     if unit in ("images/s", "learning rate"):
-        axes.set_ylim(0, 1.05 * max(np.nanmax(columns[name]) for name in names))
+        top = max(np.nanmax(columns[name]) for name in names)
+        axes.set_ylim(0, 1.05 * top if top > 0 else 1)  # an epoch of one step has no speed
     axes.grid(alpha=0.3)
     if len(names) > 1:
         axes.legend()

@@ -1,0 +1,130 @@
+"""A look at the data before a run: what it would be trained on, what is left out and why, in one table."""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+from tqdm import tqdm
+
+from ..errors import InputError, one_line
+from ..evaluation.tables import markdown_table
+from .images import UnreadableImageError
+from .loader import Source, threads
+
+__all__ = ["Part", "inspect", "report"]
+
+logger = logging.getLogger(__name__)
+
+LISTED = 20  # files of each kind that are named
+
+
+@dataclass
+class Part:
+    """What was found of one split.
+
+    Attributes:
+        name: the split's.
+        images: how many of them there are to use, those that are unreadable included.
+        counts: how much there is of each class, by its name, in the order of the labels.
+        missing: the classes that there is nothing of.
+        left_out: how many files, images or objects are not used, by the reason.
+        unreadable: images that cannot be decoded, and why.
+        sizes: height and width of the others.
+        faults: what would stop a run.
+    """
+
+    name: str
+    images: int = 0
+    counts: Dict[str, Any] = field(default_factory=dict)
+    missing: List[str] = field(default_factory=list)
+    left_out: Dict[str, int] = field(default_factory=dict)
+    unreadable: List[Tuple[str, str]] = field(default_factory=list)
+    sizes: List[Tuple[int, int]] = field(default_factory=list)
+    faults: List[str] = field(default_factory=list)
+
+    def attempt(self, call: Callable[[], Any]) -> Any:
+        """What ``call`` returns; None if it raises InputError, which becomes a fault."""
+        try:
+            return call()
+        except InputError as error:
+            if str(error) not in self.faults:
+                self.faults.append(str(error))
+            return None
+
+
+def inspect(part: Part, source: Source, note: Callable[[Any], Any], workers: int) -> List[Any]:
+    """Read each sample once: those that cannot be decoded go to ``part.unreadable``, other errors to ``part.faults``.
+
+    Args:
+        note: from what the source reads to what is to be kept of it.
+
+    Returns:
+        What ``note`` gave of each sample that could be read.
+    """
+
+    def look(index: int) -> Tuple[Any, Optional[InputError]]:
+        try:
+            return note(source.read(index)), None
+        except InputError as error:
+            return None, error
+
+    with ThreadPoolExecutor(threads(workers)) as pool:
+        looks = pool.map(look, range(len(source)))
+        found = list(tqdm(looks, desc=f"checking {part.name}", total=len(source), unit="img", disable=None))
+    for index, (_, error) in enumerate(found):
+        if isinstance(error, UnreadableImageError):
+            part.unreadable.append((source.name(index), error.reason))
+        elif error is not None:
+            part.faults.append(str(error))
+    return [value for value, error in found if error is None]
+
+
+def report(parts: Sequence[Part], skip_bad_images: bool) -> int:
+    """Log the table, the unreadable files and the faults; 1 if a run would not get through the data, else 0."""
+    logger.info("%s", markdown_table(_rows(parts)).rstrip())
+    for part in parts:
+        _list(f"{part.name} has nothing of {len(part.missing)} of the {len(part.counts)} classes", part.missing)
+    bad = [f"{path}: {reason}" for part in parts for path, reason in part.unreadable]
+    faults = [f"{part.name}: {fault}" for part in parts for fault in part.faults]
+    advice = "" if skip_bad_images else "; replace or remove them, or use --skip_bad_images True"
+    _list(f"cannot be decoded{advice}", bad)
+    _list("would stop a run", faults)
+    if faults or (bad and not skip_bad_images):
+        return 1
+    logger.info("nothing in the data would stop a run")
+    return 0
+
+
+def _list(title, lines) -> None:
+    if lines:
+        more = [f"and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
+        logger.warning("%s:%s", title, "".join(f"\n  {one_line(line)}" for line in [*lines[:LISTED], *more]))
+
+
+def _rows(parts) -> List[Dict[str, str]]:
+    names = [part.name for part in parts]
+
+    def row(title: str, cells: Sequence[Any]) -> Dict[str, str]:
+        return {"": _cell(title), **{name: str(cell) for name, cell in zip(names, cells)}}
+
+    rows = [row("images", [part.images for part in parts])]
+    for name in dict.fromkeys(name for part in parts for name in part.counts):
+        rows.append(row(f"class {name}", [part.counts.get(name, 0) for part in parts]))
+    for reason in dict.fromkeys(reason for part in parts for reason in part.left_out):
+        rows.append(row(f"left out: {reason}", [part.left_out.get(reason, 0) for part in parts]))
+    rows.append(row("cannot be decoded", [len(part.unreadable) for part in parts]))
+    for title, share in (("smallest", 0.0), ("median", 0.5), ("largest", 1.0)):
+        rows.append(row(f"{title} width x height", [_size(part.sizes, share) for part in parts]))
+    return rows
+
+
+def _size(sizes, share) -> str:
+    if not sizes:
+        return ""
+    height, width = sorted(sizes, key=lambda size: (size[0] * size[1], size))[int(share * (len(sizes) - 1))]
+    return f"{width} x {height}"
+
+
+def _cell(text) -> str:
+    return one_line(text).replace("|", "\\|")
