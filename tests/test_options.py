@@ -448,6 +448,8 @@ def test_another_task_adds_its_own_groups(tmp_path):
     [
         ("--warmup_steps 500", "warmup_epochs is 3 and warmup_steps 500: set one of them to 0."),
         ("--warmup_steps -1", "warmup_steps is -1, but must be at least 0."),
+        ("--min_lr 0.1 --lr 0.01", "min_lr is 0.1, above lr, 0.01"),
+        ("--model_kwargs a=1 a=2", "model_kwargs is 'a=1 a=2', but must be pairs"),
         ("--steps_per_epoch 0", "steps_per_epoch is 0, but must be at least 1."),
         ("--early_stopping 2", "early_stopping goes by validation: set val_while_train to True."),
         ("--stop_if_stuck 2", "stop_if_stuck goes by validation: set val_while_train to True."),

@@ -1,6 +1,7 @@
 """The report of a run, and its numbers for TensorBoard."""
 
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -66,6 +67,15 @@ def test_a_run_without_validation_has_no_picture_of_accuracy(run):
     write_report(run, read_run(run))
     assert not (run / "report" / "accuracy.png").exists()
     assert (run / "report" / "loss.png").exists()
+
+
+def test_an_epoch_of_one_step_has_no_speed_and_no_warning(run):
+    """The first step compiles, and is left out of the speed: of one step nothing is left."""
+    (run / "results.csv").write_text("epoch,lr,train_loss,images_per_second,seconds\n1,0.001,2.25,0,10\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_report(run, read_run(run))
+    assert (run / "report" / "throughput.png").exists()
 
 
 def test_without_matplotlib_there_is_a_page_and_a_line(run, monkeypatch, caplog):

@@ -8,7 +8,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Parameter, Tensor
+from mindspore import Parameter, Tensor, load_checkpoint
 
 from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError
@@ -23,7 +23,7 @@ FACTS = {
     "place": asdict(RunPosition(2, 1, 1, 0.5, [0.25, 0.25])),
     "best": asdict(Result({"val_loss": float("nan"), "top1": 0.5}, 0.5, 8)),
     "schedule": {"factor": 1.0, "best": float("-inf"), "waited": 0},
-    "keeper": {"best": float("-inf"), "numbered": [[1, "m-1_6.ckpt"], [float("-inf"), "m-2_6.ckpt"]]},
+    "keeper": {"best": float("-inf"), "tie": -0.5, "numbered": [[1, "m-1_6.ckpt"], [float("-inf"), "m-2_6.ckpt"]]},
     "results": [{"epoch": "1", "top1": "0.5", "val_loss": "nan", "ema_top1": ""}],
 }
 DEEP = "x"
@@ -75,7 +75,7 @@ def test_a_name_that_is_no_numbered_checkpoint_of_the_run_is_refused(name):
         ("best.images", 2.5), ("best.text", 5), ("best.unknown", 1), ("schedule", []), ("schedule", {}),
         ("schedule.factor", 0), ("schedule.factor", float("inf")), ("schedule.factor", float("nan")),
         ("schedule.factor", "1"), ("schedule.best", float("nan")), ("schedule.waited", 0.5), ("keeper", None),
-        ("keeper", {"best": 0.0}), ("keeper.best", "high"), ("keeper.numbered", {"a": 1}), ("keeper.numbered.0", 5),
+        ("keeper", {"best": 0.0}), ("keeper.best", "high"), ("keeper.tie", float("nan")), ("keeper.numbered", {"a": 1}), ("keeper.numbered.0", 5),
         ("keeper.numbered.0", [1]), ("keeper.numbered.0", ["1", "m-1_6.ckpt"]), ("keeper.numbered.0", [1, None]),
         ("results", {}), ("results", ["row"]), ("results.0.top1", 0.5), ("results.0.top1", "=cmd()"),
         ("results.0.top1", "1" * 41), ("results", DEEP), ("keeper.numbered.0", DEEP),
@@ -124,6 +124,22 @@ def test_a_run_prunes_none_but_its_own_checkpoints_and_replaces_links(tmp_path):
     assert outside.read_text() == "keep"
     assert {p.name for p in (tmp_path / "run").iterdir()} == {"m-2_6.ckpt", "m_last.ckpt", "m_best.ckpt"}
     assert not any(p.is_symlink() for p in (tmp_path / "run").iterdir())
+
+
+def test_of_equal_scores_the_smaller_loss_is_the_best_also_after_a_resume(tmp_path):
+    def result(loss):
+        return Result({"val_loss": loss, "top1": 1.0}, 1.0, 8)
+
+    parameter = Parameter(Tensor([0.0], ms.float32), name="w")
+    keeper, kept = CheckpointManager(tmp_path, "m", None, 1), []
+    for epoch, loss in enumerate((0.5, 0.059, float("nan"), 0.2, 0.0018, 0.0018), 1):
+        parameter.set_data(Tensor([float(epoch)], ms.float32))
+        keeper.save([parameter], epoch, 1, result(loss).score, result(loss).tie)
+        kept.append(load_checkpoint(str(keeper.best))["w"].asnumpy().item())
+        again = CheckpointManager(tmp_path, "m", None, 1)
+        again.load_state_dict(keeper.state_dict())
+        keeper = again
+    assert kept == [1, 2, 2, 2, 5, 5]
 
 
 @pytest.mark.parametrize("name", ["99999999999999999999-1-1-rank0.npz", "1-²-1-rank0.npz", "1--1-1-rank0.npz"])

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from mindcv.data.auto_augment import auto_augment_policy, rand_augment_transform
 
-from ..errors import InputError
+from ..errors import InputError, shown
 
 __all__ = ["ColorJitter", "create_augment"]
 
@@ -73,9 +73,9 @@ def _parse(text: str):
     policy, *sections = text.split("-")
     allowed = _SECTIONS.get(policy)
     found = [re.fullmatch(r"([a-z]+)(\d+\.?\d*)", section) for section in sections]
-    if allowed is None or not all(match and match[1] in allowed for match in found):
+    if allowed is None or not all(match and match[1] in allowed and float(match[2]) <= 1000 for match in found):
         raise InputError(
-            f"auto_augment is {text!r}, but must be one of {', '.join(_SECTIONS)}, with parameters such as "
+            f"auto_augment is {shown(text)}, but must be one of {', '.join(_SECTIONS)}, with parameters such as "
             "randaug-m9-mstd0.5-inc1, trivialaugwide-m31 or augmix-m3-w3."
         )
     return policy, {match[1]: float(match[2]) for match in found}

@@ -4,6 +4,7 @@ MindCV would train on wrong labels, or fail far from the cause.
 """
 
 import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -61,9 +62,10 @@ def prepare(options: ImageFolder, world: World, training: bool) -> ImageFolder:
 def _check_data(options, splits, classes, training, world):
     """Refuse what cannot be learnt or labelled; say what is missing, left out, or cannot be decoded."""
     if training and classes < 2:
-        raise InputError(
-            f"{split_root(options, splits[0])} has one class, so that there is nothing to learn: add another one."
-        )
+        where = split_root(options, splits[0])
+        if options.class_map and os.path.isfile(options.class_map):
+            where = f"class_map {options.class_map}, which must have a name a line,"
+        raise InputError(f"{where} has one class, so that there is nothing to learn: add another one.")
     for split in splits:
         if options.dataset.lower() not in STANDARD_DATASETS:
             check_classes(options, split, training)

@@ -1,5 +1,6 @@
 """What a validation finds, and what the training loop asks of it: the seam between the loop and the tasks."""
 
+import math
 from dataclasses import dataclass
 from typing import Dict, Protocol, Tuple
 
@@ -29,6 +30,12 @@ class Result:
         plain = {name: float(value) for name, value in self.values.items()}
         for name, value in (("values", plain), ("score", float(self.score)), ("at_chance", bool(self.at_chance))):
             object.__setattr__(self, name, value)
+
+    @property
+    def tie(self) -> float:
+        """What decides between equal scores, larger being better: the loss with its sign turned, where there is one."""
+        loss = self.values.get("val_loss", 0.0)
+        return -loss if loss == loss else -math.inf
 
     def __str__(self):
         return self.text or ", ".join(f"{name} {value:.4f}" for name, value in self.values.items())

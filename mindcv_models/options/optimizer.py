@@ -114,6 +114,10 @@ class Schedule(Epochs):
     lr_epoch_stair: bool = option(False, "change the learning rate once per epoch rather than every step")
 
     def check(self) -> None:
+        if self.min_lr > self.lr:
+            raise InputError(
+                f"min_lr is {self.min_lr:g}, above lr, {self.lr:g}: every rate would be min_lr; lower it, or use 0."
+            )
         if self.warmup_epochs and self.warmup_steps:
             raise InputError(
                 f"warmup_epochs is {self.warmup_epochs} and warmup_steps {self.warmup_steps}: set one of them to 0."

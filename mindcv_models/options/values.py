@@ -100,6 +100,8 @@ def _parse_pairs(words: Sequence[str]) -> Any:
     pairs = [word.partition("=") for word in words]
     try:
         if all(key.isidentifier() and equals for key, equals, _ in pairs):
+            if len({key for key, _, _ in pairs}) < len(pairs):
+                return text  # a key twice: YAML refuses that too
             return {key: parse_text(value) for key, _, value in pairs}
         return parse_text(text) if text.startswith("{") else text
     except yaml.YAMLError:

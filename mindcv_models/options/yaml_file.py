@@ -89,6 +89,8 @@ def _read_text(path: Path) -> str:
         if path.exists() and path.stat().st_size > _LARGEST_FILE:
             raise InputError(f"the configuration {path} has more than 1 MB: give the path of a YAML file of options.")
         encoded = path.read_bytes()
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot read the configuration {path} ({reason}): give the path of a YAML file.") from error

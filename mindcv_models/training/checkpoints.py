@@ -27,7 +27,7 @@ class CheckpointManager:
         self.policy = policy
         self.keep_max = keep_max
         self.numbered: List[Tuple[float, Path]] = []
-        self.best_score = float("-inf")
+        self.best_score = self.best_tie = float("-inf")
         remove_partials(folder)  # by a run that was killed
 
     @property
@@ -40,19 +40,28 @@ class CheckpointManager:
 
     def state_dict(self) -> dict:
         """What a resumed run has to know: plain numbers and names."""
-        return {"best": self.best_score, "numbered": [[rank, path.name] for rank, path in self.numbered]}
+        numbered = [[rank, path.name] for rank, path in self.numbered]
+        return {"best": self.best_score, "tie": self.best_tie, "numbered": numbered}
 
     def load_state_dict(self, state: dict) -> None:
         """Take over checkpoints of the run so far, as far as they are in the folder."""
-        self.best_score = state["best"] if self.best.exists() else float("-inf")
+        is_there = self.best.exists()
+        self.best_score = state["best"] if is_there else float("-inf")
+        self.best_tie = state.get("tie", float("-inf")) if is_there else float("-inf")
         listed = [(rank, self.folder / name) for rank, name in state["numbered"]]
         self.numbered = [(rank, path) for rank, path in listed if path.exists()]
 
-    def save(self, parameters: List[Parameter], epoch: int, step: int, score: Optional[float]) -> None:
-        """Save after an epoch; ``score`` (larger is better) is None where there was no validation."""
+    def save(
+        self, parameters: List[Parameter], epoch: int, step: int, score: Optional[float], tie: float = 0.0
+    ) -> None:
+        """Save after an epoch; ``score`` (larger is better) is None where there was no validation.
+
+        Args:
+            tie: decides between equal scores, larger being better.
+        """
         save_checkpoint(parameters, self.last)
-        if score is not None and score > self.best_score:
-            self.best_score = score
+        if score is not None and (score, tie) > (self.best_score, self.best_tie):
+            self.best_score, self.best_tie = score, tie
             _same_file(self.last, self.best)
         if self.policy not in (None, "none"):
             path = self.folder / f"{self.model}-{epoch}_{step}.ckpt"

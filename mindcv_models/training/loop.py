@@ -118,9 +118,11 @@ class Trainer:
     def _count(self, result):
         """What a validation means for the rest of the run."""
         self.schedule.after_validation(result.score)
-        is_best = self.best is None or result.score > self.best.score
-        self.best = result if is_best else self.best
-        self.position.without_gain = 0 if is_best else self.position.without_gain + 1
+        before = self.best
+        if before is None or (result.score, result.tie) > (before.score, before.tie):
+            self.best = result
+        gained = before is None or result.score > before.score
+        self.position.without_gain = 0 if gained else self.position.without_gain + 1
         self.position.stuck = self.position.stuck + 1 if result.at_chance else 0
 
     def _train(self):
@@ -184,7 +186,8 @@ class Trainer:
         if due or selected is not None:
             averages = self.step.ema.averages if self.step.ema else ()
             parameters = [*self.network.get_parameters(), *averages]
-            self.checkpoints.save(parameters, row["epoch"], self.steps, selected and selected.score)
+            score, tie = (selected.score, selected.tie) if selected else (None, 0.0)
+            self.checkpoints.save(parameters, row["epoch"], self.steps, score, tie)
         self.results.add(row)
 
     def _save_state(self):

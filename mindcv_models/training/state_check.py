@@ -113,7 +113,8 @@ class _Facts:
         self.require("best.text", best.get("text", ""), "text", lambda v: isinstance(v, str))
 
     def keeper(self, keeper) -> None:
-        self.require("keeper.best", keeper["best"], "a number", _is_number)
+        for name in ("best", "tie"):
+            self.require(f"keeper.{name}", keeper.get(name, 0.0), "a number", _is_number)
         self.require("keeper.numbered", keeper["numbered"], "a list", lambda v: isinstance(v, list))
         for item in keeper["numbered"]:
             pair = isinstance(item, list) and len(item) == 2 and _is_number(item[0]) and isinstance(item[1], str)
