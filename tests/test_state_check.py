@@ -75,10 +75,10 @@ def test_a_name_that_is_no_numbered_checkpoint_of_the_run_is_refused(name):
         ("best.images", 2.5), ("best.text", 5), ("best.unknown", 1), ("schedule", []), ("schedule", {}),
         ("schedule.factor", 0), ("schedule.factor", float("inf")), ("schedule.factor", float("nan")),
         ("schedule.factor", "1"), ("schedule.best", float("nan")), ("schedule.waited", 0.5), ("keeper", None),
-        ("keeper", {"best": 0.0}), ("keeper.best", "high"), ("keeper.tie", float("nan")), ("keeper.numbered", {"a": 1}), ("keeper.numbered.0", 5),
+        ("keeper", {"best": 0.0}), ("keeper.best", "high"), ("keeper.numbered", {"a": 1}), ("keeper.numbered.0", 5),
         ("keeper.numbered.0", [1]), ("keeper.numbered.0", ["1", "m-1_6.ckpt"]), ("keeper.numbered.0", [1, None]),
         ("results", {}), ("results", ["row"]), ("results.0.top1", 0.5), ("results.0.top1", "=cmd()"),
-        ("results.0.top1", "1" * 41), ("results", DEEP), ("keeper.numbered.0", DEEP),
+        ("results.0.top1", "1" * 41), ("results", DEEP), ("keeper.numbered.0", DEEP), ("keeper.tie", float("nan")),
     ],
 )  # fmt: skip
 def test_facts_of_another_shape_are_one_line_with_file_and_entry(entry, value):
