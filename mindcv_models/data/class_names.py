@@ -1,13 +1,15 @@
 """The names of classes, in the order of their labels: in a text file, in a folder of class folders, beside a run."""
 
 import os
+import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import List, Optional, Sequence
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from ..files import read_text, write_text
 
-__all__ = ["CLASS_FILE", "class_names_of", "given_names", "read_class_names", "write_class_names"]
+__all__ = ["CLASS_FILE", "class_names_of", "given_names", "is_name", "read_class_names", "write_class_names"]
 
 # In a run's folder, beside its checkpoints: a name a line, in the order of the labels.
 CLASS_FILE = "classes.txt"
@@ -36,10 +38,18 @@ def read_class_names(path: Path, option: str = "class_names") -> List[str]:
         advice = "give each class one line"
     if not names:
         raise InputError(f"{option} {path} has no names: {advice}.")
+    bad = next((name for name in names if not is_name(name)), None)
+    if bad is not None:
+        raise InputError(f"{option} {path} has {shown(bad)}, which is no text on one line: {advice}.")
     if len(set(names)) < len(names):
-        twice = min(name for name in names if names.count(name) > 1)
-        raise InputError(f"{option} {path} has {twice!r} twice: {advice}.")
+        twice = min(name for name, count in Counter(names).items() if count > 1)
+        raise InputError(f"{option} {path} has {shown(twice)} twice: {advice}.")
     return names
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be a class's name: on one line, and without control characters, which terminals obey."""
+    return bool(text.strip()) and not any(unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") for each in text)
 
 
 def _folders(path, option) -> List[str]:

@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ..data.class_names import is_name
 from ..data.images import MAX_PIXELS, decode
 from ..errors import InputError, shown
 from ..files import read_json, require_file
@@ -219,7 +220,7 @@ class _Reader:
             if number in found:
                 self.refuse(f"two categories have id {number}: give each its own")
             name = entry.get("name")
-            if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            if not isinstance(name, str) or not is_name(name):
                 self.refuse(f"category {number} has name {shown(name)}, but must have a text on one line")
             found[number] = Category(number, name)
         if not found:
