@@ -143,7 +143,7 @@ class CocoSet:
         for k, image in enumerate(self.images):
             path = self.folder / image.file_name
             if path.parent not in found:
-                found[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
+                found[path.parent] = set(os.listdir(path.parent)) if os.path.isdir(path.parent) else set()
             if path.name not in found[path.parent]:
                 missing.append(k)
         if not missing:

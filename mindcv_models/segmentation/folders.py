@@ -69,6 +69,8 @@ def read_numbers(path: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(read_whole(path, "label map"))) as file:
             check_size(path, file.height, file.width)
+            if file.format == "JPEG":
+                raise InputError(f"label map {path} is a JPEG, whose compression changes numbers: save it as PNG.")
             mode, values = file.mode, np.asarray(file)
     except UnreadableImageError as error:  # which of a picture may be passed over, but not of its label map
         raise InputError(f"cannot decode label map {path} ({error.reason}): replace it.") from error
