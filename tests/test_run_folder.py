@@ -91,6 +91,12 @@ def test_a_folder_has_one_run_at_a_time_and_a_dead_process_leaves_none(tmp_path)
         pass
 
 
+def test_a_file_in_the_place_of_the_states_is_refused_before_training(tmp_path):
+    (tmp_path / "state").write_text("")
+    with pytest.raises(InputError, match="state is no folder, but a run's states go there"):
+        StateFiles(tmp_path / "state", ONE_DEVICE)
+
+
 def test_files_that_exist_are_told_from_none(tmp_path, caplog):
     files = StateFiles(tmp_path / "state", ONE_DEVICE)
     assert not files.exist() and files.newest() is None

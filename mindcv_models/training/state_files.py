@@ -63,6 +63,8 @@ class StateFiles:
     def __init__(self, folder: Path, world: World):
         self.folder = folder
         self.world = world
+        if folder.exists() and not folder.is_dir():  # an epoch later it would be too late
+            raise InputError(f"{folder} is no folder, but a run's states go there: move it, or change ckpt_save_dir.")
         remove_partials(folder)  # by a run that was killed
         self.run = int(sum_over_ranks([int(time.time()) if world.is_main else 0], world)[0])
 
