@@ -212,6 +212,17 @@ def test_large_weights_lie_beside_the_file_that_names_them(tmp_path):
     np.testing.assert_allclose(check.reload(output)(images)[0], network(ms.Tensor(images)).asnumpy(), rtol=0, atol=1e-5)
 
 
+def test_only_its_own_older_data_goes(tmp_path):
+    """The name of an output may look like a pattern, and its folder may have other files."""
+    others = ["a.onnx.data-00000000", "[a].onnx.data-notes", "*.onnx.data-0000000g"]
+    for name in (*others, "[a].onnx.data-00000000", "*.onnx.data-00000001"):
+        (tmp_path / name).write_bytes(b"data")
+    for name in ("[a].onnx", "*.onnx"):
+        with files.atomic_export(tmp_path / name) as partial:
+            partial.write_bytes(b"new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*others, "[a].onnx", "*.onnx"])
+
+
 def test_an_error_leaves_the_old_file(tmp_path):
     output = tmp_path / "n.onnx"
     output.write_bytes(b"old")

@@ -86,7 +86,7 @@ class ValidationRun:
     def _corruptions(self, name, predictor) -> Row:
         root = Path(self.options.data_dir)
         errors = {}
-        for folder in sorted(p for p in root.glob("*/*") if p.is_dir() and p.name.isdigit()):
+        for folder in sorted(p for p in root.glob("*/*") if p.is_dir() and p.name.isdecimal()):
             predictions, _ = self._predict(
                 predictor, replace(self.options, data_dir=str(folder.parent), val_split=folder.name)
             )

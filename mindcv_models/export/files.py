@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import zlib
@@ -51,9 +52,10 @@ def atomic_export(path: Path) -> Iterator[Path]:
         for name in [*data, path.name]:  # the file last, since it refers to its data
             flush(folder / name)
             os.replace(folder / name, path.parent / name)
-        for old in path.parent.glob(f"{path.name}.data-*"):
-            if old.name not in data:
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
+        own = re.compile(rf"{re.escape(path.name)}\.data-[0-9a-f]{{8}}")
+        for old in path.parent.iterdir():
+            if own.fullmatch(old.name) and old.name not in data:
+                shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
     except OSError as error:
         raise _unwritten(path, error) from error
     finally:
