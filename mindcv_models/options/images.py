@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from typing import Optional, Tuple
 
 from ..errors import InputError
-from ..models.family import IMAGENET
-from ..models.registry import config_of
 from .groups import option
 from .model import Model
 from .values import show
@@ -44,6 +42,9 @@ class Normalization(Model):
     @property
     def mean_and_std(self) -> Tuple[Tuple[float, ...], Tuple[float, ...]]:
         """What pixels are normalised by, on the scale 0 to 255: as given, else the model's own, else ImageNet's."""
+        from ..models.family import IMAGENET  # here, since the options of serve.py are read without MindSpore
+        from ..models.registry import config_of
+
         own = config_of(self.model)
         pairs = (self.mean, own.mean or IMAGENET["mean"]), (self.std, own.std or IMAGENET["std"])
         return tuple(tuple(255 * value for value in known) if given is None else given for given, known in pairs)
