@@ -129,7 +129,7 @@ def service(options: Options):
 def loaded(options: Options, port: int, folder: str) -> Tuple[float, List[float], int]:
     """Images a second under the client's load, the latencies p50, p95 and p99 in ms, and the failed requests."""
     script = Path(folder, "wrk.lua")
-    script.write_text(SCRIPT)
+    script.write_text(SCRIPT, encoding="utf-8")
     command = ["wrk", "-t", "1", "-c", str(options.connections), "-d", f"{options.seconds}s", "--timeout", "30s",
                "-s", str(script), f"http://127.0.0.1:{port}"]  # fmt: skip
     environment = {**os.environ, "WRK_LIST": str(Path(folder, "list"))}
@@ -148,7 +148,7 @@ def main() -> int:
     print("| alone, images/s | service, images/s | ratio | p50 ms | p95 ms | p99 ms | failed | MiB before | after |")
     print("|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder, service(options) as (port, server):
-        Path(folder, "list").write_text("".join(f"{path}\n" for path in paths))
+        Path(folder, "list").write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")
         for _ in range(options.rounds):
             reference = alone(options, paths)
             before = server.memory_info().rss / 2**20
