@@ -26,6 +26,8 @@ def run(main) -> None:
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as scripts have it while they import
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(sys.stdout, "reconfigure"):  # a name that the locale cannot write is no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     logging.raiseExceptions = False  # a closed or full standard output costs the log, not a traceback for each line
     if launch().rank > 0:
@@ -84,15 +86,28 @@ def output_folder(path: str, option: str = "ckpt_save_dir") -> Path:
     """Create the folder for results; ``option`` is the option that names it.
 
     Raises:
-        InputError: it cannot be created or is not writable.
+        InputError: it cannot be created or is not writable; or it has the table of a training run, and another table
+            would replace that.
     """
     folder = Path(path or "./ckpt")
+    if option == "report_dir" and _has_table_of_a_run(folder):
+        raise InputError(
+            f"report_dir is {folder}, whose results.csv is a training run's and would be lost: choose another folder."
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
         raise InputError(f"cannot write to {folder} ({error.strerror}): choose another {option}.") from error
+
+
+def _has_table_of_a_run(folder: Path) -> bool:
+    try:
+        with open(folder / "results.csv", "rb") as file:
+            return file.read(6) == b"epoch,"
+    except OSError:
+        return False
 
 
 def _flush_output():

@@ -441,3 +441,17 @@ def test_images_that_came_after_the_split_are_counted(tmp_path):
     images = list_images(prepared, "train")
     assert images.left_out == {"images that are in no part of the split": 2}
     assert not any("new" in path for path in images.items)
+
+
+def test_the_folder_of_classes_in_place_of_the_one_above_is_said(tmp_path):
+    image_folder(tmp_path)
+    with pytest.raises(InputError, match=r"train/train: .*train has class folders itself; use --val_ratio"):
+        prepare(options(tmp_path / "train"), ONE_DEVICE, training=True)
+    with pytest.raises(InputError, match="set data_dir and the name of its split"):
+        prepare(options(tmp_path / "val" / "a"), ONE_DEVICE, training=True)
+
+
+def test_a_phones_own_format_is_named(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    with pytest.raises(UnreadableImageError, match="HEIC or AVIF, which is not read here; save it as JPEG or PNG"):
+        decode(str(tmp_path / "a.jpg"))

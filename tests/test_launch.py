@@ -149,6 +149,24 @@ def test_an_error_is_one_line_however_it_came(capsys):
 
 
 @pytest.mark.process
+def test_names_that_the_locale_cannot_write_are_escaped():
+    code = (
+        "import logging\n"
+        "from mindcv_models import process\n"
+        "def main():\n"
+        "    print('\u7ea2\u8272 Gr\u00fcn')\n"
+        "    logging.getLogger('x').info('\u84dd')\n"
+        "process.run(main)\n"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1", "GLOG_v": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, timeout=PATIENCE, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode("latin-1").splitlines() == [r"\u7ea2\u8272" + " Gr\u00fcn", r"\u84dd"]
+
+
+@pytest.mark.process
 @pytest.mark.parametrize("sink", ["closed", "full"])
 def test_output_that_nobody_reads_costs_no_tracebacks(sink):
     """As into ``head -1``, or onto a full disk: the run goes on, since its files are what counts."""
@@ -166,3 +184,12 @@ def test_output_that_nobody_reads_costs_no_tracebacks(sink):
         command, shell=True, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
     )  # fmt: skip
     assert done.stderr == "done"
+
+
+def test_a_report_does_not_replace_the_table_of_a_training_run(tmp_path):
+    (tmp_path / "results.csv").write_text("epoch,lr,train_loss\n1,0.1,2\n")
+    with pytest.raises(InputError, match=r"whose results\.csv is a training run's and would be lost"):
+        process.output_folder(str(tmp_path), "report_dir")
+    assert process.output_folder(str(tmp_path)) == tmp_path
+    (tmp_path / "results.csv").write_text("checkpoint,top1\na,1\n")
+    assert process.output_folder(str(tmp_path), "report_dir") == tmp_path

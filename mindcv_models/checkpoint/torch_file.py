@@ -49,16 +49,20 @@ def read_torch_file(path: str) -> Any:
             return _Archive(path, file).load()
         if start.startswith(b"\x80") and LEGACY_MAGIC.to_bytes(10, "little") in start[:32]:
             return _Legacy(path, file).load()
-    raise InputError(_kind(start))
+    raise InputError(_kind(path, start))
 
 
-def _kind(start: bytes) -> str:
-    """What a file that is no PyTorch checkpoint is, by its first bytes, and what to do."""
+def _kind(path: str, start: bytes) -> str:
+    """What a file that is no PyTorch checkpoint is, by its name and first bytes, and what to do."""
     for magic, words in _OTHER_FILES.items():
         if start.startswith(magic):
             return words
     if start[257:262] == b"ustar":
         return "it is a tar archive; if PyTorch 0.1 wrote it, load and save it with PyTorch 1.0 to 1.5, else unpack it"
+    if not start:
+        return "it is empty: get the file again"
+    if str(path).endswith((".onnx", ".mindir")):
+        return "it is an exported network, of which no weights are read: give the checkpoint that it was made from"
     if start.startswith(b"\x80"):
         what = "a pickle of NumPy arrays" if b"numpy" in start else "a pickle, but not one of torch.save"
         return f"it is {what}: load it in Python and save it with torch.save or safetensors.numpy.save_file"

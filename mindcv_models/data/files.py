@@ -74,7 +74,7 @@ def class_folders(root: Path, empty: bool = False) -> List[str]:
         InputError: ``root`` is missing or empty, a class in it has no images, or a name is no text.
     """
     if not root.is_dir():
-        raise InputError(f"no folder {root}: set data_dir and the name of its split; {LAYOUT}.")
+        raise InputError(f"no folder {root}: {_advice(root.parent)}.")
     names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
     if not names:
         raise InputError(f"{root} has no class folders: {LAYOUT}.")
@@ -86,6 +86,17 @@ def class_folders(root: Path, empty: bool = False) -> List[str]:
                 f"class folder {root / name} has no images: add {', '.join(IMAGE_SUFFIXES)} files or remove it."
             )
     return names
+
+
+def _advice(above: Path) -> str:
+    """What to do where ``above`` has no folder of a split."""
+    try:
+        folders = [entry.path for entry in os.scandir(above) if entry.is_dir() and not entry.name.startswith(".")]
+        if any(is_image_name(name) for folder in folders for name in os.listdir(folder)):
+            return f"{above} has class folders itself; use --val_ratio to split it, or give the folder above it"
+    except OSError:
+        pass
+    return f"set data_dir and the name of its split; {LAYOUT}"
 
 
 def find_images(given: Path) -> List[str]:

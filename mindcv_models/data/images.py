@@ -209,6 +209,8 @@ def _in_colour(image):
 def _reason(error, data):
     if not data:
         return "the file is empty"
+    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif"):
+        return "HEIC or AVIF, which is not read here; save it as JPEG or PNG"
     if isinstance(error, Image.UnidentifiedImageError):
         return "no image of a known kind, or a damaged one"
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
