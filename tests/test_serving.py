@@ -1,6 +1,8 @@
 """serve.py: pictures and tensors over HTTP, what is refused and how, batches, and the page."""
 
 import asyncio
+import base64
+import io
 import json
 import re
 import signal
@@ -26,7 +28,7 @@ import serve
 from mindcv_models import create_model
 from mindcv_models.checkpoint import save_checkpoint
 from mindcv_models.data.crop import CropTransform
-from mindcv_models.detection.masks import RunLengths
+from mindcv_models.detection.masks import RunLengths, run_lengths
 from mindcv_models.errors import InputError
 from mindcv_models.options import parse
 from mindcv_models.serving.batcher import Batcher, OverloadedError
@@ -35,7 +37,17 @@ from mindcv_models.serving.options import ServeOptions
 from mindcv_models.serving.server import check_address
 from tests.helpers import dense_tiny, tiny, tiny_detector  # noqa: F401, they register networks
 from tests.helpers.browser import CHROMIUM, browsing
-from tests.helpers.serving import ABOUT, CLASSES, SIDE, photographs, process, serving, small_file
+from tests.helpers.serving import (
+    ABOUT,
+    CLASSES,
+    SIDE,
+    boxes_file,
+    maps_file,
+    photographs,
+    process,
+    serving,
+    small_file,
+)
 from tests.helpers.tiny_detector import call
 
 ROOT = Path(__file__).parents[1]
@@ -376,14 +388,58 @@ def test_limits_of_requests():
     assert (status, json.loads(text)["error"]) == (408, "the request took more than 0.01 seconds to arrive")
 
 
+# Objects and maps, by files whose outputs are known.
+
+
+def test_objects_of_pictures_that_go_through_the_model_together(photos, tmp_path):
+    """A picture is fitted as infer.py fits it, unless it is higher than the file then; the box tells its size there."""
+    with serving(boxes_file(tmp_path / "boxes.onnx")) as client:
+        answer = client.post("/predict", files=form(*photos)).json()
+        assert client.service.running.task.fitted(107, 60) == (64, 36)
+    (portrait,) = answer["results"][0]["detections"]
+    (landscape,) = answer["results"][1]["detections"]
+    assert [Image.open(photo).size for photo in photos] == [(100, 107), (160, 107)]
+    assert portrait["box"] == [0, 0, 64, 60]  # into 96 by 60
+    assert landscape["box"] == [0, 0, 60, 90]
+    assert [(found["class"], found["label"], found["score"]) for found in (portrait, landscape)] == [("b", 1, 0.9)] * 2
+
+
+def test_masks_and_least_scores(photos, tmp_path):
+    with serving(boxes_file(tmp_path / "masks.onnx", masks=True)) as client:
+        (result,) = client.post("/predict", files=form(photos[1])).json()["results"]
+        (nothing,) = client.post("/predict?min_score=0.95", files=form(photos[1])).json()["results"]
+    (found,) = result["detections"]
+    left, top, right, bottom = found["box"]
+    assert found["mask"]["size"] == [result["height"], result["width"]] == [107, 160]
+    mask = runs(found["mask"])
+    assert mask.counts[1::2].sum() == pytest.approx((right - left) * (bottom - top) / 2, rel=0.02)
+    assert nothing["detections"] == []
+
+
+@pytest.mark.parametrize("argmax", [False, True])
+def test_maps_have_the_pictures_size(argmax, tmp_path):
+    """Pure colours, in halves; their border is at the same place in the file's size and in the picture's."""
+    pixels = np.zeros((48, 64, 3), np.uint8)
+    pixels[:, :32, 0] = pixels[:, 32:, 2] = 255
+    Image.fromarray(pixels).save(tmp_path / "halves.png")
+    with serving(maps_file(tmp_path / "maps.onnx", argmax)) as client:
+        (result,) = client.post("/predict", files=form(tmp_path / "halves.png")).json()["results"]
+    assert [(c["class"], c["label"], c["share"]) for c in result["classes"]] == [("red", 0, 0.5), ("blue", 2, 0.5)]
+    labels = np.asarray(Image.open(io.BytesIO(base64.b64decode(result["labels"]))))
+    np.testing.assert_array_equal(labels, np.where(np.arange(64) < 32, 0, 2)[None].repeat(48, 0))
+
+
 # The same as infer.py says.
 
 
 def exported(folder, model, words, **options):
-    """A checkpoint of first weights and its ONNX file."""
-    ms.set_seed(1)
+    """A checkpoint of random weights, large enough for scores that differ, and its ONNX file."""
     checkpoint, file = folder / f"{model}.ckpt", folder / f"{model}.onnx"
-    save_checkpoint(create_model(model, **options).get_parameters(), checkpoint)
+    network, rng = create_model(model, **options), np.random.default_rng(0)
+    for p in network.get_parameters():
+        if len(p.shape) > 1:
+            p.set_data(ms.Tensor(np.float32(rng.normal(0, np.sqrt(2 / np.prod(p.shape[1:])), p.shape))))
+    save_checkpoint(network.get_parameters(), checkpoint)
     code, _ = call(export.main, "--model", model, "--ckpt_path", checkpoint, "--output", file, *words)
     assert code == 0
     return checkpoint, file
@@ -398,13 +454,13 @@ def both(folder, photos, words, more, **options):
     code, text = call(infer.main, *given, *infer_more(words[1]))
     assert code == 0
     with serving(file) as client:
-        answer = client.post("/predict", files=form(*photos), data={"min_score": "0.001"})
+        answer = client.post("/predict", files=form(*photos), data={"min_score": "0.05"})
     assert answer.status_code == 200, answer.text
     return json.loads(text), answer.json()["results"]
 
 
 def infer_more(model):
-    sizes = ["--img_scale", "96", "96", "--min_score", "0.001", "--score_threshold", "0.001"]
+    sizes = ["--img_scale", "96", "96", "--min_score", "0.05", "--score_threshold", "0.05"]
     return sizes if model in ("retinanet", "mask_rcnn") else []
 
 
@@ -419,7 +475,7 @@ def test_classes_are_those_of_infer(photos, tmp_path):
 
 DETECTOR = ["--channels", "8", "--convs", "1", "--anchor_scale", "2"]
 FILE = ["--image_resize", "96", "96", "--img_scale", "96", "96", "--num_classes", "3", "--detections", "True",
-        "--score_threshold", "0.001"]  # fmt: skip
+        "--score_threshold", "0.05"]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -590,6 +646,8 @@ def test_the_page_asks_no_other_host(client):
 @pytest.mark.process
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 def test_the_page_in_a_browser(path, photos):
+    bitmap = np.array([[0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]], bool)
+    counts = run_lengths(bitmap)["counts"]
     with process(path) as (_, address), browsing() as page:
         expected = httpx.post(f"{address}/predict", files=form(photos[0])).json()["results"][0]["classes"]
         for width, dark in ((1000, False), (390, True)):
@@ -605,5 +663,6 @@ def test_the_page_in_a_browser(path, photos):
             page.choose("#files", Path(__file__))
             page.wait("document.getElementById('message').className == 'error'")
             assert "no image of a known kind" in page.value("document.getElementById('message').textContent")
+            assert page.value(f"decodeRuns({{size: [3, 4], counts: {json.dumps(counts)}}}).join('')") == "011001100000"
         assert all(each.startswith((address, "blob:", "data:")) for each in page.requested)
         assert all("400 (Bad Request)" in each for each in page.problems)

@@ -5,13 +5,15 @@
 
 The client is wrk (`apt-get install wrk`), on the same machine: each of its connections sends one JPEG file after
 another as a form, and waits for the answer. In turns with it, ONNX Runtime alone decodes the same files in threads and
-runs them in batches. The table has both throughputs, their ratio, the service's latencies and the memory of its process
-at the beginning and at the end of each round.
+runs them in batches. The table has both throughputs and their ratio; the processor's milliseconds for an image, alone
+and of service and client together, and their ratio, which other work on the machine disturbs less; the service's
+latencies, and its memory at the beginning and at the end of each round.
 """
 
 import itertools
 import os
 import re
+import resource
 import shutil
 import socket
 import subprocess
@@ -38,6 +40,8 @@ from mindcv_models.serving.model_file import ModelFile
 
 del os.environ["MINDCV_MODELS_SERVING"]
 ROOT = Path(__file__).resolve().parents[1]
+COLUMNS = ("alone, images/s", "service, images/s", "ratio", "alone, CPU ms", "service, CPU ms", "ratio", "p50 ms",
+           "p95 ms", "p99 ms", "failed", "MiB before", "MiB after")  # fmt: skip
 SCRIPT = """
 local bodies = {}
 for path in io.lines(os.getenv("WRK_LIST")) do
@@ -83,8 +87,8 @@ def files_of(options: Options) -> List[str]:
     return paths
 
 
-def alone(options: Options, paths: List[str]) -> float:
-    """Images a second of ONNX Runtime without a service, by the service's own preparation."""
+def alone(options: Options, paths: List[str]) -> Tuple[float, float]:
+    """Images a second of ONNX Runtime without a service, by the service's own preparation, and CPU seconds of one."""
     file = ModelFile(options.model_file, options.threads)
     task, endless = task_of(file), itertools.cycle(paths)
 
@@ -92,13 +96,13 @@ def alone(options: Options, paths: List[str]) -> float:
         return task.prepare(decode(path))
 
     with ThreadPoolExecutor(options.threads) as pool:
-        count, begin = -options.max_batch, time.perf_counter()
+        count, begin, used = -options.max_batch, time.perf_counter(), time.process_time()
         while time.perf_counter() - begin < options.seconds:
             file.run(list(pool.map(prepare, itertools.islice(endless, options.max_batch))))
             count += options.max_batch
             if count == 0:  # the first batch does not count
-                begin = time.perf_counter()
-    return count / (time.perf_counter() - begin)
+                begin, used = time.perf_counter(), time.process_time()
+    return count / (time.perf_counter() - begin), (time.process_time() - used) / count
 
 
 @contextmanager
@@ -138,6 +142,13 @@ def loaded(options: Options, port: int, folder: str) -> Tuple[float, List[float]
     return 1e6 * (requests - bad) / duration, [value / 1000 for value in latencies], bad
 
 
+def cpu_seconds(server: psutil.Process) -> float:
+    """What the service and all clients so far have used."""
+    clients = resource.getrusage(resource.RUSAGE_CHILDREN)
+    times = server.cpu_times()
+    return times.user + times.system + clients.ru_utime + clients.ru_stime
+
+
 def main() -> int:
     try:
         options = parse(Options, __doc__)
@@ -145,17 +156,17 @@ def main() -> int:
     except InputError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
-    print("| alone, images/s | service, images/s | ratio | p50 ms | p95 ms | p99 ms | failed | MiB before | after |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|", " | ".join(COLUMNS), "|\n" + "|---" * len(COLUMNS) + "|")
     with tempfile.TemporaryDirectory() as folder, service(options) as (port, server):
         Path(folder, "list").write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")
         for _ in range(options.rounds):
-            reference = alone(options, paths)
-            before = server.memory_info().rss / 2**20
+            reference, own = alone(options, paths)
+            before, used = server.memory_info().rss / 2**20, cpu_seconds(server)
             speed, latencies, bad = loaded(options, port, folder)
-            after = server.memory_info().rss / 2**20
-            figures = [f"{reference:.1f}", f"{speed:.1f}", f"{speed / reference:.2f}", *(f"{x:.0f}" for x in latencies)]
-            print("|", " | ".join([*figures, str(bad), f"{before:.0f}", f"{after:.0f}"]), "|", flush=True)
+            after, its = server.memory_info().rss / 2**20, (cpu_seconds(server) - used) / (speed * options.seconds)
+            figures = [f"{reference:.1f}", f"{speed:.1f}", f"{speed / reference:.2f}", f"{1000 * own:.1f}",
+                       f"{1000 * its:.1f}", f"{own / its:.2f}", *(f"{x:.0f}" for x in latencies), str(bad)]  # fmt: skip
+            print("|", " | ".join([*figures, f"{before:.0f}", f"{after:.0f}"]), "|", flush=True)
     return 0
 
 

@@ -54,6 +54,7 @@ class Classes:
     """Classifiers: the most probable classes, as ``infer.py`` tells them."""
 
     kind = "classes"
+    quick = True  # an answer takes no thread
 
     def __init__(self, file: ModelFile):
         about, size = file.about, tuple(file.about["image_size"])
@@ -83,6 +84,7 @@ class Objects:
     """Detectors: boxes with scores, and masks as COCO's compressed run lengths."""
 
     kind = "objects"
+    quick = False
 
     def __init__(self, file: ModelFile):
         self.size = file.size
@@ -130,6 +132,7 @@ class Labels:
     """Segmenters: the shares of the classes, and the class of every pixel as a PNG."""
 
     kind = "labels"
+    quick = False
 
     def __init__(self, file: ModelFile):
         self.size, self.input = file.size, file.inputs[0].name
@@ -143,7 +146,9 @@ class Labels:
         labels = label_map(outputs[0][0], size)
         counts = np.bincount(labels.ravel(), minlength=len(self.names))
         order = [k for k in (-counts).argsort(kind="stable") if counts[k]]
-        classes = [{"class": self.names[k], "label": int(k), "share": round(counts[k] / labels.size, 6)} for k in order]
+        classes = [
+            {"class": self.names[k], "label": int(k), "share": round(float(counts[k] / labels.size), 6)} for k in order
+        ]
         return {"classes": classes, "height": size[0], "width": size[1], "labels": png(labels)}
 
 
