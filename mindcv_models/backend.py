@@ -30,6 +30,8 @@ _FUSED_ON_CPU = ("Mul", "Add", "Sub", "Div", "RealDiv", "Minimum", "Maximum")
 # By default graph kernels also take composite operators (bias, ReLU, ...) apart, which gains nothing here and doubles
 # the number of kernels to compile; there is no such operator as "none", so none is.
 _GRAPH_KERNEL_FLAGS = f"--enable_cluster_ops_only={','.join(_FUSED_ON_CPU)} --enable_expand_ops_only=none"
+# Loops whose numbers may trap (a comparison with NaN) do not become vector instructions; nobody catches such traps.
+_COMPILER = ("g++", "-O3", "-march=native", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
 
 
 def device_target() -> str:
@@ -111,10 +113,15 @@ def compile_library(source: Path) -> Optional[Path]:
     return _compiled(source) if fuse_elementwise() else None
 
 
+def library_of(source: Path) -> Path:
+    """Where the library of a source is kept; another one than that of other code or flags."""
+    digest = hashlib.sha256(source.read_bytes() + " ".join(_COMPILER).encode()).hexdigest()[:16]
+    return Path(os.environ["MS_COMPILER_CACHE_PATH"]).resolve() / f"{source.stem}_{digest}.so"
+
+
 @functools.cache
 def _compiled(source):
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
-    library = Path(os.environ["MS_COMPILER_CACHE_PATH"]).resolve() / f"{source.stem}_{digest}.so"
+    library = library_of(source)
     try:
         if not library.exists():
             _compile(source, library)
@@ -129,7 +136,7 @@ def _compiled(source):
 def _compile(source, library):
     library.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(library) as partial:  # so that another process never sees half a library
-        command = ["g++", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-o", str(partial), str(source)]
+        command = [*_COMPILER, "-o", str(partial), str(source)]
         subprocess.run(command, check=True, capture_output=True, text=True)
 
 
