@@ -107,6 +107,8 @@ def test_two_ranks_follow_one_rank_on_the_whole_batch(one_rank, two_ranks):
         one = one_rank[mode]
         assert one["size"] == 1
         assert_ranks_agree(two)
+        # The loss is one message, the gradients of six parameters are another.
+        assert (one["messages"], two["messages"]) == ((0, 2) if mode == "0" else (None, None))
         assert two["own"] == one["own"]
         assert one["losses"][0] != pytest.approx(one["losses"][-1], abs=1e-2)
         np.testing.assert_allclose(two["losses"], one["losses"], rtol=0, atol=1e-5, err_msg=f"mode {mode}")
@@ -245,6 +247,19 @@ def test_msrun_trains_and_tells_its_ranks_apart(two_workers):
     assert "on 24 images" in told[0]
     assert len(runs.rows(two_workers.folder / "out")) == 1
     assert runs.states(two_workers.folder / "out", 1) == runs.states(two_workers.folder / "out", 0)
+
+
+def test_tensors_of_one_type_travel_in_buckets(eager, monkeypatch):
+    sent = []
+    monkeypatch.setattr(distributed.ops, "AllReduce", lambda _: lambda x: sent.append((x.dtype, x.shape)) or 2 * x)
+    rng = np.random.default_rng(0)
+    kinds = {(3, 4): "f4", (5,): "f2", (2, 3): "f2", (100,): "f4", (): "f4", (7,): "f4", (25,): "f4"}
+    values = [np.asarray(rng.standard_normal(shape), kind) for shape, kind in kinds.items()]
+    means = distributed.AllReduceMean(distributed.World(0, 2), bucket=100)(tuple(map(ms.Tensor, values)))
+    single, half = ms.float32, ms.float16
+    assert sent == [(single, (3, 4)), (half, (11,)), (single, (100,)), (single, (8,)), (single, (25,))]
+    for mean, value in zip(means, values):
+        np.testing.assert_array_equal(mean.asnumpy(), value, strict=True)
 
 
 @pytest.mark.parametrize("target", ["CPU", "Ascend"])

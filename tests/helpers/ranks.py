@@ -9,6 +9,8 @@ import sys
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
+from mindspore.common.api import _cell_graph_executor
+from mindspore.train.mind_ir_pb2 import ModelProto
 
 from mindcv_models.classification.objective import ClassificationObjective
 from mindcv_models.distributed import average_parameters, broadcast_parameters, join_world, launch, sum_over_ranks
@@ -27,6 +29,17 @@ def small_network():
 def checksum(network):
     """A number that two different sets of weights do not share."""
     return float(sum(np.abs(p.asnumpy().astype(np.float64)).sum() for p in network.get_parameters()))
+
+
+def messages(step):
+    """How many times the compiled step communicates; None eagerly."""
+    if ms.get_context("mode") == ms.PYNATIVE_MODE:
+        return None
+    (key,), model = step.compile_cache, ModelProto()
+    model.ParseFromString(_cell_graph_executor._get_func_graph_proto(step, key, "mind_ir"))
+    kinds = {primitive.name: primitive.op_type for primitive in model.primitives}
+    nodes = [node for graph in (model.graph, *model.functions) for node in graph.node]
+    return sum(kinds.get(node.op_type.removeprefix("REF::")) == "AllReduce" for node in nodes)
 
 
 def ten_steps(world):
@@ -56,7 +69,7 @@ def ten_steps(world):
     if not world.is_main:
         return None
     return {"losses": losses, "own": own, "sums": sums, "spread": spread, "size": world.size,
-            "count": float(count[0]), "mean": mine.asnumpy().tolist()}  # fmt: skip
+            "messages": messages(step), "count": float(count[0]), "mean": mine.asnumpy().tolist()}  # fmt: skip
 
 
 def in_modes(modes, world):
