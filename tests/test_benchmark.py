@@ -220,8 +220,8 @@ def test_patterns_stand_for_models():
 
 @pytest.mark.process
 def test_the_script_prints_a_table_and_writes_it(tmp_path, monkeypatch, capsys):
-    table, turns, take_turns = tmp_path / "speed.csv", [], worker._take_turns
-    monkeypatch.setattr(worker, "_take_turns", lambda *args: turns.append(take_turns(*args)) or turns[-1])
+    table, turns, take_turns = tmp_path / "speed.csv", [], worker.take_turns
+    monkeypatch.setattr(worker, "take_turns", lambda *args: turns.append(take_turns(*args)) or turns[-1])
     arguments = ["--models", "squeezenet1_1", "squeezenet1_*", "--batch_size", "2", "--image_size", "64", "72",
                  "--rounds", "2", "--csv", str(table)]  # fmt: skip
     status, out, error = call("benchmark", arguments, monkeypatch, capsys)

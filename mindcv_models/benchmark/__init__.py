@@ -7,6 +7,19 @@ with the first model, the baseline, so that a disturbance affects both.
 from .plot import check_plot, plot
 from .subject import Job
 from .table import header, line, row_of, titles, write_csv
-from .worker import Timing, measure
+from .worker import Timing, Worker, measure, take_turns
 
-__all__ = ["Job", "Timing", "check_plot", "header", "line", "measure", "plot", "row_of", "titles", "write_csv"]
+__all__ = [
+    "Job",
+    "Timing",
+    "Worker",
+    "check_plot",
+    "header",
+    "line",
+    "measure",
+    "plot",
+    "row_of",
+    "take_turns",
+    "titles",
+    "write_csv",
+]

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import InputError
 from .subject import Job, OutOfMemoryError, TimedModel
 
-__all__ = ["Timing", "Worker", "fitting", "measure"]
+__all__ = ["Timing", "Worker", "fitting", "measure", "take_turns"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,15 +57,15 @@ def measure(jobs: Sequence[Job], rounds: int) -> Iterator[Timing]:
         InputError: a job does not run on this device, or even one image does not fit into memory.
     """
     with fitting(jobs[0]) as baseline:
-        yield _take_turns([baseline], rounds)[0]
+        yield take_turns([baseline], rounds)[0]
         for job in jobs[1:]:
             with fitting(job) as worker:
-                timing, reference = _take_turns([worker, baseline], rounds)
+                timing, reference = take_turns([worker, baseline], rounds)
             timing.ratio = timing.images_per_second / reference.images_per_second
             yield timing
 
 
-def _take_turns(workers, rounds):
+def take_turns(workers: Sequence["Worker"], rounds: int) -> List[Timing]:
     """The timings of workers that take one turn each per round."""
     timings = [Timing(worker.job, *worker.start) for worker in workers]
     for _ in range(rounds):
