@@ -117,6 +117,21 @@ def test_no_test_module_imports_another():
         assert not {name for name in imports_of(path) if name.startswith("tests.test_")}, path
 
 
+def comparisons_of_tasks(text):
+    """Lines that compare what a model's task is, rather than ask the task."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            if any(isinstance(side, ast.Attribute) and side.attr == "task" for side in sides):
+                yield node.lineno
+
+
+def test_nothing_is_decided_by_the_name_of_a_task():
+    files = [*(ROOT / PACKAGE).rglob("*.py"), *ROOT.glob("*.py")]
+    assert {path: lines for path in files if (lines := list(comparisons_of_tasks(path.read_text())))} == {}
+    assert list(comparisons_of_tasks("if config_of(x).task == 'detection':\n    pass")) == [1]
+
+
 @pytest.mark.parametrize(
     ("text", "names"),
     [
