@@ -4,6 +4,7 @@ import argparse
 import ast
 import contextlib
 import importlib.util
+import json
 import re
 import shlex
 import sys
@@ -346,5 +347,7 @@ def test_the_site_is_built_and_hangs_together(tmp_path, monkeypatch):
             there = (path.parent / unquote(file)).resolve() if file else path
             assert there.is_file(), f"{path.name}: {link}"
             assert there not in pages or unquote(anchor) in pages[there].anchors, f"{path.name}: {link}"
+    assert "folder_search.js" in pages[(tmp_path / "index.html").resolve()].loaded
+    assert json.loads((tmp_path / "search" / "search_index.js").read_text().removeprefix("var __index = "))["docs"]
     api = (tmp_path / "api" / "models.html").read_text()
     assert "structural reparameterization" in api.lower() and ":func:" not in api

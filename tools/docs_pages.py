@@ -12,6 +12,7 @@ from pathlib import Path
 
 os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
 
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,6 +58,14 @@ def on_files(files, config):
 def on_page_content(html, **_):
     """Show the roles of docstrings (``:func:`name```) as plain code."""
     return re.sub(r":(?:func|class|meth|mod|attr):(?=<code>)", "", html)
+
+
+@event_priority(-100)  # after the plugin that writes the index
+def on_post_build(config):
+    """Write the search index as a script too: a page that is opened from a folder may load nothing else."""
+    folder = Path(config.site_dir, "search")
+    index = (folder / "search_index.json").read_text(encoding="utf-8")
+    (folder / "search_index.js").write_text(f"var __index = {index}", encoding="utf-8")
 
 
 def relinked(text):
