@@ -1,6 +1,9 @@
 """The arrows between the rooms of the package, read from its import statements; MindSpore is not imported."""
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -115,6 +118,19 @@ def test_the_package_imports_no_script_and_no_test():
 def test_no_test_module_imports_another():
     for path in (ROOT / "tests").rglob("*.py"):
         assert not {name for name in imports_of(path) if name.startswith("tests.test_")}, path
+
+
+@pytest.mark.process
+def test_what_serves_exported_files_loads_no_mindspore():
+    """Of the modules outside of ``serving`` that it imports; its own need KServe."""
+    imported = {name for path in (ROOT / PACKAGE / "serving").glob("*.py") for name in imports_of(path)}
+    modules = {name.rpartition(".")[0] for name in imported if name.startswith(PACKAGE)} - {PACKAGE}
+    modules = sorted(name for name in modules if not name.startswith(f"{PACKAGE}.serving"))
+    assert f"{PACKAGE}.options" in modules
+    code = f"import sys, {', '.join(modules)}; assert 'mindspore' not in sys.modules"
+    environment = {**os.environ, "MINDCV_MODELS_SERVING": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def comparisons_of_tasks(text):
