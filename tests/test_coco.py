@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mindcv_models.data.loader import Loader
 from mindcv_models.data.order import GroupedOrder
@@ -98,6 +99,21 @@ def test_missing_and_wrong_image_files(tmp_path):
     (folder / "2.png").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"cannot decode image .*2\.png"):
         data.read(2)
+
+
+@pytest.mark.parametrize(("orientation", "as_stored"), [(6, False), (6, True), (3, False)])
+def test_images_are_turned_by_exif_if_the_annotated_size_allows_it(orientation, as_stored, tmp_path):
+    """Image 10 is annotated as 60 x 40."""
+    turn = orientation == 6 and not as_stored  # so its file is 40 x 60
+    stored = np.zeros((60, 40, 3) if turn else (40, 60, 3), np.uint8)
+    stored[:10, :10] = 255  # the upper left corner of the file
+    path = coco.write(tmp_path)
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / "train2017" / "0.png", exif=tags)
+    pixels = read_coco(path, tmp_path / "train2017").read(0).pixels
+    expected = stored if as_stored else np.rot90(stored, -1 if turn else 2)
+    np.testing.assert_array_equal(pixels, expected)
 
 
 def test_buckets_hold_every_image():

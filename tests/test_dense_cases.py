@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests import dense_cases
-from tests.helpers import dense
+from tests.helpers import dense, dense_siblings
 
 dense.load_kinds()
 
@@ -26,6 +26,27 @@ def params():
 @pytest.mark.parametrize("name", params())
 def test_case(name):
     dense.check(dense.case(name))
+
+
+@pytest.fixture(scope="module")
+def siblings(tmp_path_factory):
+    """Cases without a network that nobody recorded, answered by loops."""
+    folder = dense_siblings.Folder(tmp_path_factory.mktemp("siblings"))
+    dense_siblings.quick(folder)
+    return {case["id"]: case for case in dense.cases(folder.path)}
+
+
+@pytest.mark.parametrize("name", dense_siblings.QUICK)
+def test_other_sizes_classes_and_objects(name, siblings):
+    dense.check(siblings[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", dense_siblings.SLOW)
+def test_other_variants_windows_and_sizes(make, tmp_path):
+    folder = dense_siblings.Folder(tmp_path)
+    dense_siblings.SLOW[make](folder, make)
+    dense.check(dense.cases(tmp_path)[0])
 
 
 def folder_of(tmp_path, *names):
@@ -59,4 +80,14 @@ def test_the_command_says_what_differs(tmp_path, capsys):
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if "  " in line}
     assert lines["retinanet_targets"] == "retinanet_targets  1  0  labels of image 1 differs"
     assert lines["anchors_retinanet"].endswith("ok")
-    assert "no check for cases of kind unheard_of" in lines["later"]
+    assert "kind 'unheard_of' is unknown; known ones are anchors, mask_rcnn_detect" in lines["later"]
+
+
+def test_the_command_runs_some_cases(tmp_path, capsys):
+    folder = folder_of(tmp_path, "retinanet_targets", "anchors_retinanet", "miou")
+    assert dense_cases.main(folder, "miou", "anchors_retinanet") == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["anchors_retinanet", "miou"]
+    assert dense_cases.main(folder, "miou", "ious") == 2
+    assert "has no case ious; its cases: anchors_retinanet, retinanet_targets, miou." in capsys.readouterr().err
+    assert dense_cases.main(tmp_path / "nothing") == 2
+    assert "has no readable cases.json" in capsys.readouterr().err

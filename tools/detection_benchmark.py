@@ -50,6 +50,7 @@ class BenchmarkOptions(Frame):
 
 
 def main():
+    ms.set_context(mode=ms.GRAPH_MODE)
     options = parse(BenchmarkOptions, __doc__)
     for part in options.parts:
         globals()[f"measure_{part}"](options)

@@ -1,12 +1,12 @@
 """Measure what Mask R-CNN costs: its steps and predictions beside RetinaNet's, and the parts that it alone has.
 
 python tools/mask_rcnn_benchmark.py
-python tools/mask_rcnn_benchmark.py --backbone fastvit_t8 --parts inference shares
+python tools/mask_rcnn_benchmark.py --backbone fastvit_t8 --parts inference shares --size 800 1344
 
-`step`: a training step at 320 x 320, batch 2, against RetinaNet's, in turns. `inference`: from images to boxes and
-masks at 320 x 320, against RetinaNet's boxes; an untrained network finds as many objects as it may, so two figures are
-given: with masks for 100 objects, and for 8. `shares`: time of RoIAlign, of the suppression within the graph, and of
-pasting 100 masks. `masks`: time and memory of an image's packed masks at 800 x 1067, against full bitmaps.
+`step`: a training step, batch 2, against RetinaNet's, in turns. `inference`: from an image to boxes and masks, against
+RetinaNet's boxes, with masks for 100 objects and for 8, the number of COCO's images on average; scores are cut so that
+600 candidates are left, for the networks are not trained. `shares`: the time of each stage of inference with 100
+objects. `masks`: time and memory of an image's packed masks at 800 x 1067, against full bitmaps.
 """
 
 import logging
@@ -27,13 +27,13 @@ from mindspore import Tensor, nn
 
 from mindcv_models import create_model
 from mindcv_models.detection.masks import RunLengths, bytes_needed, pack
-from mindcv_models.detection.paste import paste
-from mindcv_models.detection.predict import Limits
+from mindcv_models.detection.paste import detect_regions, softmax
+from mindcv_models.detection.predict import Limits, sigmoid
+from mindcv_models.detection.regions import Proposals
 from mindcv_models.detection.systems import system_of
-from mindcv_models.layers import NMS, RoIAlign
 from mindcv_models.options import Group, option, parse
 from mindcv_models.process import run
-from tools.turns import medians
+from tools.turns import Part, medians
 
 logger = logging.getLogger("mask_rcnn_benchmark")
 
@@ -52,7 +52,7 @@ class BenchmarkOptions(Group):
 
     parts: Tuple[str, ...] = option(PARTS, "what to measure", example="step shares")
     backbone: str = option("litv2_s", "the detectors' backbone")
-    side: int = option(320, "height and width of the images of steps and inference", at_least=64)
+    size: Tuple[int, ...] = option((320, 320), "height and width of the images of steps and inference", at_least=64)
     rounds: int = option(3, "rounds, each with all that are compared, after one that does not count", at_least=1)
 
 
@@ -82,63 +82,117 @@ def measure_step(options):
     works = {}
     for model in MODELS:
         network = create_model(model, backbone=options.backbone, num_classes=80)
-        batch = [Tensor(each) for each in system_of(model).example(OPTIONS, (options.side, options.side))]
+        batch = [Tensor(each) for each in system_of(model).example(OPTIONS, options.size)]
         step = Step(system_of(model).objective(OPTIONS, network))
         works[model] = lambda step=step, batch=batch: step(*batch).asnumpy()
     report("training step, batch 2", options, medians(options.rounds, **works))
 
 
 def measure_inference(options):
-    images = np.random.default_rng(0).standard_normal((1, 3, options.side, options.side), np.float32)
-    arguments = (images, np.full((1, 2), options.side, np.float32), np.ones((1, 2), np.float32), np.ones(1, bool))
+    arguments = inputs(options)
+    networks = {m: create_model(m, backbone=options.backbone, num_classes=80).set_train(False) for m in MODELS}
     for most in (100, 8):
         works = {}
-        for model in MODELS:
-            network = create_model(model, backbone=options.backbone, num_classes=80).set_train(False)
-            detector = system_of(model).validator.detector(network, Limits(score=0.0, per_image=most))
+        for model, network in networks.items():
+            detector = detector_of(model, network, arguments, most)
             works[model] = lambda detector=detector: detector(*arguments)
         report(f"inference of an image, {most} objects", options, medians(options.rounds, **works))
 
 
+def inputs(options):
+    """What a detector takes: one image, its size, its factors, and that it is no padding."""
+    images = np.random.default_rng(0).standard_normal((1, 3, *options.size), np.float32)
+    return images, np.float32([options.size]), np.ones((1, 2), np.float32), np.ones(1, bool)
+
+
+def detector_of(model, network, arguments, most):
+    """A detector whose threshold lets as many candidates pass, 600, as a trained one has around 100 objects."""
+    detector = system_of(model).validator.detector(network)
+    images, sizes = (Tensor(each) for each in arguments[:2])
+    if model == "mask_rcnn":
+        scores = softmax(detector.first(images, sizes)[1].asnumpy()[0])[:, :-1]
+    else:
+        scores = sigmoid(network(images)[0].asnumpy())
+    detector.limits = Limits(score=float(np.sort(scores, axis=None)[-600]), per_image=most)
+    return detector
+
+
 def report(what, options, seconds):
     logger.info(
-        "%s at %d x %d, %s: Mask R-CNN %.0f ms, RetinaNet %.0f ms, ratio %.2f", what, options.side, options.side,
-        options.backbone, 1e3 * seconds["mask_rcnn"], 1e3 * seconds["retinanet"],
-        seconds["mask_rcnn"] / seconds["retinanet"],
+        "%s at %d x %d, %s: Mask R-CNN %.0f ms, RetinaNet %.0f ms, ratio %.2f", what, *options.size, options.backbone,
+        1e3 * seconds["mask_rcnn"], 1e3 * seconds["retinanet"], seconds["mask_rcnn"] / seconds["retinanet"],
     )  # fmt: skip
+
+
+class Chosen(nn.Cell):
+    """The choice of regions from the first stage's outputs of five levels, and from images' sizes."""
+
+    def __init__(self, network, shapes):
+        super().__init__(auto_prefix=False)
+        self.proposals, self.shapes = Proposals(anchor_scale=network.anchor_scale), shapes
+
+    def construct(self, a, b, c, d, e, f, g, h, i, j, sizes):
+        return self.proposals((a, b, c, d, e), (f, g, h, i, j), sizes, self.shapes)
 
 
 class Pooling(nn.Cell):
-    """RoIAlign over four maps that are arguments."""
+    """RoIAlign over four maps that are arguments, to rows of features."""
 
-    def __init__(self, size):
-        super().__init__()
-        self.layer = RoIAlign(size)
+    def __init__(self, layer):
+        super().__init__(auto_prefix=False)
+        self.layer = layer
 
     def construct(self, a, b, c, d, boxes):
-        return self.layer((a, b, c, d), boxes)
+        pooled = self.layer((a, b, c, d), boxes)
+        return pooled.reshape(-1, *pooled.shape[2:])
 
 
 def measure_shares(options):
-    rng = np.random.default_rng(0)
-    side = options.side
-    maps = [Tensor(rng.standard_normal((1, 256, side // s, side // s), np.float32)) for s in (4, 8, 16, 32)]
-    corner = rng.uniform(0, 0.7 * side, (1, 1000, 2))
-    boxes = np.concatenate([corner, corner + rng.uniform(8, 0.3 * side, (1, 1000, 2))], 2).astype(np.float32)
-    seven, fourteen, nms = Pooling(7), Pooling(14), NMS(0.7)
-    regions, few, many = Tensor(boxes), Tensor(boxes[:, :100]), Tensor(np.tile(boxes, (5, 1, 1)))
-    logits = rng.normal(0, 3, (100, 28, 28)).astype(np.float32)
-    found = medians(
-        options.rounds,
-        boxes=lambda: seven(*maps, regions).asnumpy(),
-        masks=lambda: fourteen(*maps, few).asnumpy(),
-        nms=lambda: nms(many).asnumpy(),
-        paste=lambda: paste(logits, boxes[0, :100], (side, side)),
-    )
-    logger.info(
-        "shares at %d x %d: RoIAlign of 1000 boxes %.0f ms, of 100 masks %.0f ms, suppression of 5 x 1000 regions "
-        "%.0f ms, pasting 100 masks %.0f ms", side, side, *(1e3 * found[k] for k in ("boxes", "masks", "nms", "paste")),
-    )  # fmt: skip
+    """Every stage of an image's way from pixels to 100 masks, as a graph of its own, in turns with the whole."""
+    height, width = options.size
+    network = create_model("mask_rcnn", backbone=options.backbone, num_classes=80).set_train(False)
+    arguments = inputs(options)
+    detector = detector_of("mask_rcnn", network, arguments, 100)
+    objects = detector(*arguments)[0]
+    works = {"whole": lambda: detector(*arguments)}
+    works |= stages(network, Tensor(arguments[0]), Tensor(arguments[1]), objects, detector.limits)
+    works["pasting"] = lambda: objects.bitmaps((height, width))
+    found = medians(options.rounds, **works)
+    whole = found.pop("whole")
+    logger.info("inference at %d x %d, %s: %.0f ms, of which", height, width, options.backbone, 1e3 * whole)
+    for name, seconds in found.items():
+        logger.info("    %-22s %6.1f ms  %4.1f %%", name, 1e3 * seconds, 100 * seconds / whole)
+
+
+def stages(network, images, sizes, objects, limits):
+    """The stages of one image's inference up to its masks, by name; each on what the one before gave."""
+    backbone, neck, first = (Part(cell) for cell in (network.backbone, network.neck, network.rpn_head))
+    inner = backbone(images)
+    maps = neck(*inner)
+    logits, deltas = first(*maps)
+    choose = Chosen(network, tuple(x.shape[2:] for x in maps))
+    regions = choose(*logits, *deltas, sizes)[0]
+    head, few = network.roi_head, Tensor(objects.boxes[None])
+    pool, pool_few = Pooling(head.box_features), Pooling(head.mask_features)
+    features, few_features = pool(*maps[:4], regions), pool_few(*maps[:4], few)
+    box_head, mask_head = Part(head.bbox_head), Part(head.mask_head)
+    rows = [each.asnumpy() for each in (*box_head(features), regions[0])]
+    calls = {
+        "backbone": (backbone, [images]), "neck": (neck, inner),
+        "first stage": (first, maps), "choice of regions": (choose, [*logits, *deltas, sizes]),
+        "RoIAlign of 1000 boxes": (pool, [*maps[:4], regions]), "box head": (box_head, [features]),
+        "RoIAlign of 100 masks": (pool_few, [*maps[:4], few]), "mask head": (mask_head, [few_features]),
+    }  # fmt: skip
+    works = {name: lambda cell=cell, given=given: read(cell(*given)) for name, (cell, given) in calls.items()}
+    works["boxes, NumPy"] = lambda: detect_regions(*rows, sizes.asnumpy()[0], limits=limits)
+    return works
+
+
+def read(outputs):
+    """Wait for the first tensor of what a graph gives."""
+    while isinstance(outputs, tuple):
+        outputs = outputs[0]
+    return outputs.asnumpy()
 
 
 def measure_masks(options, objects=20):

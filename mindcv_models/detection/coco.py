@@ -83,21 +83,24 @@ class CocoSet:
         return str(self.folder / self.images[index].file_name)
 
     def read(self, index: int) -> Raw:
-        """The image ``index``, decoded, without turning it by its EXIF orientation: annotations do not know of it.
+        """The image ``index``, decoded, as its annotations see it: of the size that they say.
+
+        It is turned as its EXIF orientation says, as everywhere, and stays as it is stored if only that fits.
 
         Raises:
             UnreadableImageError: it cannot be decoded.
             InputError: it is not there, or not of the annotated size.
         """
         image = self.images[index]
-        pixels = decode(self.name(index), upright=False)
-        if pixels.shape[:2] != (image.height, image.width):
-            height, width = pixels.shape[:2]
-            raise InputError(
-                f"{self.name(index)} is {width} x {height}, but {self.path} says that image {image.id} is "
-                f"{image.width} x {image.height}: restore the image, or correct the file."
-            )
-        return Raw(image, pixels)
+        for upright in (True, False):
+            pixels = decode(self.name(index), upright)
+            if pixels.shape[:2] == (image.height, image.width):
+                return Raw(image, pixels)
+        height, width = pixels.shape[:2]
+        raise InputError(
+            f"{self.name(index)} is {width} x {height}, but {self.path} says that image {image.id} is "
+            f"{image.width} x {image.height}: restore the image, or correct the file."
+        )
 
     def class_names(self) -> List[str]:
         """A name for each class, on one line and unlike the others: with its number where the file is not so clear."""

@@ -13,7 +13,7 @@ from .regions import Proposals
 __all__ = ["Instances", "MaskDetector"]
 
 # Rows of masks that the second graph may have; the fewest that suffice for a batch are used.
-ROWS = (8, 32, 100)
+ROWS = (8, 16, 32, 64, 100)
 SIDE = 28
 
 
@@ -74,7 +74,7 @@ class SecondGraph(nn.Cell):
 class MaskDetector:
     """A Mask R-CNN and what follows it: batches to the objects in each image.
 
-    It compiles one graph for a shape of batch, and up to three for the masks, by how many objects there are.
+    It compiles one graph for a shape of batch, and up to five for the masks, by how many objects there are.
     """
 
     def __init__(self, network: nn.Cell, limits: Limits = LIMITS):
