@@ -163,6 +163,8 @@ def test_a_file_gives_final_boxes_and_masks(run, tmp_path):
         np.testing.assert_allclose(rows[own, 5], found.scores, rtol=0, atol=1e-4)
         np.testing.assert_allclose(rows[own, 1:5].sum(0), found.boxes.sum(0), rtol=1e-3)
         np.testing.assert_allclose(masks[own].mean(), sigmoid(found.masks).mean(), rtol=1e-3)
+    detector(images * np.float32(1.001), sizes, scales, np.ones(2, bool))
+    assert len(detector.first.compile_cache) == len(detector.second.compile_cache) == 1  # no image is a compilation
 
 
 @pytest.mark.parametrize(

@@ -57,13 +57,16 @@ class FirstGraph(nn.Cell):
 
 
 class SecondGraph(nn.Cell):
-    """The neck's maps and regions ``(B, M, 4)`` with their classes ``(B, M)`` to mask logits ``(B, M, side, side)``."""
+    """Regions ``(B, M, 4)`` with their classes ``(B, M)``, and the neck's maps, to mask logits ``(B, M, side, side)``.
+
+    The maps are arguments of their own: in a tuple they would be constants, and every call a compilation.
+    """
 
     def __init__(self, network: nn.Cell):
         super().__init__(auto_prefix=False)
         self.network = network
 
-    def construct(self, maps, regions, labels):
+    def construct(self, regions, labels, *maps):
         logits = self.network.roi_head.masks(maps, regions).astype(ms.float32)
         n, classes, side, _ = logits.shape
         rows = ops.arange(n).astype(ms.int32) * classes + labels.reshape(-1)
@@ -109,5 +112,5 @@ class MaskDetector:
         for row, objects in found.items():
             regions[row, : len(objects.boxes)] = mask_regions(objects.boxes, scales[row])
             labels[row, : len(objects.boxes)] = objects.labels
-        logits = self.second(maps[:4], Tensor(regions), Tensor(labels)).asnumpy()
+        logits = self.second(Tensor(regions), Tensor(labels), *maps[:4]).asnumpy()
         return {row: logits[row, : len(objects.boxes)] for row, objects in found.items()}
