@@ -346,7 +346,7 @@ def roi_align(folder, name, size, images):
         total = total + (out * torch.tensor(weights)).sum()
         arrays |= {f"out{side}": out, f"g{side}": weights}
     total.backward()
-    arrays |= {f"grad_{stride}": x.grad for stride, x in zip(RPN, maps)}
+    arrays |= {f"grad_{s}": torch.zeros_like(x) if x.grad is None else x.grad for s, x in zip(RPN, maps)}
     folder.add(name, "roi_align", arrays, variant=None, image_size=size, strides=RPN[:4])
 
 
@@ -618,15 +618,15 @@ QUICK = {
     "detect_nothing": partial(retinanet_detect, shape=(32, 64), sizes=[(31, 64)], classes=7, mean=-12),
     "regions_of_three": partial(roi_align, size=(96, 160), images=3),
     "regions_of_one": partial(roi_align, size=(32, 224), images=1),
+    "masks_of_three_classes": partial(mask_rcnn_detect, classes=3, background=0),
+    "masks_of_nothing": partial(mask_rcnn_detect, classes=2, background=99),
+}
+# With a network of full depth, or with a graph that takes its time to compile.
+SLOW = {
     "regions_and_masks_of_three": partial(
         mask_rcnn_targets, sizes=[(60, 90), (64, 33), (50, 96)], counts=[4, 0, 1], classes=3
     ),
     "regions_and_masks_of_nothing": partial(mask_rcnn_targets, sizes=[(30, 40)], counts=[0], classes=2),
-    "masks_of_three_classes": partial(mask_rcnn_detect, classes=3, background=0),
-    "masks_of_nothing": partial(mask_rcnn_detect, classes=2, background=99),
-}
-# With a network of full depth.
-SLOW = {
     "semantic_fpn_s_of_three": partial(semantic_fpn_loss, variant="s", window=4, shape=(64, 96), count=3, classes=11),
     "retinanet_s_ws4_loss": partial(
         retinanet_loss, variant="s", window=4, sizes=[(60, 90), (64, 33), (50, 96)], counts=[4, 1, 0], classes=7
