@@ -39,8 +39,14 @@ def graph_mode():
 
 @pytest.fixture
 def eager():
-    """Operator by operator: nothing is compiled, which takes most of a test's time."""
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+    """Operator by operator: nothing is compiled, which takes most of a test's time.
+
+    Each operator ends before the next begins: otherwise four threads hand them on, and spin while they wait. A test
+    that sets PyNative mode itself runs as users do.
+    """
+    ms.set_context(mode=ms.PYNATIVE_MODE, pynative_synchronize=True)
+    yield
+    ms.set_context(pynative_synchronize=False)
 
 
 @pytest.fixture(
@@ -51,7 +57,8 @@ def eager():
 )
 def both_modes(request):
     """Eagerly, and in the exhaustive run compiled as well."""
-    ms.set_context(mode=request.param)
+    if request.param == ms.PYNATIVE_MODE:
+        request.getfixturevalue("eager")
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,7 @@ from tests.helpers import parity
 SIZE = (64, 96)
 
 
-@pytest.fixture(autouse=True)
-def eager():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+pytestmark = pytest.mark.usefixtures("eager")
 
 
 def images():

@@ -25,6 +25,7 @@ from mindcv_models.checkpoint.state_dict import open_state_dict
 from mindcv_models.errors import InputError, RunError
 from mindcv_models.models import litv2
 from tests.helpers import hostile, parity
+from tests.helpers.launch import PATIENCE
 from tests.helpers.scripts import call
 
 pytestmark = pytest.mark.usefixtures("eager")
@@ -60,6 +61,7 @@ def shapes_only(shapes):
     return {name: SimpleNamespace(shape=tuple(shape), dtype=np.dtype(np.float32)) for name, shape in shapes.items()}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("model", "options", "fused", "shapes"), list(variants()))
 def test_every_entry_of_every_variant_is_used_or_dropped_by_rule(model, options, fused, shapes):
     if fused:
@@ -177,6 +179,7 @@ FAMILIES = [
 ]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("family", "case", "model", "shapes", "tolerance"), FAMILIES)
 def test_a_checkpoint_converts_verifies_and_comes_back(folder, family, case, model, shapes, tolerance):
     weights = save(folder / "in.pth.tar", shapes, lambda w: {"state_dict": w, "epoch": 7})
@@ -201,6 +204,7 @@ def test_a_checkpoint_converts_verifies_and_comes_back(folder, family, case, mod
     assert sorted(p.name for p in (folder / "out").iterdir()) == ["back.safetensors", "net.ckpt"]
 
 
+@pytest.mark.process
 def test_tables_of_the_geometry_come_back_with_the_weights(folder):
     shapes = FASTERVIT["faster_vit_0_224"]
     save(folder / "in.pth", shapes)
@@ -324,6 +328,7 @@ def test_a_listing_says_where_tensors_are_and_what_they_are(tmp_path):
         list(list_file(path))
 
 
+@pytest.mark.process
 def test_weights_of_224_fit_other_resolutions(folder):
     save(folder / "f0.pth", FASTERVIT["faster_vit_0_224"])
     conversion = Conversion("faster_vit_0_any_res", model_kwargs=ANY_RES)
@@ -498,6 +503,7 @@ def test_wrong_input_is_one_line_and_status_2_and_writes_nothing(working_folder,
     assert sorted(os.listdir()) == before
 
 
+@pytest.mark.process
 def test_a_failed_verification_is_status_1(working_folder, monkeypatch, capsys):
     monkeypatch.chdir(working_folder)
     np.savez("wrong.npz", images=np.zeros((1, 3, 32, 32), np.float32), logits=np.ones((1, 1000), np.float32))
@@ -510,22 +516,20 @@ def test_a_failed_verification_is_status_1(working_folder, monkeypatch, capsys):
 def in_another_process(program, arguments, folder):
     return subprocess.run(
         [sys.executable, "-c", program, *arguments], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
 
 
 @pytest.mark.process
 def test_without_pytorch_installed(working_folder):
-    """The script, in an interpreter that cannot import PyTorch; conversion costs little beyond MindSpore's import."""
+    """The script, in an interpreter that cannot import PyTorch; conversion compiles nothing, so it costs little."""
     program = (
-        "import sys, time; sys.modules['torch'] = None; import mindspore; begin = time.process_time()\n"
-        "import convert_torch_weights as script\n"
-        "try: script.run(script.main)\n"
-        "finally: print('seconds', time.process_time() - begin)"
+        "import sys; sys.modules['torch'] = None; from mindspore.common.api import _CellGraphExecutor\n"
+        "_CellGraphExecutor.compile = None\n"
+        "import convert_torch_weights as script; script.run(script.main)"
     )
     done = in_another_process(program, [*GOOD[:5], "alone.ckpt"], working_folder)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert float(done.stdout.split("seconds")[1]) < 3
     (working_folder / "alone.ckpt").unlink()
 
 

@@ -26,7 +26,8 @@ from tests.helpers.tiny_detector import (
     TWO_EPOCHS,
     call,
     finished_run,
-    found_by_one_and_two_ranks,
+    found_by_one,
+    found_by_two_ranks,
     refused_in_one_line,
     scenes,
     stopped_and_resumed,
@@ -103,6 +104,7 @@ def run(data, tmp_path_factory):
     return finished_run(RUN, data, tmp_path_factory.mktemp("run"))
 
 
+@pytest.mark.process
 def test_a_run_reports_its_losses_by_part_and_its_precision(run):
     first, second = ({k: float(v) for k, v in row.items() if v} for row in rows(run / "results.csv"))
     for row in (first, second):
@@ -114,6 +116,7 @@ def test_a_run_reports_its_losses_by_part_and_its_precision(run):
     assert (run / "retinanet_best.ckpt").is_file() and checkpoint(run).is_file()
 
 
+@pytest.mark.process
 def test_a_stopped_run_is_resumed_bit_for_bit(run, data, tmp_path, monkeypatch):
     """It is stopped before the second batch of its second epoch."""
     stopped_and_resumed(RUN, data, tmp_path, monkeypatch)
@@ -124,16 +127,19 @@ def checkpoint(run):
     return run / "retinanet_last.ckpt"
 
 
-def test_validation_writes_results_that_score_the_same(run, data, tmp_path):
-    common = ["--config", run / "config.yaml", "--distribute", "False"]
-    results, report = tmp_path / "found.json", tmp_path / "report"
-    low = ["--score_threshold", "0.001"]
-    code, _ = call(validate.main, *common, *low, "--ckpt_path", checkpoint(run), "--save_results", results,
-                   "--report_dir", report)  # fmt: skip
-    assert code == 0
-    found = json.loads(results.read_text())
-    assert found and set(found[0]) == {"image_id", "category_id", "bbox", "score"}
-    code, _ = call(validate.main, *common, "--results", results, "--report_dir", tmp_path / "again")
+@pytest.fixture(scope="module")
+def found(run, tmp_path_factory):
+    """What validation of the run's last checkpoint wrote: results and a report."""
+    return found_by_one(run, checkpoint(run), tmp_path_factory.mktemp("found"))
+
+
+@pytest.mark.process
+def test_validation_writes_results_that_score_the_same(run, found, tmp_path):
+    results, report = found / "found.json", found / "report"
+    entries = json.loads(results.read_text())
+    assert entries and set(entries[0]) == {"image_id", "category_id", "bbox", "score"}
+    code, _ = call(validate.main, "--config", run / "config.yaml", "--distribute", "False", "--results", results,
+                   "--report_dir", tmp_path / "again")  # fmt: skip
     assert code == 0
     tables = [rows(folder / "results.csv") for folder in (report, tmp_path / "again")]
     assert tables[0][0]["box_ap"] == tables[1][0]["box_ap"]
@@ -142,6 +148,7 @@ def test_validation_writes_results_that_score_the_same(run, data, tmp_path):
     assert Image.open(own / "box_precision_recall.png").size[0] > 300
 
 
+@pytest.mark.process
 def test_prediction_draws_and_tells(run, data, tmp_path):
     pictures = tmp_path / "pictures"
     pictures.mkdir()
@@ -185,14 +192,16 @@ def test_bad_options_are_one_line_and_status_2(options, message, data, tmp_path,
 
 
 @pytest.mark.process
-def test_two_ranks_find_what_one_finds(run, tmp_path):
+def test_two_ranks_find_what_one_finds(run, found, tmp_path):
     """Each image is searched once; four images and two, in batches of four."""
-    one, two = found_by_one_and_two_ranks(run, checkpoint(run), tmp_path)
+    found_by_two_ranks(run, checkpoint(run), tmp_path)
+    one, two = (json.loads((folder / "found.json").read_text()) for folder in (found, tmp_path))
     assert [(r["image_id"], r["category_id"]) for r in one] == [(r["image_id"], r["category_id"]) for r in two]
     for key in ("bbox", "score"):
         np.testing.assert_allclose([r[key] for r in two], [r[key] for r in one], rtol=0, atol=1e-4)
 
 
+@pytest.mark.process
 def test_checkpoints_go_to_the_official_names_and_back(run, tmp_path):
     """As mmdetection writes them; a tensor that is missing is refused."""
     official = tmp_path / "official.safetensors"
@@ -222,6 +231,7 @@ def test_checkpoints_go_to_the_official_names_and_back(run, tmp_path):
     assert code == 2
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("suffix", ["onnx", "mindir"])
 def test_raw_outputs_are_exported(run, tmp_path, suffix):
     code, _ = call(export.main, *NETWORK, "--ckpt_path", checkpoint(run), "--anchor_scale", "2", "--image_resize", "64",
@@ -230,6 +240,7 @@ def test_raw_outputs_are_exported(run, tmp_path, suffix):
     assert (tmp_path / f"raw.{suffix}").stat().st_size > 10_000
 
 
+@pytest.mark.process
 def test_a_file_gives_final_boxes(run, tmp_path):
     """ONNX Runtime alone finds what the network and NumPy find, in images of two sizes and batches of two."""
     path = tmp_path / "detector.onnx"
@@ -250,6 +261,7 @@ def test_a_file_gives_final_boxes(run, tmp_path):
         np.testing.assert_allclose(own[:, 1:5].sum(0), found.boxes.sum(0), rtol=1e-3)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -266,6 +278,7 @@ def test_export_refuses_what_cannot_be(run, options, message, capfd):
     assert code == 2 and message in capfd.readouterr().err
 
 
+@pytest.mark.process
 def test_a_backbone_starts_from_a_classifier(run, data, tmp_path):
     """Its tensors are the classifier's, and the head's are its own."""
     classifier = create_model("tiny_features", num_classes=2)

@@ -16,6 +16,7 @@ from mindcv_models.classification.predict import Predictor
 from mindcv_models.classification.transforms import EvalTransform
 from mindcv_models.errors import InputError
 from tests.helpers.images import PHOTO, options
+from tests.helpers.networks import make_shallow
 from tests.helpers.scripts import call, checkpoint, rows
 
 
@@ -124,7 +125,11 @@ def test_wrong_input_is_one_line_and_status_2(photos, monkeypatch, capsys, case)
 
 
 @pytest.mark.parametrize("model", ["fastvit_t8", "faster_vit_0_any_res", "litv2_s", "resnet18"])
-def test_the_mean_of_a_class_activation_map_is_the_logit(model):
+def test_the_mean_of_a_class_activation_map_is_the_logit(model, monkeypatch, request):
+    """T8 compiled, as infer.py does, the others eagerly."""
+    make_shallow(monkeypatch, (1, 1, 1, 1))
+    if model != "fastvit_t8":
+        request.getfixturevalue("eager")
     network = create_model(model, num_classes=7).set_train(False)
     if model == "fastvit_t8":
         network = reparameterize(network)

@@ -25,7 +25,8 @@ from tests.helpers.tiny_detector import (
     TWO_EPOCHS,
     call,
     finished_run,
-    found_by_one_and_two_ranks,
+    found_by_one,
+    found_by_two_ranks,
     refused_in_one_line,
     scenes,
     stopped_and_resumed,
@@ -67,16 +68,19 @@ def test_a_stopped_run_is_resumed_bit_for_bit(run, data, tmp_path, monkeypatch):
     assert checkpoint(tmp_path).read_bytes() == checkpoint(run).read_bytes()
 
 
-def test_validation_writes_masks_that_score_the_same(run, tmp_path):
-    common = ["--config", run / "config.yaml", "--distribute", "False"]
-    results, report = tmp_path / "found.json", tmp_path / "report"
-    code, _ = call(validate.main, *common, "--score_threshold", "0.001", "--ckpt_path", checkpoint(run),
-                   "--save_results", results, "--report_dir", report)  # fmt: skip
-    assert code == 0
-    found = json.loads(results.read_text())
-    assert found and set(found[0]) == {"image_id", "category_id", "bbox", "score", "segmentation"}
-    assert coco.decode(found[0]["segmentation"]).shape == tuple(found[0]["segmentation"]["size"])
-    code, _ = call(validate.main, *common, "--results", results, "--report_dir", tmp_path / "again")
+@pytest.fixture(scope="module")
+def found(run, tmp_path_factory):
+    """What validation of the run's last checkpoint wrote: results and a report."""
+    return found_by_one(run, checkpoint(run), tmp_path_factory.mktemp("found"))
+
+
+def test_validation_writes_masks_that_score_the_same(run, found, tmp_path):
+    results, report = found / "found.json", found / "report"
+    entries = json.loads(results.read_text())
+    assert entries and set(entries[0]) == {"image_id", "category_id", "bbox", "score", "segmentation"}
+    assert coco.decode(entries[0]["segmentation"]).shape == tuple(entries[0]["segmentation"]["size"])
+    code, _ = call(validate.main, "--config", run / "config.yaml", "--distribute", "False", "--results", results,
+                   "--report_dir", tmp_path / "again")  # fmt: skip
     assert code == 0
     first, again = (rows(folder / "results.csv")[0] for folder in (report, tmp_path / "again"))
     assert first["mask_ap"] == again["mask_ap"] and first["box_ap"] == again["box_ap"]
@@ -114,8 +118,9 @@ def test_prediction_tells_and_draws_masks(run, data, tmp_path):
 
 
 @pytest.mark.process
-def test_two_ranks_find_what_one_finds(run, tmp_path):
-    one, two = found_by_one_and_two_ranks(run, checkpoint(run), tmp_path)
+def test_two_ranks_find_what_one_finds(run, found, tmp_path):
+    found_by_two_ranks(run, checkpoint(run), tmp_path)
+    one, two = (json.loads((folder / "found.json").read_text()) for folder in (found, tmp_path))
     assert one == two
 
 

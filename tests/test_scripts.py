@@ -13,6 +13,7 @@ from mindcv_models.classification.options import TrainOptions
 from mindcv_models.classification.transforms import TrainTransform
 from mindcv_models.options import parse
 from tests.helpers.images import image_folder
+from tests.helpers.launch import PATIENCE
 from tests.helpers.scripts import MINDCV_RECIPE, call, common, train_arguments
 
 ROOT = Path(__file__).parents[1]
@@ -56,8 +57,8 @@ def test_a_recipe_of_mindcv_runs_unchanged(tmp_path):
     recipe = tmp_path / "resnet_18_ascend.yaml"
     recipe.write_text(MINDCV_RECIPE.replace("num_classes: 1000", "num_classes: 2"))
     command = [sys.executable, str(ROOT / "train.py"), "--config", str(recipe), "--data_dir", str(data),
-               "--distribute", "False", "--epoch_size", "1", "--decay_epochs", "1"]  # fmt: skip
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+               "--distribute", "False", "--epoch_size", "1", "--decay_epochs", "1", "--image_resize", "64"]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "ckpt" / "resnet18_last.ckpt").exists()
     assert "11,177,538 parameters" in done.stdout

@@ -5,8 +5,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +14,17 @@ from PIL import Image
 from mindcv_models.segmentation.task import TrainLoader
 from tests.helpers import dense_tiny
 from tests.helpers.label_maps import label_folder
+from tests.helpers.launch import TWO_RANKS
+from tests.helpers.launch import run as launched
 
-ROOT = Path(__file__).parents[1]
-MPIRUN = [str(Path(sys.executable).parent / "mpirun"), "--allow-run-as-root", "--oversubscribe", "-n", "2"]
 MODEL = ["--model", "semantic_fpn", "--backbone", "tiny_maps", "--channels", "8", "--head_channels", "8"]
 OPTIONS = [
     *MODEL, "--crop_size", "32", "32", "--batch_size", "2", "--num_parallel_workers", "1", "--epoch_size", "2",
     "--opt", "adamw", "--lr", "0.01", "--scheduler", "poly", "--warmup_epochs", "0", "--ema", "True", "--ema_decay",
     "0.9", "--val_while_train", "True", "--pad_divisor", "32", "--keep_checkpoint_max", "1", "--drop_rate", "0.3",
 ]  # fmt: skip
+
+pytestmark = pytest.mark.process
 
 
 @pytest.fixture(scope="module")
@@ -124,12 +124,9 @@ def test_prediction_writes_label_maps_pictures_and_shares(data, run, tmp_path, c
         assert Image.open(tmp_path / "drawn" / f"{name}.png").width > original.width
 
 
-@pytest.mark.process
 def test_two_ranks_count_every_pixel_once(data, run, tmp_path):
     words = validated(run, "--data_dir", str(data), "--distribute", "True")
-    command = [*MPIRUN, sys.executable, "-m", "tests.helpers.dense_tiny", "validate", *words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    done = launched(*TWO_RANKS, "-m", "tests.helpers.dense_tiny", "validate", *words)
     assert done.returncode == 0, done.stderr[-2000:]
     best = max(float(row["ema_miou"]) for row in rows(run))
     (said,) = re.findall(r"mIoU (\S+) %.* on 3 images", done.stdout)

@@ -6,12 +6,9 @@ Run as a module, it is the script that its first argument names.
 import contextlib
 import importlib
 import io
-import json
 import os
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import mindspore as ms
 import pytest
@@ -19,15 +16,11 @@ from mindcv.models.registry import register_model
 from mindspore import nn
 
 import train
-from mindcv_models import process
+import validate
+from mindcv_models import backend, process
 from mindcv_models.data.loader import Loader
 from mindcv_models.data.scenes import write_scenes
-
-ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
-MPIRUN = [str(BIN / "mpirun"), "--allow-run-as-root", "--oversubscribe", "-n", "2", sys.executable]
-ENVIRONMENT = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
-               "OMP_NUM_THREADS": "1"}  # fmt: skip
+from tests.helpers.launch import TWO_RANKS, run
 
 # What every script needs to build it.
 NETWORK = ["--model", "retinanet", "--backbone", "tiny_features", "--channels", "8", "--convs", "1"]
@@ -41,10 +34,14 @@ TWO_EPOCHS = [
 
 
 class TinyFeatures(nn.Cell):
-    """A stem of stride 4 and three stages that halve."""
+    """A stem of stride 4 and three stages that halve.
+
+    It turns fused kernels on for the process, so that a run here rounds as one after other tests does.
+    """
 
     def __init__(self):
         super().__init__()
+        backend.fuse_elementwise()
         self.stem = nn.SequentialCell(nn.Conv2d(3, 4, 4, 4, pad_mode="valid"), nn.BatchNorm2d(4), nn.ReLU())
         self.stage1 = nn.SequentialCell(nn.Conv2d(4, 8, 3, 2, pad_mode="pad", padding=1), nn.ReLU())
         self.stage2 = nn.SequentialCell(nn.Conv2d(8, 8, 3, 2, pad_mode="pad", padding=1), nn.ReLU())
@@ -96,7 +93,11 @@ def finished_run(arguments, data, folder):
 
 
 def stopped_and_resumed(arguments, data, folder, monkeypatch):
-    """The folder of such a run that was stopped before the second batch of its second epoch, and resumed."""
+    """The folder of such a run that was stopped before the second batch of its second epoch, and resumed.
+
+    It does not validate, which changes no weight.
+    """
+    arguments = [*arguments, "--val_while_train", "False"]
     original = Loader.epoch
 
     def epoch(self, number=1, start=0):
@@ -112,20 +113,25 @@ def stopped_and_resumed(arguments, data, folder, monkeypatch):
     return finished_run([*arguments, "--resume", "auto"], data, folder)
 
 
-def found_by_one_and_two_ranks(run, checkpoint, folder):
-    """What validation finds with a checkpoint, in one process and in two, as COCO's results."""
-    found = []
-    for launch, distribute in (([sys.executable], "False"), (MPIRUN, "True")):
-        path = folder / f"{distribute}.json"
-        command = ["-m", "tests.helpers.tiny_detector", "validate", "--config", run / "config.yaml", "--ckpt_path",
-                   checkpoint, "--score_threshold", "0.001", "--save_results", path]  # fmt: skip
-        done = subprocess.run(
-            [*launch, *map(str, command), "--distribute", distribute], cwd=ROOT, env=ENVIRONMENT, capture_output=True,
-            text=True, timeout=300, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
-        found.append(json.loads(path.read_text()))
-    return found
+def _search(trained, checkpoint, folder):
+    return ["--config", trained / "config.yaml", "--ckpt_path", checkpoint, "--score_threshold", "0.001",
+            "--save_results", folder / "found.json"]  # fmt: skip
+
+
+def found_by_one(trained, checkpoint, folder):
+    """``folder`` with what validation finds with a checkpoint, ``found.json`` in COCO's format, and ``report/``."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    words = [*_search(trained, checkpoint, folder), "--distribute", "False", "--report_dir", folder / "report"]
+    assert call(validate.main, *words)[0] == 0
+    return folder
+
+
+def found_by_two_ranks(trained, checkpoint, folder):
+    """``folder`` with what two ranks find, ``found.json``."""
+    words = [*_search(trained, checkpoint, folder), "--distribute", "True"]
+    done = run(*TWO_RANKS, "-m", "tests.helpers.tiny_detector", "validate", *words)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder
 
 
 def refused_in_one_line(code, error, message):
