@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..data.images import UnreadableImageError, decode
 from ..data.loader import threads
-from ..distributed import World
+from ..distributed import World, on_every_rank
 from ..errors import InputError
 from ..files import atomic_folder, remove_partials
 from .images import STANDARD_DATASETS, list_images
@@ -38,9 +38,7 @@ def prepare(options: ImageFolder, world: World, training: bool) -> ImageFolder:
     """
     if options.dataset.lower() == "digits":
         folder = "data/digits" if options.data_dir in ("", "./") else options.data_dir
-        if world.is_main:
-            write_digits(folder)
-        world.barrier()
+        on_every_rank(lambda: world.is_main and write_digits(folder), world)
         options = replace(options, data_dir=folder)
     if options.val_ratio is not None and not options.split_file:
         if not training:

@@ -13,7 +13,7 @@ from ..data.class_names import CLASS_FILE, read_class_names
 from ..data.files import IMAGE_SUFFIXES, image_names
 from ..data.images import UnreadableImageError, check_size, decode, read_whole
 from ..data.scenes import write_scenes
-from ..distributed import World
+from ..distributed import World, on_every_rank
 from ..errors import InputError
 from .transforms import IGNORED
 
@@ -209,9 +209,7 @@ def prepare(options, world: World, training: bool):
     """
     if options.dataset.lower() == "digits_scenes":
         folder = "data/digits_scenes" if options.data_dir in ("", "./") else options.data_dir
-        if world.is_main:
-            write_scenes(folder)
-        world.barrier()
+        on_every_rank(lambda: world.is_main and write_scenes(folder), world)
         options = replace(options, data_dir=folder)
     names = class_list(options)
     if names is None and options.num_classes is None:
