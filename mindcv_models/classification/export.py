@@ -10,10 +10,11 @@ from mindspore import nn
 
 from .. import backend
 from ..checkpoint import creator, load_weights
-from ..export import Preparation, check_format, export
+from ..export import Preparation, export
+from ..export.options import ExportedFile
 from ..input_size import explain_size_errors
 from ..models.registry import config_of
-from ..options import Weights, option
+from ..options import option
 from .names import find_class_names
 from .options import Preparation as PreparationOptions
 from .transforms import EvalTransform
@@ -24,24 +25,17 @@ logger = logging.getLogger("export")
 
 
 @dataclass
-class ExportOptions(PreparationOptions, Weights):
+class ExportOptions(PreparationOptions, ExportedFile):
     """The options of ``export.py``."""
 
     title = "File"
 
     num_classes: int = option(1000, "classes that the checkpoint was made for", at_least=1, also=("nb_classes",))
-    output: str = option("", "file to write; .onnx or .mindir says which format", path=True)
-    batch_size: Optional[int] = option(None, "images per batch; default: any number", at_least=1)
-    reparam: bool = option(True, "fuse the network first (structural reparameterization)", also=("reparameterize",))
     class_names: Optional[str] = option(
         None,
         "a text file with a name a line, or a folder with a folder a class; default: the run's, or ImageNet-1K's",
         path=True,
     )
-
-    def check(self) -> None:
-        self.require_weights("export")
-        check_format(Path(self.output))
 
 
 def run(options: ExportOptions) -> None:

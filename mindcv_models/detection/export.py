@@ -13,12 +13,13 @@ from .. import backend
 from ..checkpoint import load_weights
 from ..data.class_names import class_names_of
 from ..errors import InputError, RunError
-from ..export import METADATA_KEY, Preparation, check_format, export, to_onnx
+from ..export import METADATA_KEY, Preparation, export, to_onnx
 from ..export.check import example_images, run_network
 from ..export.files import atomic_export, model_of
+from ..export.options import ExportedFile
 from ..input_size import explain_size_errors
 from ..models.mask_rcnn import MaskRCNN
-from ..options import Weights, option, show
+from ..options import option, show
 from ..reparameterize import reparameterize
 from .anchors import RPN, retinanet_anchors
 from .coco_classes import COCO_CLASSES
@@ -43,30 +44,25 @@ class DetectionsDifferError(RunError):
 
 
 @dataclass
-class ExportOptions(Head, Scaling, Finding, Weights):
+class ExportOptions(Head, Scaling, Finding, ExportedFile):
     """The options of ``export.py`` for detectors."""
 
     title = "File"
 
-    output: str = option("", "file to write; .onnx or .mindir says which format", path=True)
-    batch_size: Optional[int] = option(None, "images per batch; default: any number", at_least=1)
     image_resize: Tuple[int, ...] = option(
         (800, 1344), "height and width of the padded images, multiples of 32", at_least=32, example="800 1344"
     )
     detections: bool = option(
         False, "the ONNX file decodes and suppresses too, and gives final boxes, rather than the network's outputs"
     )
-    reparam: bool = option(True, "fuse the network first (structural reparameterization)", also=("reparameterize",))
     class_names: Optional[str] = option(
         None, "text file with a name a line; default: the run's, else numbers", path=True
     )
 
     def check(self) -> None:
-        self.require_weights("export")
         sides = self.image_resize
         if len(sides) not in (1, 2) or any(side % 32 for side in sides):
             raise InputError(f"image_resize is {show(list(sides))}, but must be multiples of 32, such as 800 1344.")
-        check_format(Path(self.output))
         if self.detections and Path(self.output).suffix != ".onnx":
             raise InputError(f"detections is True, but output is {self.output}: give it the ending .onnx.")
         if self.detections and self.batch_size is not None:

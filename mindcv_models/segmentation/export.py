@@ -15,9 +15,10 @@ from ..errors import InputError, RunError
 from ..export import Preparation, check_format, export, write_network
 from ..export.check import batches, example_images, reload, run_network
 from ..export.files import atomic_export
+from ..export.options import ExportedFile
 from ..input_size import explain_size_errors
 from ..layers import resize
-from ..options import Weights, option
+from ..options import option
 from ..reparameterize import reparameterize
 from .ade20k_classes import ADE20K_CLASSES
 from .options import Head, Prepared
@@ -35,25 +36,20 @@ class LabelsDifferError(RunError):
 
 
 @dataclass
-class ExportOptions(Head, Prepared, Weights):
+class ExportOptions(Head, Prepared, ExportedFile):
     """The options of ``export.py`` for segmenters."""
 
     title = "File"
 
-    output: str = option("", "file to write; .onnx or .mindir says which format", path=True)
-    batch_size: Optional[int] = option(None, "images per batch; default: any number", at_least=1)
     image_resize: Tuple[int, ...] = option((512, 512), "height and width of the images", at_least=32, example="512 512")
     argmax: bool = option(False, "the file gives the class of every pixel, rather than logits")
-    reparam: bool = option(True, "fuse the network first (structural reparameterization)", also=("reparameterize",))
     class_names: Optional[str] = option(
         None, "text file with a name a line; default: the run's, else numbers", path=True
     )
 
     def check(self) -> None:
-        self.require_weights("export")
         if len(self.image_resize) not in (1, 2):
             raise InputError("image_resize must be one size, or height and width.")
-        check_format(Path(self.output))
 
 
 class AtImageSize(nn.Cell):
