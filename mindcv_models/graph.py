@@ -23,6 +23,7 @@ _TYPES = {
     TensorProto.FLOAT: np.float32,
     TensorProto.FLOAT16: np.float16,
     TensorProto.FLOAT64: np.float64,
+    TensorProto.UINT8: np.uint8,
     TensorProto.INT32: np.int32,
     TensorProto.INT64: np.int64,
     TensorProto.BOOL: np.bool_,
