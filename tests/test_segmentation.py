@@ -12,6 +12,7 @@ from mindcv_models import distributed
 from mindcv_models.data.class_names import read_class_names
 from mindcv_models.data.geometry import resize_labels
 from mindcv_models.data.order import generator
+from mindcv_models.data.photometric import distort
 from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError
 from mindcv_models.options import parse
@@ -212,7 +213,7 @@ def test_a_crop_is_varied_with_two_classes_neither_of_which_has_three_quarters()
 
 def test_photometric_operations_come_half_of_the_time():
     picture = pair()[0]
-    unchanged = np.mean([(transforms.distort(picture, generator(k)) == picture).all() for k in range(400)])
+    unchanged = np.mean([(distort(picture, generator(k)) == picture).all() for k in range(400)])
     assert abs(unchanged - 1 / 16) < 0.05
 
 

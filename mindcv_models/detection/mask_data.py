@@ -13,6 +13,7 @@ from .coco import Annotated, CocoSet, Raw
 from .masks import RunLengths, bytes_needed, pack
 from .transforms import Buckets, Preparation, padded_size
 from .two_stage import rpn_targets
+from .views import Views
 
 __all__ = ["MaskTrainTransform", "Room", "masks_of"]
 
@@ -47,14 +48,15 @@ class Room:
     capacity: int
 
     @classmethod
-    def of(cls, data: CocoSet, scale: Tuple[int, int]) -> "Room":
-        """The room for a data set whose images are resized to fit ``scale``."""
+    def of(cls, data: CocoSet, scale: Tuple[int, int], enlarged: float = 1.0) -> "Room":
+        """The room for a data set whose images are resized to fit ``scale``, objects up to ``enlarged`` times more."""
         rows, capacity = 1, 1
         for image in data.images:
             height, width = fitted_size(image.height, image.width, scale)
             boxes = clip(image.boxes, (image.height, image.width))
             rows = max(rows, len(boxes))
-            capacity = max(capacity, bytes_needed(boxes, (width / image.width, height / image.height)))
+            factors = max(1.0, enlarged) * width / image.width, max(1.0, enlarged) * height / image.height
+            capacity = max(capacity, bytes_needed(boxes, factors))
         return cls(rows, -(-capacity // 1024) * 1024)
 
 
@@ -66,6 +68,7 @@ class MaskTrainTransform:
         room: for objects and masks.
         regions: of the first stage's at most; the random numbers that choose among them come with the image.
         flip: chance that left and right change places.
+        views: what is shown of the image.
     """
 
     prepare: Preparation
@@ -75,8 +78,10 @@ class MaskTrainTransform:
     regions: int = 1000
     flip: float = 0.5
     anchors: Anchors = RPN
+    views: Views = Views()
 
     def __call__(self, raw: Raw, rng: np.random.Generator) -> Tuple[np.ndarray, ...]:
+        raw = self.views(raw, rng)
         image = raw.image
         prepared = self.prepare(raw.pixels, image.boxes, bool(rng.random() < self.flip))
         shape = self.buckets.shapes[self.buckets.group(image)]

@@ -149,6 +149,17 @@ class TrainOptions(RunOptions, Head, Regions, CocoFolder, Scaling, Finding, _Rec
 
     batch_size: int = option(2, "images per step and device", at_least=1, also=("b", "bs", "batch"))
     hflip: float = option(0.5, "chance that left and right change places", at_least=0, at_most=1, also=("flip",))
+    ratio_range: Tuple[float, ...] = option(
+        (1.0, 1.0), "smallest and largest random factor on the size of what is on an image: above 1 a random window of "
+        "it is shown, below 1 it lies somewhere in a larger, grey one", above=0, example="0.7 1.4",
+    )  # fmt: skip
+    photometric: bool = option(False, "change brightness, contrast, saturation and hue at random")
+
+    def check(self) -> None:
+        if len(self.ratio_range) != 2 or self.ratio_range[0] > self.ratio_range[1]:
+            raise InputError(
+                f"ratio_range is {show(list(self.ratio_range))}, but must be two numbers, the smaller one first."
+            )
 
 
 @dataclass

@@ -16,6 +16,7 @@ from .options import TrainOptions
 from .transforms import Buckets, Preparation, TrainTransform
 from .two_stage import MaskRCNNObjective
 from .validator import DetectionValidator
+from .views import Views
 
 __all__ = ["System", "system_of"]
 
@@ -55,7 +56,8 @@ class RetinaNetSystem:
 
     def train_transform(self, options, prepare, buckets, data):
         anchors = retinanet_anchors(options.anchor_scale or 4.0)
-        return TrainTransform(prepare, buckets, options.num_classes, options.hflip, anchors)
+        views = Views(tuple(options.ratio_range), options.photometric)
+        return TrainTransform(prepare, buckets, options.num_classes, options.hflip, anchors, views)
 
     def objective(self, options, network):
         return RetinaNetObjective(network)
@@ -79,9 +81,11 @@ class MaskRCNNSystem:
     validator = MaskValidator
 
     def train_transform(self, options, prepare, buckets, data):
+        room = Room.of(data, buckets.scale, max(options.ratio_range))
         return MaskTrainTransform(
-            prepare, buckets, Room.of(data, buckets.scale), regions=options.regions, flip=options.hflip,
+            prepare, buckets, room, regions=options.regions, flip=options.hflip,
             anchors=replace(RPN, scales=(options.anchor_scale or RPN.scales[0],)),
+            views=Views(tuple(options.ratio_range), options.photometric, masks=True),
         )  # fmt: skip
 
     def objective(self, options, network):

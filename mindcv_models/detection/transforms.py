@@ -10,6 +10,7 @@ from .anchors import RETINANET, Anchors
 from .assign import retinanet_targets
 from .boxes import clip
 from .coco import Annotated, Raw
+from .views import Views
 
 __all__ = ["Buckets", "EvalTransform", "Preparation", "Prepared", "TrainTransform", "flip_boxes"]
 
@@ -105,6 +106,7 @@ class TrainTransform:
 
     Attributes:
         flip: chance that left and right change places.
+        views: what is shown of the image.
     """
 
     prepare: Preparation
@@ -112,8 +114,10 @@ class TrainTransform:
     num_classes: int
     flip: float = 0.5
     anchors: Anchors = RETINANET
+    views: Views = Views()
 
     def __call__(self, raw: Raw, rng: np.random.Generator) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+        raw = self.views(raw, rng)
         prepared = self.prepare(raw.pixels, raw.image.boxes, bool(rng.random() < self.flip))
         shape = self.buckets.shapes[self.buckets.group(raw.image)]
         sizes = self.anchors.sizes(*shape)

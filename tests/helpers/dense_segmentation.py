@@ -7,10 +7,11 @@ import numpy as np
 from mindspore import nn
 
 from mindcv_models.data.geometry import fitted_size, resize_labels
+from mindcv_models.data.photometric import rotate_hue, saturate, shift, stretch
 from mindcv_models.segmentation.inference import Inference, InferenceSettings, View, enlarged_planes
 from mindcv_models.segmentation.metrics import Scores, confusion_matrix
 from mindcv_models.segmentation.objective import SegmentationObjective
-from mindcv_models.segmentation.transforms import IGNORED, rotate_hue, saturate, shift, stretch, target_size
+from mindcv_models.segmentation.transforms import IGNORED, target_size
 from tests.helpers import dense
 from tests.helpers.dense import Case, Difference, compare, compare_array, exact, kind
 
