@@ -32,7 +32,8 @@ from tests.helpers.tiny_detector import (
     stopped_and_resumed,
 )
 
-RUN = [*MASK_NETWORK, *TWO_EPOCHS, "--lr", "0.005", "--regions", "60", "--region_samples", "24"]
+VIEWS = ["--ratio_range", "0.7", "1.4", "--photometric", "True"]
+RUN = [*MASK_NETWORK, *TWO_EPOCHS, *VIEWS, "--lr", "0.005", "--regions", "60", "--region_samples", "24"]
 PARTS = ("rpn_cls", "rpn_box", "cls", "box", "mask")
 MODEL = {"backbone": "tiny_pyramid", "num_classes": 10, "channels": 8, "convs": 1}
 
