@@ -110,7 +110,7 @@ def plot_run(results: Path, path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend()
     left.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
-    right.set(xlabel="epoch", ylabel="share", ylim=(0, 1))
+    right.set(xlabel="epoch", ylabel="share", xlim=left.get_xlim(), ylim=(0, 1))
     save_figure(figure, path)
 
 
