@@ -156,10 +156,7 @@ class TrainOptions(RunOptions, Head, Regions, CocoFolder, Scaling, Finding, _Rec
     photometric: bool = option(False, "change brightness, contrast, saturation and hue at random")
 
     def check(self) -> None:
-        if len(self.ratio_range) != 2 or self.ratio_range[0] > self.ratio_range[1]:
-            raise InputError(
-                f"ratio_range is {show(list(self.ratio_range))}, but must be two numbers, the smaller one first."
-            )
+        check_pair(self, "ratio_range", rising=True)
 
 
 @dataclass
