@@ -13,7 +13,8 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from .predict import Predictions, probabilities
+from .predict import Predictions
+from .ranking import probabilities
 
 __all__ = ["Calibration", "ClassificationReport", "Curve", "calibrate"]
 

@@ -16,7 +16,8 @@ from ..reparameterize import reparameterize
 from .cam import draw_activations
 from .names import find_class_names
 from .options import InferOptions
-from .predict import VIEWS, Predictor, probabilities
+from .predict import VIEWS, Predictor
+from .ranking import best, probabilities
 from .transforms import EvalTransform
 
 __all__ = ["run"]
@@ -64,11 +65,6 @@ def load_network(options: InferOptions, classes: int) -> nn.Cell:
     if options.ckpt_path:
         load_weights(network, options.ckpt_path, options.averages)
     return network
-
-
-def best(scores, names, count):
-    order = (-scores).argsort(kind="stable")[:count]
-    return [{"class": names[i], "label": int(i), "probability": round(float(scores[i]), 6)} for i in order]
 
 
 def as_table(results):

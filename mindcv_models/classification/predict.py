@@ -7,7 +7,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
-from scipy.special import log_softmax, logsumexp, softmax
+from scipy.special import log_softmax, logsumexp
 
 from ..data.loader import Loader, threads
 from ..data.order import ShareOrder
@@ -18,7 +18,7 @@ from .loader import EvalSample
 from .transforms import CENTRE, EvalTransform, View
 from .validator import Metrics
 
-__all__ = ["VIEWS", "Predictions", "Predictor", "image_loader", "probabilities"]
+__all__ = ["VIEWS", "Predictions", "Predictor", "image_loader"]
 
 
 _CROPS = [View(), *(View((top, left)) for top in (0, 1) for left in (0, 1))]
@@ -46,11 +46,6 @@ class Predictions:
         hits = np.argsort(-self.logits, axis=1, kind="stable")[:, :k] == self.labels[:, None]  # (N, k)
         loss = logsumexp(self.logits.astype(np.float64), axis=1) - own
         return Metrics(float(hits[:, 0].mean()), float(hits.any(1).mean()), k, float(loss.mean()), len(self.labels))
-
-
-def probabilities(logits: np.ndarray) -> np.ndarray:
-    """The softmax over the last axis."""
-    return softmax(logits.astype(np.float64), axis=-1)
 
 
 class _Logits(nn.Cell):

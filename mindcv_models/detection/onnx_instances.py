@@ -6,9 +6,9 @@ import numpy as np
 from mindspore import nn
 
 from .anchors import RPN, Anchors
+from .boxes import STD
 from .onnx_detections import _Builder, _decoded, _gather_rows, _limited
 from .predict import Limits
-from .regions import STD
 
 __all__ = ["add_instances"]
 

@@ -14,9 +14,9 @@ from mindspore import Tensor, nn, ops
 from ..layers import NMS
 from .anchors import RPN
 from .assign import ROI_HEAD
-from .boxes import LIMIT, ONES, STD
+from .boxes import LIMIT, ONES
 
-__all__ = ["STD", "Proposals", "Samples", "decode", "encode", "iou", "sample_regions"]
+__all__ = ["Proposals", "Samples", "decode", "encode", "iou", "sample_regions"]
 
 
 def decode(anchors, deltas, sizes, std=ONES):

@@ -9,11 +9,11 @@ from mindspore import nn, ops
 from .. import backend
 from ..training import Objective
 from .assign import IGNORED, RPN, assign
+from .boxes import STD, iou
 from .boxes import encode as encode_boxes
-from .boxes import iou
 from .losses import softplus
 from .mask_targets import MaskTargets
-from .regions import STD, Proposals, encode, rows_of, sample_regions
+from .regions import Proposals, encode, rows_of, sample_regions
 
 __all__ = ["MaskRCNNObjective", "rpn_targets"]
 

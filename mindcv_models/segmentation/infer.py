@@ -3,8 +3,6 @@
 import sys
 from typing import Any, Dict, List, Sequence
 
-import numpy as np
-
 from ..cells import cast_network
 from ..checkpoint import load_weights
 from ..data.class_names import class_names_of
@@ -19,6 +17,7 @@ from .ade20k_classes import ADE20K_CLASSES
 from .draw import draw_labels, write_png
 from .inference import Inference
 from .options import InferOptions
+from .shares import shares
 from .validate import build
 from .validator import settings_of
 
@@ -59,13 +58,6 @@ def run(options: InferOptions, paths: Sequence[str]) -> int:
                 write_png(labels + options.first_label, free_name(maps, path))
     sys.stdout.write({"table": as_table, "json": json_text, "csv": as_csv}[options.format](rows))
     return failed
-
-
-def shares(labels: np.ndarray, names: Sequence[str]) -> List[Row]:
-    """The classes in a label map, the largest first, with their shares of its pixels."""
-    counts = np.bincount(labels.ravel(), minlength=len(names))
-    order = [k for k in (-counts).argsort(kind="stable") if counts[k]]
-    return [{"class": names[k], "label": int(k), "share": round(counts[k] / labels.size, 6)} for k in order]
 
 
 def as_table(rows: List[Row]) -> str:

@@ -7,13 +7,14 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 import cv2
 import numpy as np
 from PIL import Image
-from scipy.special import softmax
 
+from ..classification.ranking import best, probabilities
 from ..data.crop import CropTransform
 from ..data.geometry import fitted_size, normalise, pad_bottom_right, resize_image
 from ..detection.masks import run_lengths
 from ..detection.paste import paste_shares
 from ..errors import InputError
+from ..segmentation.shares import shares
 from .model_file import ModelFile, Tensors
 
 __all__ = ["Asked", "Classes", "Labels", "Objects", "task_of"]
@@ -71,13 +72,7 @@ class Classes:
 
     def answer(self, outputs: List[np.ndarray], size: Tuple[int, int], asked: Asked) -> Row:
         """What is said of a picture of ``size``, height and width."""
-        shares = softmax(outputs[0][0].astype(np.float64))
-        order = (-shares).argsort(kind="stable")[: asked.topk]
-        return {
-            "classes": [
-                {"class": self.names[k], "label": int(k), "probability": round(float(shares[k]), 6)} for k in order
-            ]
-        }
+        return {"classes": best(probabilities(outputs[0][0]), self.names, asked.topk)}
 
 
 class Objects:
@@ -144,12 +139,9 @@ class Labels:
 
     def answer(self, outputs: List[np.ndarray], size: Tuple[int, int], asked: Asked) -> Row:
         labels = label_map(outputs[0][0], size)
-        counts = np.bincount(labels.ravel(), minlength=len(self.names))
-        order = [k for k in (-counts).argsort(kind="stable") if counts[k]]
-        classes = [
-            {"class": self.names[k], "label": int(k), "share": round(float(counts[k] / labels.size), 6)} for k in order
-        ]
-        return {"classes": classes, "height": size[0], "width": size[1], "labels": png(labels)}
+        return {
+            "classes": shares(labels, self.names), "height": size[0], "width": size[1], "labels": png(labels)
+        }  # fmt: skip
 
 
 def label_map(output: np.ndarray, size: Tuple[int, int]) -> np.ndarray:

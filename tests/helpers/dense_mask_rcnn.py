@@ -9,11 +9,11 @@ from mindspore import nn
 from mindcv_models.detection.anchors import RPN
 from mindcv_models.detection.assign import RETINANET, ROI_HEAD, assign
 from mindcv_models.detection.assign import RPN as RPN_THRESHOLDS
-from mindcv_models.detection.boxes import iou
+from mindcv_models.detection.boxes import STD, iou
 from mindcv_models.detection.mask_targets import MaskTargets
 from mindcv_models.detection.masks import RunLengths, pack
 from mindcv_models.detection.paste import detect_regions, mask_regions, paste
-from mindcv_models.detection.regions import STD, Proposals, encode, rows_of, sample_regions
+from mindcv_models.detection.regions import Proposals, encode, rows_of, sample_regions
 from mindcv_models.detection.regions import assign as assign_in_graph
 from mindcv_models.detection.regions import iou as iou_in_graph
 from mindcv_models.detection.two_stage import MaskRCNNObjective, rpn_losses, sampled_targets
