@@ -8,7 +8,6 @@ models, and the gradients of these as far as the documentation speaks of them.
 import contextlib
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import mindspore as ms
 import numpy as np
@@ -18,6 +17,7 @@ from mindspore.ops import auto_generate, operations
 
 import mindcv_models
 from mindcv_models import backend
+from mindcv_models.detection.options import TrainOptions
 from mindcv_models.detection.systems import system_of
 from mindcv_models.graph import capture
 from mindcv_models.segmentation.objective import SegmentationObjective
@@ -205,9 +205,6 @@ class Gradients(nn.Cell):
 
 
 SIZE = (64, 96)
-TRAINING = SimpleNamespace(
-    batch_size=1, in_channels=3, num_classes=5, anchor_scale=None, regions=16, region_samples=8, hflip=0.0
-)
 # Operators that show that the graph is the one that was asked for.
 LOSSES = {
     "retinanet": {"ResizeNearestNeighborV2", "Log1p", "Exp", "Concat"},
@@ -223,7 +220,8 @@ def loss_of(system):
     if system == "semantic_fpn":
         return Loss(SegmentationObjective(network), [np.zeros((1, *SIZE), np.int32)]).set_train()
     found = system_of(system)
-    return Loss(found.objective(TRAINING, network), found.example(TRAINING, SIZE)[1:]).set_train()
+    training = TrainOptions(model=system, batch_size=1, num_classes=5, regions=16, region_samples=8, hflip=0.0)
+    return Loss(found.objective(training, network), found.example(training, SIZE)[1:]).set_train()
 
 
 @pytest.mark.parametrize("device", FORMS)
