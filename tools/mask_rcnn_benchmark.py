@@ -15,7 +15,6 @@ import sys
 import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Tuple
 
 os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
@@ -27,6 +26,7 @@ from mindspore import Tensor, nn
 
 from mindcv_models import create_model
 from mindcv_models.detection.masks import RunLengths, bytes_needed, pack
+from mindcv_models.detection.options import TrainOptions
 from mindcv_models.detection.paste import detect_regions, softmax
 from mindcv_models.detection.predict import Limits, sigmoid
 from mindcv_models.detection.regions import Proposals
@@ -39,9 +39,6 @@ logger = logging.getLogger("mask_rcnn_benchmark")
 
 PARTS = ("step", "inference", "shares", "masks")
 MODELS = ("retinanet", "mask_rcnn")
-OPTIONS = SimpleNamespace(
-    batch_size=2, in_channels=3, num_classes=80, anchor_scale=None, regions=1000, region_samples=512, hflip=0.5
-)
 
 
 @dataclass
@@ -82,8 +79,9 @@ def measure_step(options):
     works = {}
     for model in MODELS:
         network = create_model(model, backbone=options.backbone, num_classes=80)
-        batch = [Tensor(each) for each in system_of(model).example(OPTIONS, options.size)]
-        step = Step(system_of(model).objective(OPTIONS, network))
+        training, system = TrainOptions(model=model, num_classes=80), system_of(model)
+        batch = [Tensor(each) for each in system.example(training, options.size)]
+        step = Step(system.objective(training, network))
         works[model] = lambda step=step, batch=batch: step(*batch).asnumpy()
     report("training step, batch 2", options, medians(options.rounds, **works))
 
