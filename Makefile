@@ -10,8 +10,9 @@ BIN := $(VENV)/bin
 CONFIG := configs/fastvit/fastvit_t8_digits.yaml
 OUTPUT := outputs/fastvit_t8_digits
 # Two processes share the tests. They compile graphs in one thread most of the time, so each has one OpenMP thread.
+# A file's tests share what they compiled or trained, so they stay in one process.
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=25
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=25
 
 .PHONY: demo check test test-all docs lint clean
 
