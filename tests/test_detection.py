@@ -29,8 +29,8 @@ from tests.helpers.tiny_detector import (
     found_by_one,
     found_by_two_ranks,
     refused_in_one_line,
+    resumed,
     scenes,
-    stopped_and_resumed,
 )
 
 RUN = [*NETWORK, *TWO_EPOCHS, "--lr", "0.01", "--ema", "True", "--ema_decay", "0.5"]
@@ -99,9 +99,14 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(data, tmp_path_factory):
+def killed(tmp_path_factory):
+    return tmp_path_factory.mktemp("killed")
+
+
+@pytest.fixture(scope="module")
+def run(data, killed, tmp_path_factory):
     """A finished run: two epochs of three steps."""
-    return finished_run(RUN, data, tmp_path_factory.mktemp("run"))
+    return finished_run(RUN, data, tmp_path_factory.mktemp("run"), killed)
 
 
 @pytest.mark.process
@@ -117,10 +122,9 @@ def test_a_run_reports_its_losses_by_part_and_its_precision(run):
 
 
 @pytest.mark.process
-def test_a_stopped_run_is_resumed_bit_for_bit(run, data, tmp_path, monkeypatch):
-    """It is stopped before the second batch of its second epoch."""
-    stopped_and_resumed(RUN, data, tmp_path, monkeypatch)
-    assert checkpoint(tmp_path).read_bytes() == checkpoint(run).read_bytes()
+def test_a_killed_run_is_resumed_bit_for_bit(run, data, killed):
+    """It is killed before the second step of its second epoch."""
+    assert checkpoint(resumed(RUN, data, killed)).read_bytes() == checkpoint(run).read_bytes()
 
 
 def checkpoint(run):

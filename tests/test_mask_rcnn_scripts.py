@@ -28,8 +28,8 @@ from tests.helpers.tiny_detector import (
     found_by_one,
     found_by_two_ranks,
     refused_in_one_line,
+    resumed,
     scenes,
-    stopped_and_resumed,
 )
 
 VIEWS = ["--ratio_range", "0.7", "1.4", "--photometric", "True"]
@@ -44,9 +44,14 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(data, tmp_path_factory):
+def killed(tmp_path_factory):
+    return tmp_path_factory.mktemp("killed")
+
+
+@pytest.fixture(scope="module")
+def run(data, killed, tmp_path_factory):
     """A finished run: two epochs of three steps."""
-    return finished_run(RUN, data, tmp_path_factory.mktemp("run"))
+    return finished_run(RUN, data, tmp_path_factory.mktemp("run"), killed)
 
 
 def checkpoint(run):
@@ -63,10 +68,9 @@ def test_a_run_reports_five_losses_and_the_precision_of_boxes_and_masks(run):
     assert (run / "mask_rcnn_best.ckpt").is_file()
 
 
-def test_a_stopped_run_is_resumed_bit_for_bit(run, data, tmp_path, monkeypatch):
-    """It is stopped before the second batch of its second epoch; the random numbers of samples come with batches."""
-    stopped_and_resumed(RUN, data, tmp_path, monkeypatch)
-    assert checkpoint(tmp_path).read_bytes() == checkpoint(run).read_bytes()
+def test_a_killed_run_is_resumed_bit_for_bit(run, data, killed):
+    """It is killed before the second step of its second epoch; the random numbers of samples come with batches."""
+    assert checkpoint(resumed(RUN, data, killed)).read_bytes() == checkpoint(run).read_bytes()
 
 
 @pytest.fixture(scope="module")

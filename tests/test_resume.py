@@ -29,6 +29,7 @@ from tests.helpers.runs import (
     at_step,
     call,
     in_training,
+    killed_copy,
     rows,
     small_disk,
     states,
@@ -117,14 +118,12 @@ def teacher(tmp_path_factory):
     ],
     ids=["hard distillation, MESA", "soft distillation, Sophia-G"],
 )
-def test_a_run_with_teachers_goes_on_bit_for_bit(images, teacher, tmp_path, monkeypatch, more):
-    """Stopped within the third of four epochs, between two updates."""
+def test_a_run_with_teachers_goes_on_bit_for_bit(images, teacher, tmp_path, more):
+    """Killed within the third of four epochs, between two updates."""
     whole, output = tmp_path / "whole", tmp_path / "out"
-    assert call(images, whole, *teacher, *more) == 0
-    with monkeypatch.context() as patch:
-        at_step(patch, 3, 2, lambda batch: os.kill(os.getpid(), signal.SIGTERM) or batch)
-        assert call(images, output, *teacher, *more) == 143
-    assert states(output)[-1] == (3, 3)
+    with killed_copy(whole, output, epoch=3, step=2):
+        assert call(images, whole, *teacher, *more) == 0
+    assert states(output)[-1] == (3, 2)
     assert call(images, output, *teacher, *more, "--resume", "auto") == 0
     assert_same_run(output, whole)
 

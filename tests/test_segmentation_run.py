@@ -2,26 +2,25 @@
 
 import csv
 import json
-import os
 import re
-import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mindcv_models.segmentation.task import TrainLoader
 from tests.helpers import dense_tiny
 from tests.helpers.label_maps import label_folder
 from tests.helpers.launch import TWO_RANKS
 from tests.helpers.launch import run as launched
+from tests.helpers.runs import killed_copy, states
 
 MODEL = ["--model", "semantic_fpn", "--backbone", "tiny_maps", "--channels", "8", "--head_channels", "8"]
 OPTIONS = [
     *MODEL, "--crop_size", "32", "32", "--batch_size", "2", "--num_parallel_workers", "1", "--epoch_size", "2",
     "--opt", "adamw", "--lr", "0.01", "--scheduler", "poly", "--warmup_epochs", "0", "--ema", "True", "--ema_decay",
     "0.9", "--val_while_train", "True", "--pad_divisor", "32", "--keep_checkpoint_max", "1", "--drop_rate", "0.3",
+    "--save_every", "2",
 ]  # fmt: skip
 
 pytestmark = pytest.mark.process
@@ -37,10 +36,16 @@ def train(data, output, *more):
 
 
 @pytest.fixture(scope="module")
-def run(data, tmp_path_factory):
-    """The folder of a run of two epochs of three steps."""
+def killed(tmp_path_factory):
+    return tmp_path_factory.mktemp("killed")
+
+
+@pytest.fixture(scope="module")
+def run(data, killed, tmp_path_factory):
+    """The folder of a run of two epochs of three steps; ``killed`` is what it would leave if killed in the second."""
     output = tmp_path_factory.mktemp("run")
-    assert train(data, output) == 0
+    with killed_copy(output, killed, epoch=2, step=1):
+        assert train(data, output) == 0
     return output
 
 
@@ -60,22 +65,13 @@ def test_results_have_the_figures_of_the_network_and_of_its_average(run):
     assert (run / "classes.txt").read_text() == "wall\nsky\ntree\n"
 
 
-def test_a_stopped_run_goes_on_bit_for_bit(data, run, tmp_path, monkeypatch):
-    original = TrainLoader.epoch
-
-    def stop_at_step(self, number=1, start=0):
-        for step, batch in enumerate(original(self, number, start), start):
-            if (number, step) == (2, 1):
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield batch
-
-    monkeypatch.setattr(TrainLoader, "epoch", stop_at_step)
-    assert train(data, tmp_path) == 143
-    monkeypatch.undo()
-    assert train(data, tmp_path, "--resume", "auto") == 0
-    assert rows(tmp_path) == rows(run)
+def test_a_killed_run_goes_on_bit_for_bit(data, run, killed):
+    """It is killed before the second step of its second epoch."""
+    assert states(killed)[-1] == (2, 1)
+    assert train(data, killed, "--resume", "auto") == 0
+    assert rows(killed) == rows(run)
     for path in run.glob("*.ckpt"):
-        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+        assert (killed / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 def validated(run, *more):

@@ -3,6 +3,7 @@
 import csv
 import errno
 import resource
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -109,6 +110,19 @@ def fill(path, size):
 def at_step(monkeypatch, epoch, step, change):
     """Let ``change`` loose on the training batch of one step: it gets and returns the images."""
     in_training(monkeypatch, lambda images, *at: change(images) if at == (epoch, step) else images)
+
+
+@contextmanager
+def killed_copy(output, copy, epoch, step):
+    """Copy the training run in ``output`` to ``copy`` before it takes a step: what it would leave if killed there."""
+
+    def keep(images):
+        shutil.copytree(output, copy, dirs_exist_ok=True)
+        return images
+
+    with pytest.MonkeyPatch.context() as patch:
+        at_step(patch, epoch, step, keep)
+        yield
 
 
 def in_training(monkeypatch, change):

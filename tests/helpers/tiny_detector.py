@@ -6,8 +6,6 @@ Run as a module, it is the script that its first argument names.
 import contextlib
 import importlib
 import io
-import os
-import signal
 import sys
 
 import mindspore as ms
@@ -18,8 +16,8 @@ from mindspore import nn
 import train
 import validate
 from mindcv_models import backend, process
-from mindcv_models.data.loader import Loader
 from mindcv_models.data.scenes import write_scenes
+from tests.helpers import runs
 from tests.helpers.launch import TWO_RANKS, run
 
 # What every script needs to build it.
@@ -84,33 +82,23 @@ def call(main, *arguments):
     return left.value.code, out.getvalue()
 
 
-def finished_run(arguments, data, folder):
-    """The folder of a run of ``arguments`` in graph mode."""
+def finished_run(arguments, data, folder, killed):
+    """The folder of a run in graph mode; ``killed`` has what it would leave if killed in its second epoch."""
     ms.set_context(mode=ms.GRAPH_MODE)
-    code, _ = call(train.main, *arguments, "--data_dir", data, "--ckpt_save_dir", folder)
+    with runs.killed_copy(folder, killed, epoch=2, step=1):
+        code, _ = call(train.main, *arguments, "--data_dir", data, "--ckpt_save_dir", folder)
     assert code == 0
     return folder
 
 
-def stopped_and_resumed(arguments, data, folder, monkeypatch):
-    """The folder of such a run that was stopped before the second batch of its second epoch, and resumed.
-
-    It does not validate, which changes no weight.
-    """
-    arguments = [*arguments, "--val_while_train", "False"]
-    original = Loader.epoch
-
-    def epoch(self, number=1, start=0):
-        for step, batch in enumerate(original(self, number, start), start):
-            if (number, step, len(self)) == (2, 1, 3):
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield batch
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loader, "epoch", epoch)
-        code, _ = call(train.main, *arguments, "--data_dir", data, "--ckpt_save_dir", folder)
-    assert code == 128 + signal.SIGTERM
-    return finished_run([*arguments, "--resume", "auto"], data, folder)
+def resumed(arguments, data, killed):
+    """The folder of a killed run, finished. It does not validate, which changes no weight."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    assert runs.states(killed)[-1] == (2, 1)
+    more = ["--resume", "auto", "--val_while_train", "False"]
+    code, _ = call(train.main, *arguments, *more, "--data_dir", data, "--ckpt_save_dir", killed)
+    assert code == 0
+    return killed
 
 
 def _search(trained, checkpoint, folder):
