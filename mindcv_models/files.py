@@ -18,7 +18,7 @@ from typing import Any, Dict, Iterator, Optional, Union
 
 import numpy as np
 
-from .errors import InputError
+from .errors import InputError, shown
 
 __all__ = [
     "atomic_folder",
@@ -224,10 +224,20 @@ def read_json(path: Union[str, Path], kind: str, limit: int = MAX_TEXT) -> Any:
     """The value in a JSON file.
 
     Raises:
-        InputError: as :func:`read_text`, or it is not JSON, or is nested too deep.
+        InputError: as :func:`read_text`, or it is not JSON, is nested too deep, or has a key twice in one object, of
+            which Python would take the last one without a word.
     """
+
+    def without_twins(pairs):
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InputError(f"{path} has the key {shown(twice)} twice in one object: leave one of them out.")
+        return found
+
     try:
-        return json.loads(read_text(path, kind, limit))
+        return json.loads(read_text(path, kind, limit), object_pairs_hook=without_twins)
     except InputError:
         raise
     except (ValueError, RecursionError) as error:

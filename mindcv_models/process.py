@@ -1,5 +1,6 @@
 """Start-up and exit of every script."""
 
+import contextlib
 import gc
 import logging
 import os
@@ -7,6 +8,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import List, Sequence
 
 import mindspore as ms
 from mindcv.utils import set_seed
@@ -16,6 +18,11 @@ from .errors import InputError, RunError, Stopped, one_line
 from .options import System
 
 __all__ = ["log_to_stderr", "output_folder", "run", "set_up"]
+
+# What MindSpore's compiler of fused kernels leaves in the working directory when it first compiles one.
+_STRAYS = (Path("dsa_transfrom.log"),)
+
+_made: List[Path] = []  # folders that output_folder made, each before the one that it is in
 
 
 def run(main) -> None:
@@ -32,6 +39,7 @@ def run(main) -> None:
     logging.raiseExceptions = False  # a closed or full standard output costs the log, not a traceback for each line
     if launch().rank > 0:
         logging.disable(logging.INFO)
+    strays = [path for path in map(Path.absolute, _STRAYS) if not path.exists()]
     try:
         status = main() or 0
     except InputError as error:
@@ -50,6 +58,7 @@ def run(main) -> None:
             raise
         path = error.filename2 or error.filename
         status = _complain(f"cannot use {path} ({error.strerror}): check path, permissions and room on the disk.", 1)
+    _clean_up(strays)
     _flush_output()
     gc.collect()  # cells freed at interpreter exit print warnings
     sys.exit(status)
@@ -85,6 +94,9 @@ def set_up(options: System) -> World:
 def output_folder(path: str, option: str = "ckpt_save_dir") -> Path:
     """Create the folder for results; ``option`` is the option that names it.
 
+    It is made before anything is read, so that a run does not find out at its end; :func:`run` removes it again if
+    nothing came into it.
+
     Raises:
         InputError: it cannot be created or is not writable; or it has the table of a training run, and another table
             would replace that.
@@ -95,11 +107,24 @@ def output_folder(path: str, option: str = "ckpt_save_dir") -> Path:
             f"report_dir is {folder}, whose results.csv is a training run's and would be lost: choose another folder."
         )
     try:
+        made = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
+        _made.extend(made)
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
         raise InputError(f"cannot write to {folder} ({error.strerror}): choose another {option}.") from error
+
+
+def _clean_up(strays: Sequence[Path]) -> None:
+    """Remove the output folders of this process that have nothing in them, and files that nobody asked for."""
+    for path in strays:
+        with contextlib.suppress(OSError):
+            path.unlink()
+    for folder in _made:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+    _made.clear()
 
 
 def _has_table_of_a_run(folder: Path) -> bool:

@@ -79,6 +79,23 @@ def test_a_split_by_val_ratio_is_looked_at_and_not_written(tmp_path, monkeypatch
     assert status == 1 and "no folder" in text and rows["images"][0] == "0"
 
 
+def test_images_of_both_splits_are_named(tmp_path, monkeypatch, capsys, caplog):
+    data = image_folder(tmp_path / "data")
+    for source, target in (("a/0.png", "a/copy.png"), ("a/0.png", "b/again.png"), ("b/1.png", "b/9.png")):
+        (data / "val" / target).write_bytes((data / "train" / source).read_bytes())
+    common = ("--model", "fastvit_t8", "--batch_size", "4")
+    status, _, text = check(data, monkeypatch, capsys, caplog, *common)
+    assert status == 0 and "nothing in the data would stop a run" in text
+    twins = [(data / "val" / twin, data / "train" / of) for twin, of in
+             (("a/copy.png", "a/0.png"), ("b/9.png", "b/1.png"), ("b/again.png", "a/0.png"))]  # fmt: skip
+    assert (
+        "3 of 10 images of val are images of train too, byte for byte: figures of val will be too good; leave them in "
+        "one of the two:" + "".join(f"\n  {twin} is {of}" for twin, of in twins)
+    ) in text
+    split = ("--train_split", "val", "--val_while_train", "False", "--val_split", "absent")
+    assert "byte for byte" not in check(data, monkeypatch, capsys, caplog, *common, *split)[2]
+
+
 @pytest.fixture
 def coco(tmp_path):
     for split in ("train2017", "val2017"):
@@ -107,12 +124,18 @@ def test_coco_folders(coco, monkeypatch, capsys, caplog):
     assert rows["left out: objects that are crowds, ignored, or without area"] == ["1", "1"]
     assert rows["largest width x height"] == ["50 x 41", "50 x 42"]
 
+    assert "categories that are classes" not in text
+    assert "3 of 3 images of val are images of train too" not in text  # one has no objects: it is not trained on
+    assert "2 of 3 images of val are images of train too, byte for byte" in text
+
+    content["categories"][1]["name"] = "cat "
     content["annotations"][0]["segmentation"] = [[1, 1, 2]]
     (data / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
     (data / "val2017" / "1.png").unlink()
     (data / "val2017" / "2.png").write_bytes(b"broken")
     status, rows, text = check(data, monkeypatch, capsys, caplog, *common)
     assert status == 1 and rows["cannot be decoded"] == ["0", "1"]
+    assert "train: categories that are classes of their own:\n  'cat' is the name of 2 categories" in text
     assert "train: image 0, 0.png: polygon [1, 1, 2] is no list of x, y" in text
     assert f"val: cannot read image {data / 'val2017' / '1.png'} (No such file or directory)" in text
 

@@ -10,7 +10,9 @@ from mindcv_models.data.loader import Loader
 from mindcv_models.data.order import GroupedOrder
 from mindcv_models.detection.anchors import RETINANET
 from mindcv_models.detection.coco import read_coco
+from mindcv_models.detection.data import read_split
 from mindcv_models.detection.evaluate import GroundTruth, read_results, to_results
+from mindcv_models.detection.options import TrainOptions
 from mindcv_models.detection.predict import Detections
 from mindcv_models.detection.transforms import Buckets, EvalTransform, Preparation, TrainTransform, padded_size
 from mindcv_models.errors import InputError
@@ -74,6 +76,14 @@ def test_what_makes_no_sense_is_refused_with_file_and_id(tmp_path, change, messa
     with pytest.raises(InputError, match=message) as error:
         read_coco(path, tmp_path / "train2017")
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_categories_of_one_name_are_said(tmp_path, caplog):
+    path = changed(tmp_path, lambda content: content["categories"][1].update(name=content["categories"][0]["name"]))
+    options = TrainOptions(model="retinanet", train_annotations=str(path), image_dir=str(tmp_path / "train2017"))
+    for _ in range(2):  # once, however often a run asks
+        assert read_split(options, "train").class_names() == ["seven (3)", "seven (7)"]
+    assert caplog.messages == [f"{path}: 'seven' is the name of 2 categories, which stay classes of their own"]
 
 
 def test_files_that_are_no_annotations_are_refused(tmp_path):

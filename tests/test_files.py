@@ -185,6 +185,13 @@ def test_json_is_a_value_or_one_line(tmp_path, text):
     assert read_json(path, "state") == {"a": [1]}
 
 
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"b": [{"id": 1, "x\\u0007": 2, "x\\u0007": 3}]}')
+    with pytest.raises(InputError, match=r"a\.json has the key 'x\\x07' twice in one object: leave one of them out\.$"):
+        read_json(path, "state")
+
+
 def npz(path, write=np.savez, **arrays):
     write(path, **arrays)
     return path.read_bytes()

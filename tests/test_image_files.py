@@ -435,11 +435,13 @@ def test_images_that_came_after_the_split_are_counted(tmp_path):
     first = options(data, val_ratio=0.5, ckpt_save_dir=str(tmp_path))
     prepared = prepare(first, ONE_DEVICE, training=True)
     assert not list_images(prepared, "train").left_out
+    (data / "a" / "notes.txt").write_text("")
+    (data / "b" / ".ipynb_checkpoints").mkdir()
     for name in ("a/new.png", "b/deep/new.png"):
         (data / name).parent.mkdir(exist_ok=True)
         (data / name).write_bytes(b"")
     images = list_images(prepared, "train")
-    assert images.left_out == {"images that are in no part of the split": 2}
+    assert images.left_out == {"images that are in no part of the split": 2, ".txt": 1, "hidden": 1}
     assert not any("new" in path for path in images.items)
 
 

@@ -193,3 +193,36 @@ def test_a_report_does_not_replace_the_table_of_a_training_run(tmp_path):
     assert process.output_folder(str(tmp_path)) == tmp_path
     (tmp_path / "results.csv").write_text("checkpoint,top1\na,1\n")
     assert process.output_folder(str(tmp_path), "report_dir") == tmp_path
+
+
+def finish(main):
+    """Exit status of a script whose ``main`` is this."""
+    with pytest.raises(SystemExit) as left:
+        process.run(main)
+    return left.value.code
+
+
+def test_an_output_folder_that_stays_empty_goes_again(tmp_path):
+    def fails():
+        process.output_folder(str(tmp_path / "a" / "b"))
+        raise InputError("no such model.")
+
+    def writes():
+        (process.output_folder(str(tmp_path / "a" / "b")) / "file").write_text("text")
+        process.output_folder(str(tmp_path / "a" / "c"))
+
+    def finds_one():
+        process.output_folder(str(tmp_path / "mine"))
+
+    assert finish(fails) == 2 and not (tmp_path / "a").exists()
+    assert finish(writes) == 0 and [p.name for p in (tmp_path / "a").rglob("*")] == ["b", "file"]
+    (tmp_path / "mine").mkdir()
+    assert finish(finds_one) == 0 and (tmp_path / "mine").is_dir()
+
+
+def test_what_the_kernel_compiler_leaves_goes_again_unless_it_was_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    log = tmp_path / "dsa_transfrom.log"
+    assert finish(lambda: log.write_text("domain") and None) == 0 and not log.exists()
+    log.write_text("mine")
+    assert finish(lambda: None) == 0 and log.read_text() == "mine"

@@ -283,14 +283,24 @@ def test_a_tilde_is_the_home_folder_in_every_path_and_in_nothing_else(tmp_path, 
     ("path", "message"),
     [
         ("~nobody_at_all/a", "data_dir is '~nobody_at_all/a', but there is no such home folder: write the whole path."),
-        ("${HOME}/a", "data_dir is '${HOME}/a', but variables are not expanded here: write the whole path, or ~."),
-        ("$HOME/a", "variables are not expanded here"),
-        ("/data/${USER}", "variables are not expanded here"),
+        ("${NOT_SET}/a", "data_dir is '${NOT_SET}/a', but ${NOT_SET} is not set: set it, or write the whole path."),
+        ("$NOT_SET/a", "data_dir is '$NOT_SET/a', but $NOT_SET is not set"),
+        ("/data/${NOT_SET}", "data_dir is '/data/${NOT_SET}', but ${NOT_SET} is not set"),
     ],
 )
-def test_nothing_else_is_expanded_in_a_path(tmp_path, path, message):
+def test_a_home_or_a_variable_that_is_not_there_is_refused(tmp_path, monkeypatch, path, message):
+    monkeypatch.delenv("NOT_SET", raising=False)
     with pytest.raises(InputError, match=re.escape(message)):
         from_recipe(tmp_path, f"data_dir: {path}")
+
+
+def test_variables_are_expanded_in_every_path_and_in_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCRATCH", "/scratch/ada")
+    monkeypatch.setenv("RUN", "7")
+    text = "ckpt_save_dir: $SCRATCH/runs/${RUN}\ndata_dir: ${SCRATCH}/a$RUN\ntrain_split: $RUN"
+    parsed = from_recipe(tmp_path, text, "--split_file=$SCRATCH/s.json")
+    assert (parsed.ckpt_save_dir, parsed.data_dir) == ("/scratch/ada/runs/7", "/scratch/ada/a7")
+    assert (parsed.train_split, parsed.split_file) == ("$RUN", "/scratch/ada/s.json")
 
 
 def test_a_path_with_a_dollar_is_taken_where_it_exists(tmp_path, monkeypatch):

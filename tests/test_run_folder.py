@@ -140,3 +140,18 @@ def test_a_run_under_nohup_does_not_hear_sighup():
             assert request.check() is None
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("error", [InputError, KeyboardInterrupt])
+def test_a_new_folder_is_empty_again_if_nothing_was_trained(tmp_path, error):
+    def prepare(*more):
+        with pytest.raises(error), locked(tmp_path, ONE_DEVICE):
+            for name in ("config.yaml", "classes.txt", "split.json", *more):
+                (tmp_path / name).write_text("text")
+            raise error
+        return sorted(p.name for p in tmp_path.iterdir())
+
+    assert prepare() == []
+    assert prepare("m-1_5.ckpt") == ["classes.txt", "config.yaml", "m-1_5.ckpt", "split.json"]
+    (tmp_path / "m-1_5.ckpt").unlink()  # the folder had something in it
+    assert prepare() == ["classes.txt", "config.yaml", "split.json"]

@@ -114,6 +114,8 @@ WRONG = {
     "output": (["--ckpt_save_dir", "file/out"], "cannot write to"),
     "device": (["--device_target", "Ascend"], "device_target Ascend is not usable on this machine"),
     "model option": (["--model", "squeezenet1_1", "--drop_path_rate", "0.1"], "drop_path_rate"),
+    "model_kwargs": (["--model_kwargs", "depth=3"], "unexpected keyword argument 'depth'"),
+    "split": (["--data_dir", "broken/train", "--val_ratio", "0.5", "--freeze", "none"], "freeze 'none' matches no"),
 }
 
 
@@ -131,12 +133,15 @@ def ruined(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_input_to_training_is_one_line_and_status_2(data, tmp_path, ruined, monkeypatch, capsys, case):
+    """And the working folder is as it was, also where the error came after the output folder had been made."""
     more, message = WRONG[case]
+    before = sorted(tmp_path.rglob("*"))
     status, _, error = call("train", train_arguments(data, tmp_path / "out", *more), monkeypatch, capsys)
     lines = [line for line in error.splitlines() if line.startswith("error: ")]
     assert status == 2
     assert len(lines) == 1
     assert message in lines[0]
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

@@ -82,11 +82,13 @@ def list_images(options: ImageFolder, split: str, classes: Optional[Sequence[str
 
 
 def _count_new(options, root, folders, left_out) -> None:
-    """Count images that came after the split was made, which are in neither part of it."""
+    """Count what is in neither part of a split: files that are no images, and images that came after it was made."""
     known = {name for split in (options.train_split, options.val_split) for name in read_split(options, split)}
     there = [
-        f"{folder}/{name}" for folder in folders if (root / folder).is_dir() for name in image_names(root / folder)
-    ]
+        f"{folder}/{name}"
+        for folder in folders if (root / folder).is_dir()
+        for name in image_names(root / folder, left_out)
+    ]  # fmt: skip
     new = sum(name not in known for name in there)
     if new:
         left_out["images that are in no part of the split"] = new

@@ -1,5 +1,6 @@
 """A look at the data before a run: what it would be trained on, what is left out and why, in one table."""
 
+import hashlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from tqdm import tqdm
 
 from ..errors import InputError, one_line
 from ..evaluation.tables import markdown_table
-from .images import UnreadableImageError
+from .images import UnreadableImageError, read_whole
 from .loader import Source, threads
 
 __all__ = ["Part", "inspect", "report"]
@@ -31,6 +32,8 @@ class Part:
         left_out: how many files, images or objects are not used, by the reason.
         unreadable: images that cannot be decoded, and why.
         sizes: height and width of the others.
+        contents: of each image that could be read, a digest of its file and its name.
+        notes: what does not stop a run, but is worth a look: a heading, and what it is about.
         faults: what would stop a run.
     """
 
@@ -41,6 +44,8 @@ class Part:
     left_out: Dict[str, int] = field(default_factory=dict)
     unreadable: List[Tuple[str, str]] = field(default_factory=list)
     sizes: List[Tuple[int, int]] = field(default_factory=list)
+    contents: List[Tuple[bytes, str]] = field(default_factory=list)
+    notes: Dict[str, List[str]] = field(default_factory=dict)
     faults: List[str] = field(default_factory=list)
 
     def attempt(self, call: Callable[[], Any]) -> Any:
@@ -54,7 +59,9 @@ class Part:
 
 
 def inspect(part: Part, source: Source, note: Callable[[Any], Any], workers: int) -> List[Any]:
-    """Read each sample once: those that cannot be decoded go to ``part.unreadable``, other errors to ``part.faults``.
+    """Read each sample: those that cannot be decoded go to ``part.unreadable``, other errors to ``part.faults``.
+
+    The digests of the others' files go to ``part.contents``.
 
     Args:
         note: from what the source reads to what is to be kept of it.
@@ -63,21 +70,27 @@ def inspect(part: Part, source: Source, note: Callable[[Any], Any], workers: int
         What ``note`` gave of each sample that could be read.
     """
 
-    def look(index: int) -> Tuple[Any, Optional[InputError]]:
+    def look(index: int) -> Tuple[Any, Any, Optional[InputError]]:
         try:
-            return note(source.read(index)), None
+            return note(source.read(index)), (digest(source.name(index)), source.name(index)), None
         except InputError as error:
-            return None, error
+            return None, None, error
 
     with ThreadPoolExecutor(threads(workers)) as pool:
         looks = pool.map(look, range(len(source)))
         found = list(tqdm(looks, desc=f"checking {part.name}", total=len(source), unit="img", disable=None))
-    for index, (_, error) in enumerate(found):
+    part.contents = [content for _, content, error in found if error is None]
+    for index, (_, _, error) in enumerate(found):
         if isinstance(error, UnreadableImageError):
             part.unreadable.append((source.name(index), error.reason))
         elif error is not None:
             part.faults.append(str(error))
-    return [value for value, error in found if error is None]
+    return [value for value, _, error in found if error is None]
+
+
+def digest(path: str) -> bytes:
+    """What files of the same bytes have in common, and no others."""
+    return hashlib.blake2b(read_whole(path), digest_size=16).digest()
 
 
 def report(parts: Sequence[Part], skip_bad_images: bool) -> int:
@@ -85,6 +98,10 @@ def report(parts: Sequence[Part], skip_bad_images: bool) -> int:
     logger.info("%s", markdown_table(_rows(parts)).rstrip())
     for part in parts:
         _list(f"{part.name} has nothing of {len(part.missing)} of the {len(part.counts)} classes", part.missing)
+        for title, lines in part.notes.items():
+            _list(title, lines)
+    for part in parts[1:]:
+        _list_twins(parts[0], part)
     bad = [f"{path}: {reason}" for part in parts for path, reason in part.unreadable]
     faults = [f"{part.name}: {fault}" for part in parts for fault in part.faults]
     advice = "" if skip_bad_images else "; replace or remove them, or use --skip_bad_images True"
@@ -100,6 +117,16 @@ def _list(title, lines) -> None:
     if lines:
         more = [f"and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
         logger.warning("%s:%s", title, "".join(f"\n  {one_line(line)}" for line in [*lines[:LISTED], *more]))
+
+
+def _list_twins(train: Part, part: Part) -> None:
+    """Name the images that both splits have: validation knows them from training, and is too good."""
+    names: Dict[bytes, str] = {}
+    for content, name in train.contents:
+        names.setdefault(content, name)
+    twins = [f"{name} is {names[content]}" for content, name in part.contents if content in names]
+    title = f"{len(twins)} of {len(part.contents)} images of {part.name} are images of {train.name} too, byte for byte"
+    _list(f"{title}: figures of {part.name} will be too good; leave them in one of the two", twins)
 
 
 def _rows(parts) -> List[Dict[str, str]]:

@@ -41,6 +41,7 @@ def _look(part: Part, options: TrainOptions):
     data = part.attempt(lambda: read_coco(*_paths(options, part.name)))
     if data is None:
         return None
+    part.notes[f"{part.name}: categories that are classes of their own"] = data.twins()
     images = data.images
     if part.name == "train":
         empty = [image for image in images if not image.annotated]

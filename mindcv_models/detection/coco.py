@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -109,6 +110,11 @@ class CocoSet:
             name if name and names.count(name) == 1 else f"{name or 'category'} ({category.id})"
             for name, category in zip(names, self.categories)
         ]
+
+    def twins(self) -> List[str]:
+        """The names that several categories have: the classes stay apart, though that is hardly meant."""
+        count = Counter(" ".join(category.name.split()) for category in self.categories)
+        return [f"{shown(name)} is the name of {many} categories" for name, many in count.items() if many > 1]
 
     def chosen(self, indices: Sequence[int]) -> "CocoSet":
         """Some of the images."""

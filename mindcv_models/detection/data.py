@@ -1,6 +1,7 @@
 """From the options of detectors to data: the images of a split, and the loaders and transforms over them."""
 
 import functools
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from .systems import system_of
 from .transforms import Buckets, EvalTransform, Preparation
 
 __all__ = ["eval_transform", "preparation", "read_split", "train_loader", "training_images", "write_embedded"]
+
+logger = logging.getLogger(__name__)
 
 
 def write_embedded(data_dir: str) -> None:
@@ -43,7 +46,10 @@ def read_split(options: CocoFolder, part: str) -> CocoSet:
 
 @functools.lru_cache(maxsize=2)  # COCO's annotations take a while to read
 def _read(path: Path, folder: Path, skip_missing: bool) -> CocoSet:
-    return read_coco(path, folder).present(skip_missing)
+    data = read_coco(path, folder)
+    for twin in data.twins():
+        logger.warning("%s: %s, which stay classes of their own", path, twin)
+    return data.present(skip_missing)
 
 
 def training_images(options: TrainOptions) -> CocoSet:

@@ -19,6 +19,7 @@ _NOTHING = ("none", "null", "~")
 _WORDS = {"true": True, "yes": True, "1": True, "y": True, "t": True, "on": True,
           "false": False, "no": False, "0": False, "n": False, "f": False, "off": False}  # fmt: skip
 _LARGEST = 2**31 - 1
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)  # $NAME or ${NAME}
 _ITEMS = 1000  # of a mapping, those within it included
 
 
@@ -67,7 +68,7 @@ def convert(name: str, value: Any, kind: Any, metadata: dict) -> Any:
         raise InputError(f"{name} is {show(value)}, but must be {_expected(value, kind, metadata)}.") from error
     if metadata["path"] or (get_origin(kind) is tuple and get_args(kind)[0] is Path):
         paths = value if isinstance(value, tuple) else (value,)
-        paths = tuple(type(path)(_home(name, str(path))) if str(path) else path for path in paths)
+        paths = tuple(type(path)(_expanded(name, str(path))) if str(path) else path for path in paths)
         return paths if isinstance(value, tuple) else paths[0]
     return _choose(name, value, choices) if choices else value
 
@@ -174,13 +175,20 @@ def _settle_item(value, left, depth):
     return str(value)
 
 
-def _home(name, path) -> str:
-    """``path`` with the home folder for a ``~`` at its beginning, and nothing else expanded."""
-    expanded = os.path.expanduser(path) if path.startswith("~") else path
+def _expanded(name, path) -> str:
+    """``path`` with the home folder for a ``~`` at its beginning, and the values of ``$NAME`` and ``${NAME}``.
+
+    No shell sees the paths of a YAML file, nor those behind an equals sign.
+    """
+    if os.path.lexists(path):  # a name may have such characters
+        return path
+    expanded = os.path.expanduser(path)
     if expanded.startswith("~"):
         raise InputError(f"{name} is {show(path)}, but there is no such home folder: write the whole path.")
-    if re.search(r"^\$\w|\$\{", path) and not os.path.exists(path):
-        raise InputError(f"{name} is {show(path)}, but variables are not expanded here: write the whole path, or ~.")
+    expanded = _VARIABLE.sub(lambda found: os.environ.get(found[1] or found[2], found[0]), expanded)
+    unset = re.search(r"^\$\w+|\$\{.*?\}", expanded, re.ASCII)
+    if unset:
+        raise InputError(f"{name} is {show(path)}, but {unset[0]} is not set: set it, or write the whole path.")
     return expanded
 
 

@@ -23,11 +23,14 @@ EARLIER = "earlier"  # the subfolder that earlier runs are moved to
 _OWN = re.compile(
     r"results\.csv|config\.yaml|classes\.txt|report|tensorboard|state|.+_(best|last)\.ckpt|.+-\d+_\d+\.ckpt"
 )
+_PREPARATIONS = ("config.yaml", "classes.txt", "split.json")
 
 
 @contextmanager
 def locked(folder: Path, world: World) -> Iterator[None]:
     """Keep other runs out of ``folder`` while this one writes to it; a lock of a process that died is none.
+
+    A folder that was empty is empty again if wrong input ends the run before it has saved anything of its training.
 
     Raises:
         InputError: on every rank, if another process has the folder.
@@ -42,10 +45,22 @@ def locked(folder: Path, world: World) -> Iterator[None]:
     try:
         if sum_over_ranks([is_taken], world)[0]:
             raise InputError(f"another run is writing to {folder}: wait for its end, or choose another ckpt_save_dir.")
-        yield
+        is_new = world.is_main and not any(folder.iterdir())
+        try:
+            yield
+        except (InputError, KeyboardInterrupt):
+            if is_new and not _left_in(folder):
+                _remove_preparations(folder)
+            raise
     finally:
         if lock is not None:
             os.close(lock)
+
+
+def _remove_preparations(folder: Path) -> None:
+    """Remove what a run writes before its first step: it ended there, and the next one is not to find them."""
+    for name in _PREPARATIONS:
+        (folder / name).unlink(missing_ok=True)
 
 
 def set_earlier_run_aside(folder: Path, resume: str = "") -> None:
