@@ -1,6 +1,5 @@
 """Loading strictly, saving safely."""
 
-import time
 from dataclasses import replace
 
 import mindspore as ms
@@ -229,13 +228,11 @@ def own_file(parameters):
 )
 def test_limits_of_an_own_checkpoint_come_before_its_contents(tmp_path, parameters, message):
     (tmp_path / "net.ckpt").write_bytes(own_file(parameters))
-    began = time.process_time()
     with pytest.raises(InputError) as error:
         load_weights(nn.Dense(1, 1), str(tmp_path / "net.ckpt"))
     assert message in str(error.value)
     assert "\x1b" not in str(error.value)
     assert len(str(error.value)) < 400
-    assert time.process_time() - began < 8
 
 
 def test_a_checksum_that_does_not_match_is_refused(tmp_path):
