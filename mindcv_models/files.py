@@ -1,6 +1,7 @@
 """Files: written completely or not at all, and read as what they are to be, or refused in one line."""
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -61,7 +62,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         OSError: naming ``path``, if it cannot be written.
     """
     partial = partial_path(path, path.suffix)
-    remove_partials(path.parent, path.stem, path.suffix)
+    _sweep_once(str(path.parent))
     _remove(partial)
     try:
         yield partial
@@ -109,21 +110,26 @@ def partial_path(path: Path, suffix: str = "") -> Path:
     return path.with_name(f".{stem}.{os.getpid()}-{_host()}.partial{suffix}")
 
 
-def remove_partials(folder: Path, stem: Optional[str] = None, suffix: Optional[str] = None) -> None:
+def remove_partials(folder: Path, stem: str = "") -> None:
     """Remove temporary files and folders that killed processes left in ``folder``.
 
     The process must be gone, or for one of another host the file unchanged for a day.
 
     Args:
-        stem, suffix: of the paths that they were to become; by default any.
+        stem: of what they were to become; by default anything.
     """
-    stem, suffix = (".*" if part is None else re.escape(part) for part in (stem, suffix))
-    name = re.compile(rf"\.{stem}\.(\d{{1,9}})(?:-([^.]*))?\.partial{suffix}", re.ASCII)
+    name = re.compile(rf"\.{re.escape(stem) or '.*'}\.(\d{{1,9}})(?:-([^.]*))?\.partial(\..*)?", re.ASCII)
     with contextlib.suppress(OSError):
         for entry in os.scandir(folder):
             found = name.fullmatch(entry.name)
             if found and _is_left(entry, int(found[1]), found[2]):
                 _remove(Path(entry.path))
+
+
+@functools.cache
+def _sweep_once(folder: str) -> None:
+    """:func:`remove_partials` before this process first writes into a folder; a large one takes a while to list."""
+    remove_partials(Path(folder))
 
 
 def _host() -> str:

@@ -120,13 +120,21 @@ def test_what_killed_writers_left_is_removed_after_a_day(tmp_path):
     for path in (old, other):
         os.utime(path, (time.time() - LEFT_OVER - 1,) * 2)
     write_text(tmp_path / "a.csv", "")
-    assert names(tmp_path) == [young.name, other.name, "a.csv"]
+    assert names(tmp_path) == [young.name, "a.csv"]
     (tmp_path / ".data.7.partial" / "train").mkdir(parents=True)
     os.utime(tmp_path / ".data.7.partial", (time.time() - LEFT_OVER - 1,) * 2)
     with atomic_folder(tmp_path / "data") as partial:
         (partial / "x").write_text("x")
-    assert names(tmp_path) == [young.name, other.name, "a.csv", "data"]
+    assert names(tmp_path) == [young.name, "a.csv", "data"]
     assert names(tmp_path / "data") == ["x"]
+
+
+def test_a_folder_is_searched_for_such_files_once(tmp_path, monkeypatch):
+    searched, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: searched.append(folder) or scandir(folder))
+    for name in ("a", "b", "a"):
+        write_text(tmp_path / name, "")
+    assert searched == [tmp_path]
 
 
 def test_a_folder_is_flushed_file_by_file(tmp_path, monkeypatch):
@@ -235,14 +243,13 @@ def test_archives_that_are_cut_false_or_encrypted_are_one_line(tmp_path):
         assert len(str(error.value)) < 300 + len(str(path))
 
 
-def test_foreign_values_are_shown_in_few_characters_and_little_time():
+def test_foreign_values_are_shown_in_few_characters():
+    """And without looking at all of them: written out, the first one would take 2 to the power of 60 steps."""
     bomb = ()
     for _ in range(60):
         bomb = (bomb, bomb)
-    began = time.process_time()
     values = [bomb, "x" * 10_000_000, 10**100_000, dict.fromkeys(range(10000), "y" * 1000), object(), [[[[[1]]]]]]
     assert all(len(shown(value)) < 500 for value in values)
-    assert time.process_time() - began < 1
     assert shown("a\n\x1b[31m") == r"'a\n\x1b[31m'"
     assert shown({"a": 1}) == "{'a': 1}"
 
