@@ -33,9 +33,11 @@ def run(main) -> None:
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as scripts have it while they import
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    _replace_closed_streams()
     if hasattr(sys.stdout, "reconfigure"):  # a name that the locale cannot write is no reason to fail
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of its fonts and folders
     logging.raiseExceptions = False  # a closed or full standard output costs the log, not a traceback for each line
     if launch().rank > 0:
         logging.disable(logging.INFO)
@@ -62,6 +64,13 @@ def run(main) -> None:
     _flush_output()
     gc.collect()  # cells freed at interpreter exit print warnings
     sys.exit(status)
+
+
+def _replace_closed_streams() -> None:
+    """Whoever starts a script may have closed its output; Python then has none, and what is printed goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, until the process ends
 
 
 def log_to_stderr() -> None:

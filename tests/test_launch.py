@@ -226,3 +226,17 @@ def test_what_the_kernel_compiler_leaves_goes_again_unless_it_was_there(tmp_path
     assert finish(lambda: log.write_text("domain") and None) == 0 and not log.exists()
     log.write_text("mine")
     assert finish(lambda: None) == 0 and log.read_text() == "mine"
+
+
+def test_a_script_whose_output_is_closed_runs_all_the_same(monkeypatch):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+
+    def main():
+        sys.stdout.write("result")
+        sys.stderr.write("remark")
+        return 3
+
+    assert finish(main) == 3
+    for stream in (sys.stdout, sys.stderr):
+        stream.close()

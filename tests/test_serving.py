@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import mindspore as ms
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
@@ -33,6 +34,7 @@ from mindcv_models.errors import InputError
 from mindcv_models.options import parse
 from mindcv_models.serving.batcher import Batcher, OverloadedError
 from mindcv_models.serving.guard import Guard
+from mindcv_models.serving.model_file import ModelFile
 from mindcv_models.serving.options import ServeOptions
 from mindcv_models.serving.server import check_address
 from tests.helpers import dense_tiny, tiny, tiny_detector  # noqa: F401, they register networks
@@ -548,6 +550,18 @@ def test_bad_options_are_one_line_and_status_2(words, message, path, tmp_path, m
         assert serve.main() == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and message in line
+
+
+@pytest.mark.parametrize(("ir_version", "opset", "reason"), [(99, 20, "IR version: 99"), (10, 99, "till opset")])
+def test_a_file_that_is_newer_than_the_runtime_says_so(tmp_path, ir_version, opset, reason):
+    path = small_file(tmp_path / "new.onnx")
+    model = onnx.load(str(path))
+    model.ir_version, model.opset_import[0].version = ir_version, opset
+    onnx.save(model, str(path))
+    advice = f"cannot be run by ONNX Runtime {onnxruntime.__version__}.*{reason}.*so install a newer onnxruntime"
+    with pytest.raises(InputError, match=advice) as error:
+        ModelFile(str(path))
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
 
 
 def test_another_machines_address_is_refused():

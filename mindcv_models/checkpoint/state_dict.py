@@ -21,9 +21,10 @@ AVERAGED = re.compile(r"(^|[._])ema([._]|$)|averaged?_model")
 NO_WEIGHTS = re.compile(r"optim|scaler|scheduler")
 MAX_DEPTH = 4  # of the dicts in a file that are searched
 
-# Prefixes of wrappers around the whole network, and entries that wrappers add. ``torch.compile`` can also wrap a part.
+# Prefixes of wrappers around the whole network, and entries that wrappers add; and the wrappers of parts that
+# ``torch.compile``, FSDP and activation checkpointing leave within names.
 WRAPPERS, WRAPPER_ENTRIES = ("module.", "model.", "_orig_mod."), ("n_averaged",)
-COMPILED = re.compile(r"(?<![^.])_orig_mod\.")
+WITHIN = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.(safetensors|bin)$")
 MAX_SHARDS, MAX_INDEX = 1000, 16 << 20
@@ -181,12 +182,14 @@ def _strip(tensors: Dict[str, FileTensor], keys: Tuple[str, ...]) -> StateDict:
     """Remove the prefixes of wrappers; whose other prefixes are is for the network to decide."""
     origin = f"{'.'.join(keys)} of the checkpoint" if keys else "the bare state dict"
     left_out = tuple(name for name in tensors if name in WRAPPER_ENTRIES)
-    names = {name: COMPILED.sub("", name) for name in tensors if name not in WRAPPER_ENTRIES}
+    names = {name: WITHIN.sub("", name) for name in tensors if name not in WRAPPER_ENTRIES}
     while names:
         prefix = next((p for p in WRAPPERS if all(name.startswith(p) for name in names.values())), None)
         if prefix is None:
             break
         names = {name: inner[len(prefix) :] for name, inner in names.items()}
     if len(set(names.values())) < len(names):
-        raise InputError("it has two entries of one name, with and without _orig_mod: save the network's own weights")
+        raise InputError(
+            "it has two entries of one name, with and without a wrapper's prefix: save the network's own weights"
+        )
     return StateDict({inner: tensors[name] for name, inner in names.items()}, origin, left_out)

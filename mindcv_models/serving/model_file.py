@@ -1,6 +1,7 @@
 """An exported ONNX file in ONNX Runtime, and what it says of itself."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
@@ -45,9 +46,12 @@ class ModelFile:
         try:
             self.session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime has a class of error for each reason
+            reason = one_line(error)[-200:]  # after the place in its source
+            advice = "give an .onnx file of export.py, with the file of its weights beside it"
+            if re.search(r"max supported IR version|support for domain .* is till opset", reason, re.IGNORECASE):
+                advice = "the file is newer than that, so install a newer onnxruntime"
             raise InputError(
-                f"{path} cannot be run by ONNX Runtime ({one_line(error)[:200]}): give an .onnx file of export.py, "
-                "with the file of its weights beside it if there is one."
+                f"{path} cannot be run by ONNX Runtime {onnxruntime.__version__} ({reason}): {advice}."
             ) from error
         self.about = _metadata(self.session, path)
         self.inputs = [_value(each) for each in self.session.get_inputs()]
