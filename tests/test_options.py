@@ -388,7 +388,7 @@ def test_an_option_that_a_script_does_not_have_is_refused_with_what_to_do(monkey
 def test_scripts_share_recipes(tmp_path):
     text = "lr: 0.5\nreport_dir: r\ntopk: 3\ncam: c\ncrop_pct: 0.9\nema: True\nbatch_size: 4\nscale: nonsense\n"
     infer = from_recipe(tmp_path, text, "--ckpt_path", "a", "--images", "b", cls=InferOptions)
-    assert (infer.topk, infer.cam, infer.crop_pct, infer.averages, infer.batch_size) == (3, "c", 0.9, None, 4)
+    assert (infer.topk, infer.cam, infer.crop_pct, infer.load_ema, infer.batch_size) == (3, "c", 0.9, None, 4)
     validate = from_recipe(tmp_path, text, "--ckpt_path", "a", "b", cls=ValidateOptions)
     assert (validate.report_dir, validate.crop_pct, validate.ckpt_path) == ("r", 0.9, (Path("a"), Path("b")))
     assert not hasattr(infer, "lr") and not hasattr(validate, "lr")

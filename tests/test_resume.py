@@ -146,15 +146,15 @@ def test_a_state_file_says_what_was_put_in_or_that_it_is_damaged(tmp_path, caplo
     paths = sorted((tmp_path / "state").iterdir())
     assert [p.name.split("-", 1)[1] for p in paths] == ["1-2-rank0.npz", "1-3-rank0.npz"]
     newest = files.newest()
-    facts, found = newest.facts, newest.arrays
-    assert newest.path == paths[1] and facts == {"x": 3, "best": float("-inf")}
+    metadata, found = newest.metadata, newest.arrays
+    assert newest.path == paths[1] and metadata == {"x": 3, "best": float("-inf")}
     assert {n: (v.dtype, v.tolist()) for n, v in found.items()} == {n: (v.dtype, v.tolist()) for n, v in values.items()}
     with open(paths[1], "r+b") as file:  # one flipped bit
         file.seek(1500)
         byte = file.read(1)[0]
         file.seek(1500)
         file.write(bytes([byte ^ 4]))
-    assert files.newest().facts["x"] == 2
+    assert files.newest().metadata["x"] == 2
     assert "is damaged" in caplog.text
     with pytest.raises(InputError, match="is not a whole state"):
         files.read(paths[1])

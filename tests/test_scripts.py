@@ -115,7 +115,7 @@ WRONG = {
     "device": (["--device_target", "Ascend"], "device_target Ascend is not usable on this machine"),
     "model option": (["--model", "squeezenet1_1", "--drop_path_rate", "0.1"], "drop_path_rate"),
     "model_kwargs": (["--model_kwargs", "depth=3"], "unexpected keyword argument 'depth'"),
-    "split": (["--data_dir", "broken/train", "--val_ratio", "0.5", "--freeze", "none"], "freeze 'none' matches no"),
+    "split": (["--data_dir", "images/train", "--val_ratio", "0.5", "--freeze", "x"], "freeze 'x' matches no"),
 }
 
 

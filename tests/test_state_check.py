@@ -15,10 +15,10 @@ from mindcv_models.errors import InputError
 from mindcv_models.evaluation import Result
 from mindcv_models.training.checkpoints import CheckpointManager
 from mindcv_models.training.progress import RunPosition
-from mindcv_models.training.state_check import check_facts, check_values
+from mindcv_models.training.state_check import check_metadata, check_values
 from mindcv_models.training.state_files import SavedState, StateFiles
 
-FACTS = {
+METADATA = {
     "options": {"lr": 0.1, "model": "m"},
     "place": asdict(RunPosition(2, 1, 1, 0.5, [0.25, 0.25])),
     "best": asdict(Result({"val_loss": float("nan"), "top1": 0.5}, 0.5, 8)),
@@ -32,26 +32,26 @@ for _ in range(200):
 
 
 def changed(entry, value):
-    facts = copy.deepcopy(FACTS)
+    metadata = copy.deepcopy(METADATA)
     if not entry:
         return value
     *path, last = entry.split(".")
-    place = facts
+    place = metadata
     for key in path:
         place = place[int(key) if key.isdigit() else key]
     place[int(last) if last.isdigit() else last] = value
-    return facts
+    return metadata
 
 
-def saved(facts, arrays=None):
-    return SavedState(Path("run/state/7-2-1-rank0.npz"), facts, arrays or {})
+def saved(metadata, arrays=None):
+    return SavedState(Path("run/state/7-2-1-rank0.npz"), metadata, arrays or {})
 
 
 def test_a_runs_own_facts_pass_and_those_of_earlier_versions_too():
-    check_facts(saved(FACTS), "m")
-    check_facts(saved(changed("best", None)), "m")
-    check_facts(saved(changed("best", {"top1": 0.5, "loss": 1.0})), "m")
-    check_facts(saved(changed("place", {"epoch": 1, "step": 0})), "m")
+    check_metadata(saved(METADATA), "m")
+    check_metadata(saved(changed("best", None)), "m")
+    check_metadata(saved(changed("best", {"top1": 0.5, "loss": 1.0})), "m")
+    check_metadata(saved(changed("place", {"epoch": 1, "step": 0})), "m")
 
 
 NAMES = ["../m-1_6.ckpt", "/home/other/m-1_6.ckpt", "sub/m-1_6.ckpt", "n-1_6.ckpt", "m_best.ckpt", "m-1_6.ckpt\n",
@@ -61,7 +61,7 @@ NAMES = ["../m-1_6.ckpt", "/home/other/m-1_6.ckpt", "sub/m-1_6.ckpt", "n-1_6.ckp
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_that_is_no_numbered_checkpoint_of_the_run_is_refused(name):
     with pytest.raises(InputError, match=r"7-2-1-rank0\.npz: keeper\.numbered is .* but must be a score and the name"):
-        check_facts(saved(changed("keeper.numbered.1", [0.5, name])), "m")
+        check_metadata(saved(changed("keeper.numbered.1", [0.5, name])), "m")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_name_that_is_no_numbered_checkpoint_of_the_run_is_refused(name):
 )  # fmt: skip
 def test_facts_of_another_shape_are_one_line_with_file_and_entry(entry, value):
     with pytest.raises(InputError) as refused:
-        check_facts(saved(changed(entry, value)), "m")
+        check_metadata(saved(changed(entry, value)), "m")
     message = str(refused.value)
     where = entry.split(".")[0] or "its content"
     assert re.match(rf"run/state/7-2-1-rank0\.npz: {where}.* but must be .*: the state was changed", message)
@@ -106,9 +106,9 @@ def test_facts_of_another_shape_are_one_line_with_file_and_entry(entry, value):
 )
 def test_arrays_that_are_no_values_of_the_parameters_are_refused(value, message):
     parameters = [Parameter(Tensor([0, 0], ms.float32), name="w")]
-    check_values(saved(FACTS, {"w": np.array([1, 2], np.float32)}), parameters)
+    check_values(saved(METADATA, {"w": np.array([1, 2], np.float32)}), parameters)
     with pytest.raises(InputError, match=message):
-        check_values(saved(FACTS, {} if value is None else {"w": value}), parameters)
+        check_values(saved(METADATA, {} if value is None else {"w": value}), parameters)
 
 
 def test_a_run_prunes_none_but_its_own_checkpoints_and_replaces_links(tmp_path):
@@ -120,7 +120,7 @@ def test_a_run_prunes_none_but_its_own_checkpoints_and_replaces_links(tmp_path):
         (tmp_path / "run" / name).symlink_to(outside)
     keeper = CheckpointManager(tmp_path / "run", "m", "latest_k", 1)
     keeper.load_state_dict({"best": 0.0, "numbered": [[1, "m-1_6.ckpt"]]})
-    keeper.save([Parameter(Tensor([1.0], ms.float32), name="w")], 2, 6, 0.5)
+    keeper.save([Parameter(Tensor([1.0], ms.float32), name="w")], 2, 6, (0.5, 0.0))
     assert outside.read_text() == "keep"
     assert {p.name for p in (tmp_path / "run").iterdir()} == {"m-2_6.ckpt", "m_last.ckpt", "m_best.ckpt"}
     assert not any(p.is_symlink() for p in (tmp_path / "run").iterdir())
@@ -134,7 +134,7 @@ def test_of_equal_scores_the_smaller_loss_is_the_best_also_after_a_resume(tmp_pa
     keeper, kept = CheckpointManager(tmp_path, "m", None, 1), []
     for epoch, loss in enumerate((0.5, 0.059, float("nan"), 0.2, 0.0018, 0.0018), 1):
         parameter.set_data(Tensor([float(epoch)], ms.float32))
-        keeper.save([parameter], epoch, 1, result(loss).score, result(loss).tie)
+        keeper.save([parameter], epoch, 1, result(loss).sort_key)
         kept.append(load_checkpoint(str(keeper.best))["w"].asnumpy().item())
         again = CheckpointManager(tmp_path, "m", None, 1)
         again.load_state_dict(keeper.state_dict())

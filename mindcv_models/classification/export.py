@@ -64,5 +64,5 @@ def load_network(options: ExportOptions) -> nn.Cell:
     kwargs = {"num_classes": options.num_classes, "in_channels": options.in_channels, **(options.model_kwargs or {})}
     network = creator(options)(**kwargs)
     if options.ckpt_path:
-        logger.info("loaded %s", load_weights(network, options.ckpt_path, options.averages))
+        logger.info("loaded %s", load_weights(network, options.ckpt_path, options.load_ema))
     return network

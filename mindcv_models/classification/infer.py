@@ -63,7 +63,7 @@ def run(options: InferOptions, paths: Sequence[str]) -> int:
 def load_network(options: InferOptions, classes: int) -> nn.Cell:
     network = creator(options)(num_classes=classes, **(options.model_kwargs or {}))
     if options.ckpt_path:
-        load_weights(network, options.ckpt_path, options.averages)
+        load_weights(network, options.ckpt_path, options.load_ema)
     return network
 
 

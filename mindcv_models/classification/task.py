@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Sequence, Tuple
+from typing import Tuple
 
 import mindspore as ms
 import numpy as np
@@ -32,6 +32,9 @@ class Classification:
     infer_options = InferOptions
     export_options = export.ExportOptions
     look_at_data = staticmethod(look_at_data)
+    validate = staticmethod(validate.run)
+    infer = staticmethod(infer.run)
+    export = staticmethod(export.run)
 
     def prepare(self, options: TrainOptions, world: World) -> TrainOptions:
         return prepare(options, world, training=True)
@@ -57,15 +60,6 @@ class Classification:
     def explain_errors(self, options: TrainOptions, objective: Objective) -> AbstractContextManager:
         size = EvalTransform.resolve(options).size
         return explain_size_errors(networks_of(options, objective), size, options.in_channels)
-
-    def validate(self, options: ValidateOptions) -> None:
-        validate.run(options)
-
-    def infer(self, options: InferOptions, paths: Sequence[str]) -> int:
-        return infer.run(options, paths)
-
-    def export(self, options: export.ExportOptions) -> None:
-        export.run(options)
 
 
 TASK = Classification()

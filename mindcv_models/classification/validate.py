@@ -59,12 +59,12 @@ def load_each(network, options, world):
         yield options.tagged_model
         return
     if options.average:
-        logger.info("loaded %s", load_average(network, options.ckpt_path, options.averages))
+        logger.info("loaded %s", load_average(network, options.ckpt_path, options.load_ema))
         if options.average_path and world.is_main:
             save_checkpoint(network.get_parameters(), Path(options.average_path))
         yield "average"
         return
     stems = [path.stem for path in options.ckpt_path]
     for path in options.ckpt_path:
-        logger.info("loaded %s", load_weights(network, str(path), options.averages))
+        logger.info("loaded %s", load_weights(network, str(path), options.load_ema))
         yield path.stem if stems.count(path.stem) == 1 else "_".join(path.with_suffix("").parts).lstrip("/_")

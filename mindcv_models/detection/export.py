@@ -78,7 +78,7 @@ def run(options: ExportOptions) -> None:
     with backend.portable_form():
         network = build(options, len(names))
         if options.ckpt_path:
-            logger.info("loaded %s", load_weights(network, options.ckpt_path, options.averages))
+            logger.info("loaded %s", load_weights(network, options.ckpt_path, options.load_ema))
         with explain_size_errors([(options.model, network)], size):
             if options.detections:
                 images = example_images(described, 3)

@@ -40,7 +40,7 @@ def run(options: InferOptions, paths: Sequence[str]) -> int:
     names = class_names_of(options, COCO_CLASSES, "{}")
     network = build(options, len(names))
     if options.ckpt_path:
-        load_weights(network, options.ckpt_path, options.averages)
+        load_weights(network, options.ckpt_path, options.load_ema)
     network = cast_network(network, options.amp_level, options.amp_cast_list).set_train(False)
     limits = replace(options.limits, score=max(options.score_threshold, options.min_score))
     detector = system_of(options.model).validator.detector(network, limits)

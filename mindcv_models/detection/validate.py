@@ -96,7 +96,7 @@ def load_each(network: nn.Cell, options) -> Iterator[str]:
     if options.wants_published:
         yield options.tagged_model
     for path in options.ckpt_path:
-        logger.info("loaded %s", load_weights(network, str(path), options.averages))
+        logger.info("loaded %s", load_weights(network, str(path), options.load_ema))
         yield path.stem
 
 

@@ -32,10 +32,10 @@ class Result:
             object.__setattr__(self, name, value)
 
     @property
-    def tie(self) -> float:
-        """What decides between equal scores, larger being better: the loss with its sign turned, where there is one."""
+    def sort_key(self) -> Tuple[float, float]:
+        """What results are compared by, larger being better: the score, then the loss (negated), where there is one."""
         loss = self.values.get("val_loss", 0.0)
-        return -loss if loss == loss else -math.inf
+        return self.score, -loss if loss == loss else -math.inf
 
     def __str__(self):
         return self.text or ", ".join(f"{name} {value:.4f}" for name, value in self.values.items())

@@ -154,7 +154,7 @@ class Weights(Published):
     )
 
     @property
-    def averages(self) -> Optional[bool]:
+    def load_ema(self) -> Optional[bool]:
         """What ``load_weights`` is to do about moving averages: True takes them, None takes any, False none."""
         return bool(self.use_ema)
 
@@ -171,7 +171,7 @@ class Averages(Weights):
     )  # fmt: skip
 
     @property
-    def averages(self) -> Optional[bool]:
+    def load_ema(self) -> Optional[bool]:
         """As ``use_ema`` says; else, with ``ema``, take any."""
         return self.use_ema if self.use_ema is not None else None if self.ema else False
 

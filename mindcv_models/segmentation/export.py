@@ -78,7 +78,7 @@ def run(options: ExportOptions) -> None:
     with backend.portable_form():
         network = build(options)
         if options.ckpt_path:
-            logger.info("loaded %s", load_weights(network, options.ckpt_path, options.averages))
+            logger.info("loaded %s", load_weights(network, options.ckpt_path, options.load_ema))
         network = reparameterize(network) if options.reparam else network
         with explain_size_errors([(options.model, network)], size):
             text = export_segmenter(network, Path(options.output), preparation, options.batch_size, options.argmax)

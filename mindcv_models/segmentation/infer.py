@@ -35,7 +35,7 @@ def run(options: InferOptions, paths: Sequence[str]) -> int:
     options.num_classes = len(names)
     network = build(options)
     if options.ckpt_path:
-        load_weights(network, options.ckpt_path, options.averages)
+        load_weights(network, options.ckpt_path, options.load_ema)
     network = reparameterize(network) if options.reparam else network
     network = cast_network(network, options.amp_level, options.amp_cast_list)
     inference = Inference(network, settings_of(options), options.batch_size, threads(options.num_parallel_workers))

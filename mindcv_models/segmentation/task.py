@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Sequence, Tuple
+from typing import Tuple
 
 import numpy as np
 from mindspore import Tensor, nn
@@ -39,8 +39,11 @@ class Segmentation:
     train_options = TrainOptions
     validate_options = ValidateOptions
     infer_options = InferOptions
-    look_at_data = staticmethod(look_at_data)
     export_options = export.ExportOptions
+    look_at_data = staticmethod(look_at_data)
+    validate = staticmethod(validate.run)
+    infer = staticmethod(infer.run)
+    export = staticmethod(export.run)
 
     def prepare(self, options: TrainOptions, world: World) -> TrainOptions:
         return prepare(options, world, training=True)
@@ -85,15 +88,6 @@ class Segmentation:
         images = rng.standard_normal((options.batch_size, options.in_channels, *size), np.float32)
         labels = rng.integers(0, options.num_classes, (options.batch_size, *size))
         return Tensor(images), Tensor(labels.astype(np.int32))
-
-    def validate(self, options: ValidateOptions) -> None:
-        validate.run(options)
-
-    def infer(self, options: InferOptions, paths: Sequence[str]) -> int:
-        return infer.run(options, paths)
-
-    def export(self, options: export.ExportOptions) -> None:
-        export.run(options)
 
     def save_names(self, options: TrainOptions, folder: Path) -> None:
         names = class_list(options)

@@ -32,10 +32,10 @@ def build_network(options: RunOptions, world: World) -> nn.Cell:
     network = create_network(options, options.wants_published)
     classifier = config_of(options.model).classifier
     if getattr(options, "backbone_path", ""):
-        logger.info("backbone: %s", load_backbone(network.backbone, options.backbone_path, options.averages))
+        logger.info("backbone: %s", load_backbone(network.backbone, options.backbone_path, options.load_ema))
     if options.ckpt_path:
         head = classifier if options.new_head else ()
-        logger.info("loaded %s", load_weights(network, options.ckpt_path, options.averages, head))
+        logger.info("loaded %s", load_weights(network, options.ckpt_path, options.load_ema, head))
     if options.freeze or options.freeze_backbone:
         patterns, learning = tuple(options.freeze or ()), ()
         if options.freeze_backbone and hasattr(network, "backbone"):

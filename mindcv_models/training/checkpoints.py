@@ -1,5 +1,6 @@
 """Which checkpoints of a run are on disk."""
 
+import math
 import os
 import shutil
 from pathlib import Path
@@ -11,6 +12,8 @@ from ..checkpoint import save_checkpoint
 from ..files import atomic_write, remove_partials
 
 __all__ = ["CheckpointManager"]
+
+_LOWEST = (-math.inf, -math.inf)
 
 
 class CheckpointManager:
@@ -27,7 +30,7 @@ class CheckpointManager:
         self.policy = policy
         self.keep_max = keep_max
         self.numbered: List[Tuple[float, Path]] = []
-        self.best_score = self.best_tie = float("-inf")
+        self.best_key = _LOWEST
         remove_partials(folder)  # by a run that was killed
 
     @property
@@ -40,34 +43,31 @@ class CheckpointManager:
 
     def state_dict(self) -> dict:
         """What a resumed run has to know: plain numbers and names."""
-        numbered = [[rank, path.name] for rank, path in self.numbered]
-        return {"best": self.best_score, "tie": self.best_tie, "numbered": numbered}
+        numbered = [[place, path.name] for place, path in self.numbered]
+        score, tie = self.best_key
+        return {"best": score, "tie": tie, "numbered": numbered}
 
     def load_state_dict(self, state: dict) -> None:
         """Take over checkpoints of the run so far, as far as they are in the folder."""
-        is_there = self.best.exists()
-        self.best_score = state["best"] if is_there else float("-inf")
-        self.best_tie = state.get("tie", float("-inf")) if is_there else float("-inf")
-        listed = [(rank, self.folder / name) for rank, name in state["numbered"]]
-        self.numbered = [(rank, path) for rank, path in listed if path.exists()]
+        self.best_key = (state["best"], state.get("tie", -math.inf)) if self.best.exists() else _LOWEST
+        listed = [(place, self.folder / name) for place, name in state["numbered"]]
+        self.numbered = [(place, path) for place, path in listed if path.exists()]
 
-    def save(
-        self, parameters: List[Parameter], epoch: int, step: int, score: Optional[float], tie: float = 0.0
-    ) -> None:
-        """Save after an epoch; ``score`` (larger is better) is None where there was no validation.
+    def save(self, parameters: List[Parameter], epoch: int, step: int, key: Optional[Tuple[float, float]]) -> None:
+        """Save after an epoch.
 
         Args:
-            tie: decides between equal scores, larger being better.
+            key: of the validation, see :attr:`mindcv_models.evaluation.Result.sort_key`; None where there was none.
         """
         save_checkpoint(parameters, self.last)
-        if score is not None and (score, tie) > (self.best_score, self.best_tie):
-            self.best_score, self.best_tie = score, tie
+        if key is not None and key > self.best_key:
+            self.best_key = key
             _same_file(self.last, self.best)
         if self.policy not in (None, "none"):
             path = self.folder / f"{self.model}-{epoch}_{step}.ckpt"
             _same_file(self.last, path)
-            rank = epoch if self.policy == "latest_k" else (float("-inf") if score is None else score)
-            self.numbered.append((rank, path))
+            score = -math.inf if key is None else key[0]
+            self.numbered.append((epoch if self.policy == "latest_k" else score, path))
             self._prune()
 
     def _prune(self):

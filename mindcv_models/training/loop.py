@@ -119,7 +119,7 @@ class Trainer:
         """What a validation means for the rest of the run."""
         self.schedule.after_validation(result.score)
         before = self.best
-        if before is None or (result.score, result.tie) > (before.score, before.tie):
+        if before is None or result.sort_key > before.sort_key:
             self.best = result
         gained = before is None or result.score > before.score
         self.position.without_gain = 0 if gained else self.position.without_gain + 1
@@ -186,8 +186,7 @@ class Trainer:
         if due or selected is not None:
             averages = self.step.ema.averages if self.step.ema else ()
             parameters = [*self.network.get_parameters(), *averages]
-            score, tie = (selected.score, selected.tie) if selected else (None, 0.0)
-            self.checkpoints.save(parameters, row["epoch"], self.steps, score, tie)
+            self.checkpoints.save(parameters, row["epoch"], self.steps, selected and selected.sort_key)
         self.results.add(row)
 
     def _save_state(self):

@@ -15,7 +15,7 @@ from ..errors import InputError, NotFiniteError, RunError, one_line
 from ..evaluation import Result
 from ..options import RunOptions
 from .progress import RunPosition
-from .state_check import check_facts, check_values
+from .state_check import check_metadata, check_values
 from .state_files import SavedState, StateFiles
 
 __all__ = ["RunState", "find_differences"]
@@ -64,9 +64,9 @@ class RunState:
         """
         self.require_finite()
         arrays = {p.name: p.asnumpy() for p in self.parameters if self.world.is_main or _differs(p.name)}
-        facts = {"options": self.options, "place": asdict(position), "best": best and asdict(best)}
-        facts.update((name, part.state_dict()) for name, part in self.parts.items())
-        on_every_rank(lambda: self.files.save(position.epoch, position.step, facts, arrays), self.world)
+        metadata = {"options": self.options, "place": asdict(position), "best": best and asdict(best)}
+        metadata.update((name, part.state_dict()) for name, part in self.parts.items())
+        on_every_rank(lambda: self.files.save(position.epoch, position.step, metadata, arrays), self.world)
 
     def require_finite(self) -> None:
         """Raise NotFiniteError, on every rank, if a parameter has a number that is not finite on one of them."""
@@ -97,8 +97,8 @@ class RunState:
                 return None
         else:
             found = self._found_at(Path(where))
-        self._agree(lambda: check_facts(found, self.parts["keeper"].model))
-        changed = find_differences(found.facts["options"], self.options)
+        self._agree(lambda: check_metadata(found, self.parts["keeper"].model))
+        changed = find_differences(found.metadata["options"], self.options)
         if changed:
             logger.warning("resuming with other options: %s", ", ".join(changed))
         position, best = self._take(found)
@@ -118,7 +118,7 @@ class RunState:
         found = self.files.newest()
         if found is None:
             raise RunError(f"nothing to roll back to: {self.files.folder} has no whole state.")
-        self._agree(lambda: check_facts(found, self.parts["keeper"].model))
+        self._agree(lambda: check_metadata(found, self.parts["keeper"].model))
         return self._take(found)
 
     def _found_at(self, path):
@@ -149,15 +149,15 @@ class RunState:
             raise InputError("another process cannot use its part of the saved state.")
 
     def _take(self, state: SavedState):
-        facts = state.facts
+        metadata = state.metadata
         self._agree(lambda: check_values(state, self.parameters))
         for parameter in self.parameters:
             set_value(parameter, state.arrays[parameter.name])
         for name, part in self.parts.items():
-            part.load_state_dict(facts[name])
-        best = facts["best"]
+            part.load_state_dict(metadata[name])
+        best = metadata["best"]
         # States of earlier versions have metrics of classification here; the score is the checkpoint manager's too.
-        return RunPosition(**facts["place"]), Result(**best) if best and "values" in best else None
+        return RunPosition(**metadata["place"]), Result(**best) if best and "values" in best else None
 
 
 def _differs(name):

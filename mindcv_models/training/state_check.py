@@ -11,13 +11,13 @@ from ..errors import InputError, shown
 from .progress import RunPosition
 from .state_files import SavedState
 
-__all__ = ["check_facts", "check_values"]
+__all__ = ["check_metadata", "check_values"]
 
 _LARGEST = 2**53  # of whole numbers: epochs, steps and images
 
 
-def check_facts(state: SavedState, model: str) -> None:
-    """Refuse facts of another shape than a run's: options, place, best result, schedule, checkpoints, results.
+def check_metadata(state: SavedState, model: str) -> None:
+    """Refuse metadata of another shape than a run's: options, place, best result, schedule, checkpoints, results.
 
     Args:
         model: the run's model; the names of its numbered checkpoints begin with it, and files of no other name may be
@@ -26,7 +26,7 @@ def check_facts(state: SavedState, model: str) -> None:
     Raises:
         InputError: naming the file and the entry.
     """
-    _Facts(state, model).check()
+    _Metadata(state, model).check()
 
 
 def check_values(state: SavedState, parameters: Sequence[Parameter]) -> None:
@@ -50,14 +50,14 @@ def check_values(state: SavedState, parameters: Sequence[Parameter]) -> None:
             raise InputError(f"{state.path}: {name} has a number that is not finite: {_DAMAGED}.")
 
 
-_DAMAGED = "the state was changed after it was saved; give --resume another one"
+_DAMAGED = "the state was changed after it was saved, or is of another version; give --resume another one"
 
 
-class _Facts:
-    """The checks of one state's facts, each entry named by its path in them, such as ``place.epoch``."""
+class _Metadata:
+    """The checks of one state's metadata, each entry named by its path in them, such as ``place.epoch``."""
 
     def __init__(self, state: SavedState, model: str):
-        self.path, self.facts = state.path, state.facts
+        self.path, self.metadata = state.path, state.metadata
         self.checkpoint = re.compile(rf"{re.escape(model)}-\d+_\d+\.ckpt")
 
     def refuse(self, entry: str, value: Any, expected: str):
@@ -78,16 +78,16 @@ class _Facts:
 
     def check(self) -> None:
         parts = ("options", "place", "best", "schedule", "keeper", "results")
-        facts = self.mapping("its content", self.facts, parts)
-        self.mapping("options", facts["options"], ())
-        self.place(facts["place"])
-        self.best(facts["best"])
-        schedule = self.mapping("schedule", facts["schedule"], ("factor", "best", "waited"))
+        metadata = self.mapping("its content", self.metadata, parts)
+        self.mapping("options", metadata["options"], ())
+        self.place(metadata["place"])
+        self.best(metadata["best"])
+        schedule = self.mapping("schedule", metadata["schedule"], ("factor", "best", "waited"))
         self.require("schedule.factor", schedule["factor"], "above 0", lambda v: _is_finite(v) and v > 0)
         self.require("schedule.best", schedule["best"], "a number", _is_number)
         self.require("schedule.waited", schedule["waited"], "a count", _is_count)
-        self.keeper(self.mapping("keeper", facts["keeper"], ("best", "numbered")))
-        self.results(facts["results"])
+        self.keeper(self.mapping("keeper", metadata["keeper"], ("best", "numbered")))
+        self.results(metadata["results"])
 
     def place(self, place) -> None:
         known = asdict(RunPosition())

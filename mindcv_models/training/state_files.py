@@ -20,7 +20,7 @@ __all__ = ["SavedState", "StateFiles"]
 logger = logging.getLogger(__name__)
 
 KEPT = 2  # the newest, and the one before it to fall back on
-_FACTS = "facts"  # the member of a file that is not an array
+_METADATA = "facts"  # the member of a file that is not an array, by the name that it has had from the first
 _NAME = re.compile(r"(\d{1,11})-(\d{1,15})-(\d{1,15})-rank\d{1,9}\.npz", re.ASCII)
 
 
@@ -46,7 +46,7 @@ class SavedState:
     """What the files of one state hold for a rank; ``path`` is the rank's own file, for messages."""
 
     path: Path
-    facts: dict
+    metadata: dict
     arrays: Dict[str, np.ndarray]
 
 
@@ -68,7 +68,7 @@ class StateFiles:
         remove_partials(folder)  # by a run that was killed
         self.run = int(sum_over_ranks([int(time.time()) if world.is_main else 0], world)[0])
 
-    def save(self, epoch: int, step: int, facts: dict, arrays: Dict[str, np.ndarray]) -> None:
+    def save(self, epoch: int, step: int, metadata: dict, arrays: Dict[str, np.ndarray]) -> None:
         """Write this rank's file.
 
         Raises:
@@ -78,7 +78,7 @@ class StateFiles:
         name = _Name(self.run, epoch, step)
         path = self.folder / name.file(self.world.rank)
         with atomic_write(path) as partial:
-            _write(partial, facts, arrays)
+            _write(partial, metadata, arrays)
         for old in self._stale(name):
             old.unlink(missing_ok=True)
 
@@ -130,7 +130,7 @@ class StateFiles:
                 yield _Name(*(int(number) for number in row))
 
     def _read(self, folder, name):
-        facts, arrays = {}, {}
+        metadata, arrays = {}, {}
         whole = True
         for rank in sorted({0, self.world.rank}):
             path = folder / name.file(rank)
@@ -138,7 +138,7 @@ class StateFiles:
                 whole = False
                 continue
             try:
-                facts, more = _read(path)
+                metadata, more = _read(path)
             except (ValueError, KeyError, AttributeError, RecursionError):  # an InputError is a ValueError
                 logger.warning("%s is damaged (cut off, or changed): going back to the state before it.", path)
                 whole = False
@@ -147,13 +147,13 @@ class StateFiles:
         if sum_over_ranks([whole], self.world)[0] < self.world.size:
             return None
         self.run = name.run
-        return SavedState(folder / name.file(self.world.rank), facts, arrays)
+        return SavedState(folder / name.file(self.world.rank), metadata, arrays)
 
 
-def _write(path, facts, arrays):
+def _write(path, metadata, arrays):
     # What numpy.savez does, except that a full disk leaves no archive open.
     with open(path, "wb") as file, zipfile.ZipFile(file, "w") as archive:
-        _add(archive, _FACTS, np.frombuffer(json.dumps(facts).encode(), np.uint8))
+        _add(archive, _METADATA, np.frombuffer(json.dumps(metadata).encode(), np.uint8))
         for name, value in arrays.items():
             _add(archive, f"array/{name}", value)
 
@@ -165,5 +165,5 @@ def _add(archive, name, value):
 
 def _read(path):
     arrays = read_arrays(path, "state of a run")
-    facts = json.loads(arrays.pop(_FACTS).tobytes())
-    return facts, {name.removeprefix("array/"): value for name, value in arrays.items()}
+    metadata = json.loads(arrays.pop(_METADATA).tobytes())
+    return metadata, {name.removeprefix("array/"): value for name, value in arrays.items()}
