@@ -58,6 +58,7 @@ def checkpoint(run):
     return run / "mask_rcnn_last.ckpt"
 
 
+@pytest.mark.process
 def test_a_run_reports_five_losses_and_the_precision_of_boxes_and_masks(run):
     first, second = ({k: float(v) for k, v in row.items() if v} for row in rows(run / "results.csv"))
     for row in (first, second):
@@ -68,6 +69,7 @@ def test_a_run_reports_five_losses_and_the_precision_of_boxes_and_masks(run):
     assert (run / "mask_rcnn_best.ckpt").is_file()
 
 
+@pytest.mark.process
 def test_a_killed_run_is_resumed_bit_for_bit(run, data, killed):
     """It is killed before the second step of its second epoch; the random numbers of samples come with batches."""
     assert checkpoint(resumed(RUN, data, killed)).read_bytes() == checkpoint(run).read_bytes()
@@ -79,6 +81,7 @@ def found(run, tmp_path_factory):
     return found_by_one(run, checkpoint(run), tmp_path_factory.mktemp("found"))
 
 
+@pytest.mark.process
 def test_validation_writes_masks_that_score_the_same(run, found, tmp_path):
     results, report = found / "found.json", found / "report"
     entries = json.loads(results.read_text())
@@ -94,6 +97,7 @@ def test_validation_writes_masks_that_score_the_same(run, found, tmp_path):
     assert Image.open(own / "mask_precision_recall.png").size[0] > 300
 
 
+@pytest.mark.process
 def test_results_with_a_broken_mask_are_refused(run, data, tmp_path, capfd):
     images = json.loads((data / "annotations" / "instances_val2017.json").read_text())["images"]
     found = {"image_id": images[0]["id"], "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5,
@@ -104,6 +108,7 @@ def test_results_with_a_broken_mask_are_refused(run, data, tmp_path, capfd):
     assert code == 2 and "result 0: the run lengths are of size [1, 2]" in capfd.readouterr().err
 
 
+@pytest.mark.process
 def test_prediction_tells_and_draws_masks(run, data, tmp_path):
     scene = sorted((data / "val2017").glob("*.jpg"))[0]
     code, out = call(infer.main, "--config", run / "config.yaml", "--ckpt_path", checkpoint(run), "--score_threshold",
@@ -129,6 +134,7 @@ def test_two_ranks_find_what_one_finds(run, found, tmp_path):
     assert one == two
 
 
+@pytest.mark.process
 def test_checkpoints_go_to_the_official_names_and_back(run, tmp_path):
     official, back = tmp_path / "official.safetensors", tmp_path / "back.ckpt"
     model = ["--model", "mask_rcnn", "--backbone", "tiny_pyramid", "--model_kwargs", "channels=8", "convs=1"]
@@ -146,6 +152,7 @@ def test_checkpoints_go_to_the_official_names_and_back(run, tmp_path):
     assert all(np.array_equal(values[0][name], values[1][name]) for name in values[0])
 
 
+@pytest.mark.process
 def test_raw_outputs_are_exported(run, tmp_path):
     code, _ = call(export.main, *MASK_NETWORK, "--ckpt_path", checkpoint(run), "--anchor_scale", "2", "--image_resize",
                    "64", "96", "--output", tmp_path / "raw.onnx")  # fmt: skip
@@ -154,6 +161,7 @@ def test_raw_outputs_are_exported(run, tmp_path):
     assert len(session.get_outputs()) == 15  # logits, deltas and maps of five levels
 
 
+@pytest.mark.process
 def test_a_file_gives_final_boxes_and_masks(run, tmp_path):
     """ONNX Runtime alone finds what the graphs find, in images of two sizes and batches of two."""
     path = tmp_path / "detector.onnx"

@@ -165,6 +165,7 @@ def test_the_silent_operators_come_from_the_functions_named():
     assert compiled_operators(Silent(), 2, 3, 4, 4) >= set(DOCUMENTED_AS)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", ["fastvit_t8", "litv2_s"])
 def test_both_forms_give_the_same_logits(name, monkeypatch):
     make_shallow(monkeypatch, (1, 1, 1, 1))
@@ -228,6 +229,7 @@ def loss_of(system):
     return Loss(found.objective(training, network), found.example(training, SIZE)[1:]).set_train()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("device", FORMS)
 @pytest.mark.parametrize("system", LOSSES)
 def test_a_dense_models_loss_has_documented_operators_only(system, device, monkeypatch):
@@ -238,6 +240,7 @@ def test_a_dense_models_loss_has_documented_operators_only(system, device, monke
     check_documented(operators)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "system", [name if name == "retinanet" else pytest.param(name, marks=pytest.mark.slow) for name in LOSSES]
 )
