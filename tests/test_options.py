@@ -239,21 +239,32 @@ def test_a_recipe_is_utf8_with_or_without_a_mark(tmp_path, encoded):
         (b"lr: !!python/object/apply:os.getcwd []", "is not YAML"),
         (b"a: &a [x, x, x, x, x, x, x, x, x]\n" + b"".join(
             b"%c: &%c [%s]\n" % (98 + i, 98 + i, b", ".join([b"*%c" % (97 + i)] * 9)) for i in range(9)),
-         "unknown key 'a'"),
+         "is not YAML (its aliases stand for too much)"),
         (b"model_kwargs: {a: &a [x, x, x, x, x, x, x, x, x], " + b", ".join(
             b"%c: &%c [%s]" % (98 + i, 98 + i, b", ".join([b"*%c" % (97 + i)] * 9)) for i in range(9)) + b"}",
-         "but must be pairs such as alpha=0.2."),
+         "is not YAML (its aliases stand for too much)"),
+        (b"lr: &a [*a]", "is not YAML (its aliases stand for too much)"),
         (b"lr: [" + b"1, " * 5000 + b"1]", "lr is 1 1 1 1 1 1 1 1 ..., but must be a number."),
         (b"model: " + b"m" * 5000 + b"\nopt: " + b"o" * 5000, "opt is 'ooo"),
         (b"#" * (2**20 + 1), "has more than 1 MB"),
     ],
-    ids=["gbk", "utf-16", "two documents", "tab", "deep", "key", "tag", "bomb", "bomb below", "list", "long", "large"],
+    ids=["gbk", "utf-16", "two documents", "tab", "deep", "key", "tag", "bomb", "bomb below", "loop", "list", "long",
+         "large"],
 )  # fmt: skip
 def test_what_is_no_recipe_is_one_short_line(tmp_path, encoded, message):
     with pytest.raises(InputError) as refused:
         from_recipe(tmp_path, encoded)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize("key", ["model", "base", "filter_bias_and_bn", "ema"])
+def test_no_key_writes_a_bomb_out(tmp_path, key):
+    levels = ["&a0 [x, x, x, x, x, x, x, x]", *(f"&a{i} [{', '.join([f'*a{i - 1}'] * 8)}]" for i in range(1, 12))]
+    (tmp_path / "bomb.yaml").write_text(f"{key}: {{z: [{', '.join(levels)}]}}\n")
+    for read in (lambda *words: peek("model", words), options):
+        with pytest.raises(InputError, match="its aliases stand for too much"):
+            read("-c", str(tmp_path / "bomb.yaml"))
 
 
 def test_a_pipe_or_a_folder_is_no_recipe(tmp_path):

@@ -3,14 +3,18 @@
 import sys
 import warnings
 
+import mindspore as ms
 import numpy as np
 import pytest
+from mindspore import Tensor
 from PIL import Image
 
 from mindcv_models.classification.options import TrainOptions
 from mindcv_models.errors import InputError
 from mindcv_models.options import save_options
+from mindcv_models.training.progress import EpochProgress, RunPosition
 from mindcv_models.training.report import read_results, write_report
+from mindcv_models.training.results import Results
 from mindcv_models.training.tensorboard import TensorBoard
 from tools.report import read_run
 
@@ -78,6 +82,18 @@ def test_an_epoch_of_one_step_has_no_speed_and_no_warning(run):
     assert (run / "report" / "throughput.png").exists()
 
 
+def test_the_log_of_an_epoch_of_one_step_has_no_speed(tmp_path, caplog):
+    caplog.set_level("INFO")
+    progress = EpochProgress(RunPosition(), 2, 1, images_per_step=4, log_interval=1, show=False, first=True)
+    progress.step(Tensor(0.5, ms.float32), 0.1)
+    assert caplog.messages[-1] == "epoch 1/2 step 1/1  loss 0.5000  lr 1.00e-01"
+    Results(tmp_path / "results.csv", ["epoch", "images_per_second", "seconds"]).add(
+        {"epoch": 1, "images_per_second": progress.images_per_second, "seconds": 2.0}
+    )
+    assert caplog.messages[-1] == "epoch 1 done  seconds 2"
+    assert set(read_results(tmp_path / "results.csv")) == {"epoch", "seconds"}
+
+
 def test_without_matplotlib_there_is_a_page_and_a_line(run, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     page = write_report(run, read_run(run))
@@ -97,7 +113,7 @@ def test_tensorboard_gets_every_number_of_an_epoch_once(tmp_path):
     from tensorboardX.proto.event_pb2 import Event
 
     with TensorBoard(tmp_path) as first:
-        first({"epoch": 1, "lr": 0.5, "train_loss": 2.0})
+        first({"epoch": 1, "lr": 0.5, "train_loss": 2.0, "images_per_second": float("nan")})
         first({"epoch": 2, "lr": 0.25, "train_loss": 1.0})
     with TensorBoard(tmp_path) as resumed:
         resumed({"epoch": 2, "lr": 0.125, "train_loss": 1.5, "top1": 0.75})

@@ -3,11 +3,13 @@
 By itself YAML reads ``2e-1`` as text, ``010`` as 8, ``12:30`` as 750 and ``no`` as False.
 """
 
-from typing import Any
+from typing import Any, Dict
 
 import yaml
 
 __all__ = ["Plain", "parse_text"]
+
+_LARGEST = 100_000  # values in a document
 
 
 class Plain(str):
@@ -37,14 +39,29 @@ def _construct_text(loader, node):
 _Loader.add_constructor("tag:yaml.org,2002:str", _construct_text)
 
 
+def _written_out(value: Any, known: Dict[int, int]) -> int:
+    """How many values there are when each alias is written out; a few lines can stand for thousands of millions."""
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = _LARGEST  # until it is counted: one that has itself within it has no end
+        known[id(value)] = 1 + sum(
+            _written_out(item, known) for item in (value.values() if isinstance(value, dict) else value)
+        )
+    return known[id(value)]
+
+
 def parse_text(text: str) -> Any:
     """What a YAML document says: mappings, lists and text, :class:`Plain` where it was not quoted.
 
     Raises:
-        yaml.YAMLError: it is not YAML, or too deeply nested.
+        yaml.YAMLError: it is not YAML, too deeply nested, or with its aliases written out larger than any recipe.
     """
     try:
-        return yaml.load(text, _Loader)
+        value = yaml.load(text, _Loader)
+        if _written_out(value, {}) > _LARGEST:
+            raise yaml.MarkedYAMLError(problem="its aliases stand for too much")
+        return value
     except RecursionError as error:
         raise yaml.YAMLError("nested too deep") from error
     except (ValueError, TypeError) as error:  # an explicit tag on something else, or a key that is a list

@@ -101,6 +101,9 @@ class EpochProgress:
 
     @property
     def images_per_second(self) -> float:
+        """Of the steps after the one that compiled; NaN where there are none."""
+        if not self.timed_steps:
+            return math.nan
         return self.timed_steps * self.images_per_step / max(time.time() - self.begin, 1e-9)
 
     def step(self, loss: Tensor, rate: float) -> None:
@@ -149,14 +152,19 @@ class EpochProgress:
         position = self.position
         parts = {name: f"{value:.4f}" for name, value in zip(self.parts, loss[1:])}
         if not self.bar.disable:
-            speed = f"{self.images_per_second:.0f}"
-            self.bar.set_postfix(loss=f"{loss[0]:.4f}", **parts, lr=f"{rate:.2e}", img_s=speed)
+            speed = {"img_s": f"{self.images_per_second:.0f}"} if self.timed_steps else {}
+            self.bar.set_postfix(loss=f"{loss[0]:.4f}", **parts, lr=f"{rate:.2e}", **speed)
             return
-        steps_left = (self.epochs - position.epoch + 1) * self.steps - position.step
-        seconds_left = steps_left * self.images_per_step / self.images_per_second if self.timed_steps else 0
         logger.info(
-            "epoch %d/%d step %d/%d  loss %.4f%s  lr %.2e  %.0f images/s  %s left",
+            "epoch %d/%d step %d/%d  loss %.4f%s  lr %.2e%s",
             position.epoch, self.epochs, position.step, self.steps, loss[0],
-            "".join(f"  {name} {value}" for name, value in parts.items()), rate,
-            self.images_per_second, timedelta(seconds=round(seconds_left)),
+            "".join(f"  {name} {value}" for name, value in parts.items()), rate, self._speed(),
         )  # fmt: skip
+
+    def _speed(self):
+        """The speed and the time that is left, in words; nothing while only the step that compiled is done."""
+        if not self.timed_steps:
+            return ""
+        steps_left = (self.epochs - self.position.epoch + 1) * self.steps - self.position.step
+        left = timedelta(seconds=round(steps_left * self.images_per_step / self.images_per_second))
+        return f"  {self.images_per_second:.0f} images/s  {left} left"

@@ -34,7 +34,7 @@ class Results:
     def add(self, row: Dict[str, float]) -> None:
         """Log an epoch and write it."""
         texts = {name: "" if isinstance(v, float) and math.isnan(v) else f"{v:.6g}" for name, v in row.items()}
-        shown = "  ".join(f"{name} {text}" for name, text in texts.items() if name != "epoch")
+        shown = "  ".join(f"{name} {text}" for name, text in texts.items() if text and name != "epoch")
         logger.info("epoch %s done  %s", texts["epoch"], shown)
         self.rows.append(texts)
         self._write()

@@ -1,5 +1,6 @@
 """The run's numbers for TensorBoard, by tensorboardX."""
 
+import math
 import time
 from pathlib import Path
 from typing import Dict
@@ -38,7 +39,7 @@ class TensorBoard:
             suffix = f".{time.time_ns()}"
             self.writer = self.create(str(self.folder), purge_step=epoch, filename_suffix=suffix)
         for name, value in row.items():
-            if name != "epoch":
+            if name != "epoch" and not math.isnan(value):
                 self.writer.add_scalar(name, float(value), epoch)
         self.writer.flush()
 
