@@ -7,7 +7,7 @@ import numpy as np
 from mindcv.utils.amp import auto_mixed_precision
 from mindspore import Parameter, Tensor, nn, ops
 
-from .errors import InputError
+from .errors import InputError, shown
 
 __all__ = ["cast_network", "is_running_statistic", "replace_cells", "running_statistics", "set_value"]
 
@@ -55,6 +55,11 @@ def running_statistics(network: nn.Cell) -> List[Parameter]:
     return [parameter for parameter in network.get_parameters() if is_running_statistic(parameter.name)]
 
 
+def _is_cell(name: str) -> bool:
+    kind = getattr(nn, name, None)
+    return isinstance(kind, type) and issubclass(kind, nn.Cell)
+
+
 def cast_network(network: nn.Cell, amp_level: str = "O0", amp_cast_list: Optional[str] = None) -> nn.Cell:
     """The network in mixed precision, changed in place.
 
@@ -68,8 +73,8 @@ def cast_network(network: nn.Cell, amp_level: str = "O0", amp_cast_list: Optiona
     cells = amp_cast_list
     if cells is not None:
         names = re.findall(r"\bnn\.(\w+)", cells)  # MindCV evaluates the text, so it gets nothing but these
-        if re.sub(r"\bnn\.\w+|[\s,\[\]()]", "", cells) or not all(hasattr(nn, name) for name in names):
-            raise InputError(f"amp_cast_list is {cells!r}, but must be cells, such as '[nn.Dense, nn.Conv2d]'.")
+        if re.sub(r"\bnn\.\w+|[\s,\[\]()]", "", cells) or not all(_is_cell(name) for name in names):
+            raise InputError(f"amp_cast_list is {shown(cells)}, but must be cells, such as '[nn.Dense, nn.Conv2d]'.")
         cells = f"[{', '.join(f'nn.{name}' for name in names)}]"
     auto_mixed_precision(network, amp_level, cells)
     return network

@@ -411,7 +411,9 @@ def test_data_that_cannot_teach_is_refused_before_anything_is_built(tmp_path):
     assert len(create_train_loader(replace(opts, batch_size=5))) == 2
 
 
-@pytest.mark.parametrize("name", ["../x.png", "a/../../x.png", "/etc/a/x.png", "x.png"])
+@pytest.mark.parametrize(
+    "name", ["../x.png", "a/../../x.png", "/etc/a/x.png", "x.png", "a//0.png", "./a/0.png", "a/./0.png"]
+)
 def test_a_split_does_not_lead_out_of_its_folder(tmp_path, name):
     colours(tmp_path / "photos", "ab")
     flat(tmp_path / "x.png", 1)
@@ -419,6 +421,15 @@ def test_a_split_does_not_lead_out_of_its_folder(tmp_path, name):
     given = options(tmp_path / "photos", split_file=str(tmp_path / "split.json"))
     with pytest.raises(InputError, match="which is not <class>/<image> below data_dir"):
         prepare(given, ONE_DEVICE, training=True)
+
+
+def test_an_image_in_both_parts_of_a_split_is_refused(tmp_path):
+    colours(tmp_path / "photos", "ab")
+    (tmp_path / "split.json").write_text(json.dumps({"train": ["a/0.png", "b/0.png"], "val": ["b/1.png", "b/0.png"]}))
+    given = options(tmp_path / "photos", split_file=str(tmp_path / "split.json"))
+    for training in (True, False):
+        with pytest.raises(InputError, match=r"split\.json has b/0\.png in both parts: validation must not see"):
+            prepare(given, ONE_DEVICE, training)
 
 
 def test_accents_may_be_composed_or_not(tmp_path, caplog):

@@ -149,6 +149,7 @@ WRONG = {
         "average_path is ., which is a folder",
     ),
     "cast": (["--amp_level", "O1", "--amp_cast_list", "[nn.Dense, print(1)]"], "must be cells, such as"),
+    "cast to a mapping": (["--amp_level", "O1", "--amp_cast_list", "[nn.__dict__]"], "must be cells, such as"),
     "cast to no cell": (["--amp_level", "O1", "--amp_cast_list", "[nn.Dens]"], "must be cells, such as"),
     "not an image folder": (["--dataset", "cifar10", "--tta", "flip"], "need an image folder"),
     "corrupt image": (["--tta", "flip", "--data_dir", "broken"], "cannot decode image"),

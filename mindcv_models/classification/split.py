@@ -1,6 +1,7 @@
 """A flat folder of classes, split into training and validation images once and for all."""
 
 import json
+import posixpath
 from pathlib import Path
 from typing import Dict, List
 
@@ -66,20 +67,28 @@ def split_images(root: Path, val_ratio: float, seed: int) -> Dict[str, List[str]
 
 
 def check_split(options: ImageFolder) -> None:
-    """Refuse a split whose images are not all there.
+    """Refuse a split whose images are not all there, or in both of its parts.
 
     Raises:
-        InputError: the split file cannot be read, names a file outside of data_dir, or an image in it is gone.
+        InputError: the split file cannot be read, names a file outside of data_dir or in a roundabout way, an image in
+            it is gone, or is trained on and validated.
     """
     for split in (options.train_split, options.val_split):
         for name in read_split(options, split):
-            if name.startswith("/") or ".." in name.split("/") or name.count("/") < 1:
+            # One spelling for each image: "a//0.png" would be another one than "a/0.png", and in no or in both parts.
+            if name.startswith(("/", "..")) or name != posixpath.normpath(name) or "/" not in name:
                 raise InputError(f"{options.split_file} has {name!r}, which is not <class>/<image> below data_dir.")
             if not Path(options.data_dir, name).is_file():
                 raise InputError(
                     f"{options.split_file} has {name}, which is not in {options.data_dir}: restore it, or set data_dir "
                     "to the folder that was split."
                 )
+    parts = _read(Path(options.split_file))
+    both = set(parts["train"]) & set(parts["val"])
+    if both:
+        raise InputError(
+            f"{options.split_file} has {min(both)} in both parts: validation must not see what is trained on."
+        )
 
 
 def read_split(options: ImageFolder, split: str) -> List[str]:
