@@ -14,7 +14,10 @@ from tests.helpers.images import noise_folder
 
 PICTURES = report.PICTURES
 # The files that take longest, longest first: begun early, none keeps one process busy when the others have ended.
-LONGEST = ("mask_rcnn_scripts", "resume", "distributed", "recipes", "operators", "models", "fastervit", "dense_cases")
+LONGEST = (
+    "fastvit", "mask_rcnn_scripts", "operators", "resume", "recipes", "distributed", "export", "fastervit", "litv2",
+    "models", "detection", "segmentation_run", "dense_cases", "serving", "torch_file", "packaging",
+)  # fmt: skip
 
 
 def pytest_configure(config):

@@ -196,7 +196,8 @@ SMALL = {
     ("name", "format"),
     [("faster_vit_0_224", "onnx"), *itertools.product(["faster_vit_0_any_res", "litv2_s"], ["onnx", "mindir"])],
 )
-def test_the_other_families(name, format, tmp_path, eager):
+def test_the_other_families(name, format, tmp_path, monkeypatch, eager):
+    make_shallow(monkeypatch, (1, 1, 1, 1))
     *size, options = SMALL[name]
     with backend.portable_form():
         network = filled(mindcv_models.create_model(name, num_classes=7, **options))
