@@ -65,6 +65,19 @@ def test_outputs(extra):
         np.testing.assert_allclose(output.asnumpy(), array, rtol=0, atol=2e-5)
 
 
+def test_the_pooled_level_has_a_gradient_eagerly_too(eager):
+    """Of the last output alone: a bias gets the sum of what every second pixel gets."""
+    network, maps = build(extra="pool")
+    weights = np.random.default_rng(1).standard_normal((2, 4, 2, 3)).astype(np.float32)
+
+    def loss(*maps):
+        return (network(maps)[-1] * ms.Tensor(weights)).sum()
+
+    bias = network.fpn_convs[2].conv.bias
+    gradient = ms.grad(loss, None, bias)(*map(ms.Tensor, maps))
+    np.testing.assert_allclose(gradient.asnumpy(), weights.sum((0, 2, 3)), rtol=1e-5)
+
+
 @pytest.mark.parametrize(("small", "large"), [((25, 42), (50, 84)), ((8, 11), (15, 21)), ((1, 3), (2, 5))])
 def test_enlarging_takes_the_floor(small, large):
     x = np.random.default_rng(1).standard_normal((1, 2, *small)).astype(np.float32)

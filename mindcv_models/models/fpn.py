@@ -79,6 +79,7 @@ class FPN(nn.Cell):
             fpn_convs += [conv(in_channels[-1], 3, 2), conv(out_channels, 3, 2)]
         self.fpn_convs = nn.CellList(fpn_convs)
         self.levels = len(in_channels)
+        self.every_second = nn.MaxPool2d(1, 2)  # as a slice with steps it has no gradient eagerly on the CPU
 
     def construct(self, maps):
         laterals = [self.lateral_convs[k](maps[k]) for k in range(self.levels)]
@@ -90,5 +91,5 @@ class FPN(nn.Cell):
             outputs.append(self.fpn_convs[self.levels](maps[-1]))
             outputs.append(self.fpn_convs[self.levels + 1](outputs[-1]))
         elif self.extra == "pool":
-            outputs.append(outputs[-1][:, :, ::2, ::2])
+            outputs.append(self.every_second(outputs[-1]))
         return tuple(outputs)
