@@ -63,6 +63,9 @@ def _is_cell(name: str) -> bool:
 def cast_network(network: nn.Cell, amp_level: str = "O0", amp_cast_list: Optional[str] = None) -> nn.Cell:
     """The network in mixed precision, changed in place.
 
+    A cell that has ``keeps_float32`` gets its inputs in float32 whatever the level, such as coordinates, which float16
+    rounds to whole pixels; the cells within it are cast like all others.
+
     Args:
         amp_level: MindCV's levels: ``"O0"`` float32 to ``"O3"`` float16.
         amp_cast_list: cells to cast with O1, or to keep with O2, such as ``"[nn.Dense, nn.Conv2d]"``.
@@ -77,4 +80,8 @@ def cast_network(network: nn.Cell, amp_level: str = "O0", amp_cast_list: Optiona
             raise InputError(f"amp_cast_list is {shown(cells)}, but must be cells, such as '[nn.Dense, nn.Conv2d]'.")
         cells = f"[{', '.join(f'nn.{name}' for name in names)}]"
     auto_mixed_precision(network, amp_level, cells)
+    if amp_level in ("O2", "O3"):
+        for _, cell in network.cells_and_names():
+            if getattr(cell, "keeps_float32", False):
+                cell.add_flags(fp16=False, fp32=True)
     return network

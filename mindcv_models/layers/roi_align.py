@@ -39,6 +39,8 @@ class RoIAlign(nn.Cell):
         strides: of the maps, in pixels, finest first.
     """
 
+    keeps_float32 = True
+
     def __init__(self, size: int, strides: Sequence[int] = (4, 8, 16, 32)):
         super().__init__()
         self.size, self.strides = size, tuple(strides)
@@ -78,6 +80,8 @@ class RoIAlign(nn.Cell):
         b, c, _, _ = maps[0].shape
         planes = ops.concat([x.reshape(b, c, -1) for x in maps], 2)  # (B, C, cells of all levels)
         shapes = tuple([x.shape[2:] for x in maps])
+        # A method of a cell in float16 gets its arguments in that, but the loops read float32.
+        planes, boxes, levels = planes.astype(ms.float32), boxes.astype(ms.float32), levels.astype(ms.float32)
         return self.loops(planes, boxes, levels, _table(shapes, self.strides))
 
 
