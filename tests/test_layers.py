@@ -18,6 +18,7 @@ from mindcv_models.layers import (
     DepthwiseConv2d,
     GlobalAvgPool,
     LayerNorm,
+    Winograd,
     convolution,
 )
 from mindcv_models.layers.activation import LoopGELU
@@ -243,3 +244,29 @@ def test_the_global_pool_is_the_mean(mode, by_matmul, keep_dims):
     means = pool(ms.Tensor(x)).asnumpy()
     assert means.shape == expected.shape
     np.testing.assert_allclose(means, expected, rtol=1e-6)
+
+
+class ByTiles(nn.Cell):
+    """A convolution followed by ReLU, as it is and by tiles."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(19, 21, 3, pad_mode="pad", padding=1, has_bias=True, weight_init="normal")
+        self.winograd = Winograd()
+
+    def construct(self, x):
+        fast = self.winograd(x.transpose(0, 2, 3, 1), self.conv.weight, self.conv.bias)
+        return ops.relu(self.conv(x)), fast.transpose(0, 3, 1, 2)
+
+
+def test_convolutions_by_tiles_are_convolutions():
+    """Odd and even sides, and channels that are no multiple of a vector."""
+    network = ByTiles().set_train(False)
+    if network.winograd.loops is None:
+        pytest.skip("needs a compiler")
+    for parameter in network.get_parameters():
+        parameter.set_data(ms.Tensor(np.random.default_rng(0).normal(0, 0.1, parameter.shape).astype(np.float32)))
+    x = np.random.default_rng(1).standard_normal((2, 19, 6, 9)).astype(np.float32)
+    exact, found = (out.asnumpy() for out in network(ms.Tensor(x)))
+    assert exact.std() > 0.5
+    np.testing.assert_allclose(found, exact, rtol=0, atol=1e-5)

@@ -8,6 +8,7 @@ from mindspore.nn.utils import no_init_parameters
 
 import mindcv_models
 from mindcv_models import backend
+from mindcv_models.cells import cast_network
 from mindcv_models.checkpoint.names import torch_names
 from mindcv_models.detection.assign import ROI_HEAD, assign
 from mindcv_models.detection.boxes import iou
@@ -18,6 +19,7 @@ from mindcv_models.detection.regions import assign as assign_in_graph
 from mindcv_models.detection.regions import iou as iou_in_graph
 from mindcv_models.detection.two_stage import mask_loss, region_losses, rpn_losses, rpn_targets
 from mindcv_models.errors import InputError
+from mindcv_models.models.mask_rcnn import RoIHead
 from tests.helpers import parity
 
 
@@ -250,3 +252,49 @@ def test_the_first_stage_divides_by_what_counts():
     divisor = 1 + 2 + 1 + 2  # the second image has no object, which counts as one
     np.testing.assert_allclose(float(cls), 5 * np.log(2) / divisor, rtol=1e-6)
     np.testing.assert_allclose(float(box), 4 / divisor, rtol=1e-6)
+
+
+class Heads(nn.Cell):
+    """All that the second stage says of regions."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = RoIHead(3, 4, 1)
+        rng = np.random.default_rng(0)
+        for parameter in self.get_parameters():
+            parameter.set_data(ms.Tensor(rng.normal(0, 0.3, parameter.shape).astype(np.float32)))
+
+    def construct(self, a, b, c, d, regions, labels):
+        maps = (a, b, c, d)
+        classes, deltas = self.head.boxes(maps, regions)
+        return classes, deltas, self.head.masks(maps, regions), self.head.own_masks(maps, regions, labels)
+
+
+@pytest.fixture(scope="module")
+def said_of_regions():
+    """What is said of regions far to the right, in float32 and in two levels of mixed precision."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    rng = np.random.default_rng(1)
+    maps = [rng.standard_normal((1, 4, 32 // s, 1344 // s)).astype(np.float32) for s in (4, 8, 16, 32)]
+    regions = np.float32([[[1300.3, 3.3, 1311.7, 17.2], [1100.2, 2.4, 1190.7, 31.6]]])
+    arguments = [ms.Tensor(each) for each in (*maps, regions, np.int32([[2, 0]]))]
+    said = {}
+    for level in ("O0", "O1", "O2"):
+        heads = Heads()
+        cast_network(heads.head, level)
+        said[level] = [out.asnumpy() for out in heads(*arguments)]
+    return said
+
+
+def test_masks_of_own_classes_are_those_among_all(said_of_regions):
+    _, _, masks, own = said_of_regions["O0"]
+    assert own.shape == (2, 28, 28) and np.abs(own).max() > 0.5
+    np.testing.assert_allclose(own, masks[[0, 1], [2, 0]], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("level", ["O1", "O2"])
+def test_mixed_precision_leaves_regions_in_float32(level, said_of_regions):
+    """In float16 the first region would be half a pixel off, a twentieth of its width."""
+    assert said_of_regions[level][0].dtype == (np.float32 if level == "O1" else np.float16)
+    for exact, found in zip(said_of_regions["O0"], said_of_regions[level]):
+        np.testing.assert_allclose(found, exact, rtol=0, atol=0.01 * exact.std())

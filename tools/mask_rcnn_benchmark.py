@@ -145,6 +145,17 @@ class Pooling(nn.Cell):
         return pooled.reshape(-1, *pooled.shape[2:])
 
 
+class OwnMasks(nn.Cell):
+    """A mask head as inference uses it: each region's class alone."""
+
+    def __init__(self, head):
+        super().__init__(auto_prefix=False)
+        self.head = head
+
+    def construct(self, features, labels):
+        return self.head.own(features, labels)
+
+
 def measure_shares(options):
     """Every stage of an image's way from pixels to 100 masks, as a graph of its own, in turns with the whole."""
     height, width = options.size
@@ -171,15 +182,16 @@ def stages(network, images, sizes, objects, limits):
     choose = Chosen(network, tuple(x.shape[2:] for x in maps))
     regions = choose(*logits, *deltas, sizes)[0]
     head, few = network.roi_head, Tensor(objects.boxes[None])
+    labels = Tensor(objects.labels.astype(np.int32))
     pool, pool_few = Pooling(head.box_features), Pooling(head.mask_features)
     features, few_features = pool(*maps[:4], regions), pool_few(*maps[:4], few)
-    box_head, mask_head = Part(head.bbox_head), Part(head.mask_head)
+    box_head, mask_head = Part(head.bbox_head), OwnMasks(head.mask_head)
     rows = [each.asnumpy() for each in (*box_head(features), regions[0])]
     calls = {
         "backbone": (backbone, [images]), "neck": (neck, inner),
         "first stage": (first, maps), "choice of regions": (choose, [*logits, *deltas, sizes]),
         "RoIAlign of 1000 boxes": (pool, [*maps[:4], regions]), "box head": (box_head, [features]),
-        "RoIAlign of 100 masks": (pool_few, [*maps[:4], few]), "mask head": (mask_head, [few_features]),
+        "RoIAlign of 100 masks": (pool_few, [*maps[:4], few]), "mask head": (mask_head, [few_features, labels]),
     }  # fmt: skip
     works = {name: lambda cell=cell, given=given: read(cell(*given)) for name, (cell, given) in calls.items()}
     works["boxes, NumPy"] = lambda: detect_regions(*rows, sizes.asnumpy()[0], limits=limits)

@@ -4,7 +4,7 @@ from typing import Dict, List, NamedTuple, Tuple
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from .paste import detect_regions, mask_regions, paste
 from .predict import LIMITS, Detections, Limits
@@ -67,11 +67,8 @@ class SecondGraph(nn.Cell):
         self.network = network
 
     def construct(self, regions, labels, *maps):
-        logits = self.network.roi_head.masks(maps, regions).astype(ms.float32)
-        n, classes, side, _ = logits.shape
-        rows = ops.arange(n).astype(ms.int32) * classes + labels.reshape(-1)
-        own = ops.gather(logits.reshape(n * classes, side * side), rows, 0)
-        return own.reshape(*labels.shape, side, side)
+        logits = self.network.roi_head.own_masks(maps, regions, labels).astype(ms.float32)
+        return logits.reshape(*labels.shape, *logits.shape[1:])
 
 
 class MaskDetector:

@@ -136,10 +136,9 @@ class MaskRCNNObjective(Objective):
 
     def own_masks(self, features, labels):
         """Logits ``(N, side * side)`` of each region's class."""
-        logits = self.network.roi_head.mask_head(features).astype(ms.float32)
-        n, classes, side, _ = logits.shape
-        rows = numbers(n) * classes + ops.minimum(ops.maximum(labels, 0), classes - 1)
-        return ops.gather(logits.reshape(n * classes, side * side), rows, 0)
+        labels = ops.minimum(ops.maximum(labels, 0), self.num_classes - 1)
+        logits = self.network.roi_head.mask_head.own(features, labels)
+        return logits.astype(ms.float32).reshape(labels.shape[0], -1)
 
     def own_masks_if_any(self, features, labels, objects):
         if objects.sum() > 0:

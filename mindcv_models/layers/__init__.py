@@ -9,6 +9,7 @@ from .normalization import BatchNorm2d, ChannelNorm, LayerNorm
 from .pooling import GlobalAvgPool
 from .resize import resize, resize_nearest
 from .roi_align import RoIAlign
+from .winograd import Winograd
 
 __all__ = [
     "GELU",
@@ -22,6 +23,7 @@ __all__ = [
     "Kernel",
     "LayerNorm",
     "RoIAlign",
+    "Winograd",
     "deformable_conv2d",
     "resize",
     "resize_nearest",

@@ -10,12 +10,13 @@ business, so the network has a method for each stage.
 
 import math
 
+import mindspore as ms
 from mindcv.models.registry import register_model
 from mindspore import nn, ops
 from mindspore.common.initializer import Normal, XavierUniform
 
 from ..errors import InputError, refuse_pretrained
-from ..layers import Conv2d, RoIAlign
+from ..layers import Conv2d, RoIAlign, Winograd
 from .backbones import create_backbone
 from .family import dense_config
 from .fpn import FPN, ConvModule
@@ -101,6 +102,7 @@ class MaskHead(nn.Cell):
             channels, channels, 2, 2, pad_mode="valid", has_bias=True,
             weight_init=kaiming(channels, 2), bias_init="zeros",
         )  # fmt: skip
+        self.winograd = Winograd()
         self.conv_logits = Conv2d(
             channels, num_classes, 1, has_bias=True, weight_init=kaiming(num_classes, 1), bias_init="zeros"
         )
@@ -110,6 +112,40 @@ class MaskHead(nn.Cell):
             x = conv(x)
         return self.conv_logits(ops.relu(self.upsample(x)))
 
+    def own(self, x, labels):
+        """The logits ``(N, 28, 28)`` of each region's class alone, ``labels`` (N) int32.
+
+        The taps of the transposed convolution do not overlap, so it is a matrix product, whose rows stay in the order
+        of positions before they are spread; and of the last layer each region needs one row.
+        """
+        if not hasattr(self.upsample, "weight"):  # cast to float16 by a cell around it
+            return self.chosen(self.construct(x), labels)
+        x = self.convolved(x)
+        n, h, w, c = x.shape
+        taps = self.upsample.weight.transpose(0, 2, 3, 1).reshape(c, 4 * c).astype(x.dtype)
+        bias = ops.tile(self.upsample.bias, (4,)).astype(x.dtype)
+        x = ops.relu(ops.matmul(x.reshape(n * h * w, c), taps) + bias)  # (N * H * W, 4 * C)
+        own = ops.gather(self.conv_logits.weight.reshape(-1, c), labels, 0).astype(x.dtype)  # (N, C)
+        logits = ops.matmul(x.reshape(n, h * w * 4, c), own.expand_dims(2))
+        logits = logits.reshape(n, h, w, 2, 2).transpose(0, 1, 3, 2, 4).reshape(n, 2 * h, 2 * w)
+        return logits + ops.gather(self.conv_logits.bias, labels, 0).astype(x.dtype).reshape(n, 1, 1)
+
+    def convolved(self, x):
+        """What the 3x3 convolutions give, with channels last."""
+        if not self.winograd.runs(self.training):
+            for conv in self.convs:
+                x = conv(x)
+            return x.transpose(0, 2, 3, 1)
+        x = x.transpose(0, 2, 3, 1)
+        for conv in self.convs:
+            x = self.winograd(x, conv.conv.weight, conv.conv.bias)
+        return x
+
+    def chosen(self, logits, labels):
+        n, classes, h, w = logits.shape
+        rows = ops.arange(n).astype(ms.int32) * classes + labels
+        return ops.gather(logits.reshape(n * classes, h * w), rows, 0).reshape(n, h, w)
+
 
 class RoIHead(nn.Cell):
     """The second stage: features of regions, and what is in them.
@@ -117,6 +153,8 @@ class RoIHead(nn.Cell):
     Takes the neck's maps ``(B, channels, H_k, W_k)``, finest first, and regions ``(B, R, 4)`` in pixels of the images;
     gives ``B * R`` rows, those of the first image first.
     """
+
+    keeps_float32 = True  # the regions; heads compute in the network's precision
 
     def __init__(self, num_classes: int, channels: int, convs: int = 4):
         super().__init__()
@@ -131,6 +169,10 @@ class RoIHead(nn.Cell):
     def masks(self, maps, regions):
         """Logits ``(B * R, num_classes, 28, 28)``."""
         return self.mask_head(flat(self.mask_features(maps, regions)))
+
+    def own_masks(self, maps, regions, labels):
+        """Logits ``(B * R, 28, 28)`` of each region's class, ``labels`` (B, R) int32."""
+        return self.mask_head.own(flat(self.mask_features(maps, regions)), labels.reshape(-1))
 
 
 def flat(x):
