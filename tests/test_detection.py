@@ -33,7 +33,8 @@ from tests.helpers.tiny_detector import (
     scenes,
 )
 
-RUN = [*NETWORK, *TWO_EPOCHS, "--lr", "0.01", "--ema", "True", "--ema_decay", "0.5"]
+VIEWS = ["--ratio_range", "0.7", "1.4", "--photometric", "True"]
+RUN = [*NETWORK, *TWO_EPOCHS, *VIEWS, "--lr", "0.01", "--ema", "True", "--ema_decay", "0.5"]
 
 
 def formula(logits, labels):
