@@ -79,7 +79,7 @@ class FPN(nn.Cell):
             fpn_convs += [conv(in_channels[-1], 3, 2), conv(out_channels, 3, 2)]
         self.fpn_convs = nn.CellList(fpn_convs)
         self.levels = len(in_channels)
-        self.every_second = nn.MaxPool2d(1, 2)  # as a slice with steps it has no gradient eagerly on the CPU
+        self.every_second = nn.AvgPool2d(1, 2)  # as a slice with steps it has no gradient eagerly on the CPU
 
     def construct(self, maps):
         laterals = [self.lateral_convs[k](maps[k]) for k in range(self.levels)]
