@@ -33,8 +33,7 @@ from tests.helpers.tiny_detector import (
     scenes,
 )
 
-VIEWS = ["--ratio_range", "0.7", "1.4", "--photometric", "True"]
-RUN = [*NETWORK, *TWO_EPOCHS, *VIEWS, "--lr", "0.02", "--ema", "True", "--ema_decay", "0.5"]
+RUN = [*NETWORK, *TWO_EPOCHS, "--lr", "0.01", "--ema", "True", "--ema_decay", "0.5"]
 
 
 def formula(logits, labels):

@@ -210,7 +210,7 @@ SIZE = (64, 96)
 LOSSES = {
     "retinanet": {"ResizeNearestNeighborV2", "Log1p", "Exp", "Concat"},
     "semantic_fpn": {"ResizeBilinearV2", "ResizeNearestNeighborV2", "Argmax", "GatherD", "Exp", "Log"},
-    "mask_rcnn": {"TopK", "Gather", "Log1p", "Sigmoid", "Conv2DTranspose"},
+    "mask_rcnn": {"TopK", "Gather", "Log1p", "Sigmoid", "AvgPool", "Tile"},
 }
 
 
