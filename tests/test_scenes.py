@@ -51,6 +51,25 @@ def test_pictures_boxes_masks_and_label_maps_agree(folder, split, other, count):
         np.testing.assert_array_equal(values, expected)
 
 
+def test_single_digits_are_the_middles_of_squares_around_their_boxes(tmp_path):
+    folder = scenes.write_scenes(tmp_path / "scenes", (4, 2))
+    target = scenes.write_single_digits(folder)
+    assert target == folder / "digits" == scenes.write_single_digits(target)
+    for split, part in (("train2017", "train"), ("val2017", "val")):
+        annotations = read(folder, split)["annotations"]
+        assert len(list((target / part).rglob("*.png"))) == len(annotations)
+        for annotation in annotations:
+            digit = np.asarray(
+                Image.open(target / part / str(annotation["category_id"] - 1) / f"{annotation['id']:06d}.png")
+            )
+            scene = np.asarray(Image.open(folder / split / f"{annotation['image_id']:012d}.jpg"))
+            x, y, w, h = annotation["bbox"]
+            side = round(1.4 * max(w, h))
+            assert digit.shape == (side, side, 3)
+            top, left = (side - h + 1) // 2, (side - w + 1) // 2
+            np.testing.assert_array_equal(digit[top : top + h, left : left + w], scene[y : y + h, x : x + w])
+
+
 def test_the_same_files_every_time_and_none_written_twice(folder, tmp_path):
     again = scenes.write_scenes(tmp_path / "again", (12, 6))
     for path in sorted(folder.rglob("*")):

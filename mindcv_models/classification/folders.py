@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ..data.images import UnreadableImageError, decode
 from ..data.loader import threads
+from ..data.scenes import write_single_digits
 from ..distributed import World, on_every_rank
 from ..errors import InputError
 from ..files import atomic_folder, remove_partials
@@ -36,10 +37,11 @@ def prepare(options: ImageFolder, world: World, training: bool) -> ImageFolder:
     Raises:
         InputError: a folder is missing, empty or disagrees with ``num_classes`` or with the other split's classes.
     """
-    if options.dataset.lower() == "digits":
-        folder = "data/digits" if options.data_dir in ("", "./") else options.data_dir
-        on_every_rank(lambda: world.is_main and write_digits(folder), world)
-        options = replace(options, data_dir=folder)
+    if options.dataset.lower() in EMBEDDED:
+        folder = f"data/{options.dataset.lower()}" if options.data_dir in ("", "./") else options.data_dir
+        write = EMBEDDED[options.dataset.lower()]
+        on_every_rank(lambda: world.is_main and write(folder), world)
+        options = replace(options, data_dir=str(write(folder)))
     if options.val_ratio is not None and not options.split_file:
         if not training:
             raise InputError("val_ratio splits for training: give --split_file the split.json in that run's folder.")
@@ -147,3 +149,6 @@ def write_digits(folder: str) -> Path:
             pixels = np.round(digits.images[i] * (255 / 16)).astype(np.uint8)
             Image.fromarray(pixels).convert("RGB").resize((64, 64), Image.Resampling.BICUBIC).save(path)
     return root
+
+
+EMBEDDED = {"digits": write_digits, "digits_scenes": write_single_digits}

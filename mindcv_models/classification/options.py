@@ -31,7 +31,7 @@ __all__ = ["BENCHMARKS", "DATASETS", "TTA", "Augmentation", "ClassificationLoss"
            "ValidateOptions"]  # fmt: skip
 
 
-DATASETS = ("", "imagenet", "digits", "mnist", "cifar10", "cifar100")
+DATASETS = ("", "imagenet", "digits", "digits_scenes", "mnist", "cifar10", "cifar100")
 BENCHMARKS = ("imagenet", "imagenet-a", "imagenet-r", "imagenet-v2", "imagenet-c")
 TTA = ("none", "flip", "five_crop", "ten_crop")
 
@@ -44,7 +44,8 @@ class ImageFolder(Batches):
 
     dataset: str = option(
         "imagenet",
-        "'imagenet' or '' for an image folder, 'digits' for the embedded one, or a data set of MindCV's",
+        "'imagenet' or '' for an image folder, 'digits' or 'digits_scenes' for an embedded one, or a data set of "
+        "MindCV's",
     )
     data_dir: str = option(
         "./", "folder with train/<class>/ and val/<class>/", path=True, also=("data", "data_path", "root")

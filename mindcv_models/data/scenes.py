@@ -7,6 +7,8 @@ It is written once, as an ordinary COCO folder that also has the layout of ADE20
     images/training/, images/validation/                           the same files
     annotations/training/, annotations/validation/                 label maps, PNG
     classes.txt                                                    names of the label maps' values 1 to 11
+    digits/train/0/, digits/val/9/, ...                            each digit alone, for a classifier that detectors
+                                                                   and segmenters start from; written when asked for
 
 Values of label maps: 1 to 10 are the digits "0" to "9", 11 is the background; there is no 0, which would be ignored.
 The digits are scikit-learn's (Alpaydin and Kaynak, UCI, 1998), split as the data set ``digits`` is: no image of a digit
@@ -28,7 +30,7 @@ from PIL import Image
 from ..errors import InputError
 from ..files import atomic_folder, remove_partials, write_text
 
-__all__ = ["CLASS_NAMES", "write_scenes"]
+__all__ = ["CLASS_NAMES", "write_scenes", "write_single_digits"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ MOST = 6  # digits in a scene
 VISIBLE = 0.6  # part of a digit that others leave uncovered, at least
 TOUCHING = 0.3  # of the digits are put beside another one
 CONTRAST = 90  # least difference in brightness between a digit and what is behind it, of 255
+CONTEXT = 1.4  # side of the square that shows a digit alone, of the longer side of its box
 PHOTOGRAPHS = (
     ("sklearn", "datasets/images/china.jpg"),
     ("sklearn", "datasets/images/flower.jpg"),
@@ -88,6 +91,40 @@ def write_scenes(folder, counts: Tuple[int, int] = SCENES) -> Path:
             write_text(partial / "annotations" / f"instances_{split}.json", json.dumps(annotations))
         write_text(partial / "classes.txt", "\n".join((*CLASS_NAMES, "background")) + "\n")
     return root
+
+
+def write_single_digits(folder) -> Path:
+    """Cut the digits out of the scenes in ``folder``, which are written first, unless that has been done.
+
+    Args:
+        folder: of the scenes, or the one that this function returned.
+
+    Returns:
+        The image folder, ``train/<digit>/`` and ``val/<digit>/``.
+    """
+    if all((Path(folder) / part).is_dir() for part in ("train", "val")):
+        return Path(folder)
+    root = write_scenes(folder)
+    target = root / "digits"
+    if target.is_dir():
+        return target
+    with atomic_folder(target) as partial:
+        for split, _ in SPLITS:
+            content = json.loads((root / "annotations" / f"instances_{split}.json").read_text())
+            pictures = {image["id"]: root / split / image["file_name"] for image in content["images"]}
+            for found in content["annotations"]:
+                path = partial / split.removesuffix("2017") / CLASS_NAMES[found["category_id"] - 1]
+                path.mkdir(parents=True, exist_ok=True)
+                pixels = np.asarray(Image.open(pictures[found["image_id"]]))
+                Image.fromarray(cut_out(pixels, *found["bbox"])).save(path / f"{found['id']:06d}.png")
+    return target
+
+
+def cut_out(pixels: np.ndarray, x: int, y: int, width: int, height: int) -> np.ndarray:
+    """The square around a box, ``CONTEXT`` times its longer side; beyond the border of the scene, its mirror image."""
+    side = round(CONTEXT * max(width, height))
+    top, left = y + (height - side) // 2 + side, x + (width - side) // 2 + side
+    return np.pad(pixels, ((side, side), (side, side), (0, 0)), "symmetric")[top : top + side, left : left + side]
 
 
 def load_photographs() -> Tuple[List[np.ndarray], List[np.ndarray]]:
