@@ -1,4 +1,6 @@
 # make demo   train FastViT-T8 on real handwritten digits and validate it
+# make demo-detection, demo-segmentation, demo-instances
+#             train RetinaNet, Semantic FPN and Mask R-CNN on digits in photographs
 # make check  lint and run the quick tests, for the inner loop
 # make test   lint and run the tests; make test-all adds the slow, exhaustive ones
 # make docs   the documentation, as pages in site/
@@ -14,7 +16,11 @@ OUTPUT := outputs/fastvit_t8_digits
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=25
 
-.PHONY: demo check test test-all docs lint clean
+# What the demos of detectors and segmenters start from: a classifier of the same digits, then the detector.
+SINGLE := outputs/fastvit_t8_digits_scenes/fastvit_t8_best.ckpt
+DETECTOR := outputs/retinanet_fastvit_t8_digits/retinanet_best.ckpt
+
+.PHONY: demo demo-detection demo-segmentation demo-instances check test test-all docs lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/python train.py --config $(CONFIG) --distribute False
@@ -24,6 +30,20 @@ demo: $(VENV)/installed
 	@echo "  train on your own images   $(BIN)/python train.py --config $(CONFIG) --distribute False --dataset '' --data_dir YOUR_FOLDER --num_classes None"
 	@echo "  train on two processes     $(BIN)/mpirun -n 2 $(BIN)/python train.py --config $(CONFIG)"
 	@echo "  run the tests              make test"
+
+demo-detection: $(DETECTOR)
+
+demo-segmentation: $(DETECTOR)
+	$(BIN)/python train.py --config configs/fastvit/semantic_fpn_fastvit_t8_digits.yaml --distribute False
+
+demo-instances: $(DETECTOR)
+	$(BIN)/python train.py --config configs/fastvit/mask_rcnn_fastvit_t8_digits.yaml --distribute False
+
+$(SINGLE): | $(VENV)/installed
+	$(BIN)/python train.py --config configs/fastvit/fastvit_t8_digits_scenes.yaml --distribute False
+
+$(DETECTOR): $(SINGLE)
+	$(BIN)/python train.py --config configs/fastvit/retinanet_fastvit_t8_digits.yaml --distribute False
 
 check: lint
 	$(PYTEST) -m "not slow and not process"
