@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from mindcv_models.data import scenes
+from mindcv_models.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,14 @@ def test_the_same_files_every_time_and_none_written_twice(folder, tmp_path):
     assert scenes.write_scenes(again, (2, 2)) == again
     assert (again / "annotations" / "instances_val2017.json").stat().st_mtime_ns == before
     assert not list(tmp_path.glob(".*partial*"))
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path):
+    (tmp_path / "own.txt").write_text("mine")
+    for write in (scenes.write_scenes, scenes.write_single_digits):
+        with pytest.raises(InputError, match="has other files: give digits_scenes a new folder"):
+            write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["own.txt"]
 
 
 def test_no_digit_is_in_both_parts():

@@ -75,12 +75,14 @@ def write_scenes(folder, counts: Tuple[int, int] = SCENES) -> Path:
         counts: scenes to train and to validate.
 
     Raises:
-        InputError: scikit-image, which has some of the photographs, is not installed.
+        InputError: scikit-image, which has some of the photographs, is not installed; or the folder has other files.
     """
     root = Path(folder)
     remove_partials(root.parent, root.name)
     if all((root / "annotations" / f"instances_{split}.json").is_file() for split, _ in SPLITS):
         return root
+    if root.is_dir() and any(root.iterdir()):
+        raise InputError(f"data_dir is {root}, which has other files: give digits_scenes a new folder.")
     logger.info("writing %d and %d scenes to %s", *counts, root)
     photographs, digits = load_photographs(), load_digits()
     with atomic_folder(root) as partial:

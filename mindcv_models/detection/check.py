@@ -4,8 +4,8 @@ from collections import Counter
 from typing import List
 
 from ..data.check import Part, inspect
+from ..data.scenes import write_scenes
 from .coco import LEAST_SIDE, find_annotations, find_images, read_coco
-from .data import write_embedded
 from .options import TrainOptions
 from .systems import system_of
 
@@ -16,7 +16,7 @@ def look_at_data(options: TrainOptions) -> List[Part]:
     """The training and the validation images with their objects, each decoded once."""
     train, val = Part("train"), Part("val")
     if options.dataset.lower() == "digits_scenes":
-        train.attempt(lambda: write_embedded(options.data_dir))
+        train.attempt(lambda: write_scenes(options.data_dir))
     parts = [train]
     if options.val_while_train or _paths(options, "val")[0].exists():
         parts.append(val)

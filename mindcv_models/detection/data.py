@@ -8,29 +8,15 @@ import numpy as np
 
 from ..data.loader import Loader, threads
 from ..data.order import GroupedOrder, StepsOrder
-from ..data.scenes import write_scenes
 from ..distributed import World
-from ..errors import InputError
 from .coco import CocoSet, find_annotations, find_images, read_coco
 from .options import CocoFolder, Scaling, TrainOptions
 from .systems import system_of
 from .transforms import Buckets, EvalTransform, Preparation
 
-__all__ = ["eval_transform", "preparation", "read_split", "train_loader", "training_images", "write_embedded"]
+__all__ = ["eval_transform", "preparation", "read_split", "train_loader", "training_images"]
 
 logger = logging.getLogger(__name__)
-
-
-def write_embedded(data_dir: str) -> None:
-    """Write the embedded data set, unless it is there.
-
-    Raises:
-        InputError: other files are in ``data_dir``.
-    """
-    root = Path(data_dir)
-    if root.exists() and not (root / "annotations").is_dir() and any(root.iterdir()):
-        raise InputError(f"data_dir is {root}, which has other files: give digits_scenes a new folder.")
-    write_scenes(root)
 
 
 def read_split(options: CocoFolder, part: str) -> CocoSet:
