@@ -11,10 +11,9 @@ BIN = Path(sys.executable).parent
 PATIENCE = 600
 ONE = [sys.executable]
 TWO_RANKS = [str(BIN / "mpirun"), "--allow-run-as-root", "--oversubscribe", "-n", "2", sys.executable]
-# msrun starts whatever "python" is on the path. Ranks try again after one second to reach each other, not after three
-# to five: they mostly wait for that.
+# msrun starts whatever "python" is on the path.
 ENVIRONMENT = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
-               "OMP_NUM_THREADS": "1", "MS_RETRY_INTERVAL_LOWER": "1", "MS_RETRY_INTERVAL_UPPER": "1"}  # fmt: skip
+               "OMP_NUM_THREADS": "1"}  # fmt: skip
 
 
 def run(*command, **environment):
