@@ -112,7 +112,7 @@ def write_single_digits(folder) -> Path:
         return target
     with atomic_folder(target) as partial:
         for split, _ in SPLITS:
-            content = json.loads((root / "annotations" / f"instances_{split}.json").read_text())
+            content = json.loads((root / "annotations" / f"instances_{split}.json").read_text("utf-8"))
             pictures = {image["id"]: root / split / image["file_name"] for image in content["images"]}
             for found in content["annotations"]:
                 path = partial / split.removesuffix("2017") / CLASS_NAMES[found["category_id"] - 1]
