@@ -1,10 +1,7 @@
 """What every test starts from: graph mode on the CPU, and errors from our own code's warnings."""
 
 import gc
-import importlib.util
-import os
 import shutil
-from pathlib import Path
 
 import mindspore as ms
 import pytest
@@ -18,19 +15,6 @@ LONGEST = (
     "fastvit", "mask_rcnn_scripts", "operators", "resume", "recipes", "distributed", "export", "fastervit", "litv2",
     "models", "detection", "segmentation_run", "dense_cases", "serving", "torch_file", "packaging",
 )  # fmt: skip
-
-
-def pytest_configure(config):
-    """Let the processes of pytest-xdist allocate by jemalloc, which MindSpore brings: graphs compile faster with it.
-
-    What the tests start allocates as it does for users.
-    """
-    if hasattr(config, "workerinput"):
-        os.environ.pop("LD_PRELOAD", None)
-    elif config.getoption("numprocesses", None):
-        library = Path(importlib.util.find_spec("mindspore").origin).parent / "lib" / "libjemalloc.so.2"
-        if library.is_file() and not set(" :") & set(str(library)):  # these separate the libraries to preload
-            os.environ["LD_PRELOAD"] = str(library)
 
 
 def pytest_collection_modifyitems(items):

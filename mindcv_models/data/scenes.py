@@ -21,6 +21,8 @@ import json
 import logging
 import os
 import shutil
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Tuple
 
@@ -112,14 +114,21 @@ def write_single_digits(folder) -> Path:
         return target
     with atomic_folder(target) as partial:
         for split, _ in SPLITS:
-            content = json.loads((root / "annotations" / f"instances_{split}.json").read_text("utf-8"))
-            pictures = {image["id"]: root / split / image["file_name"] for image in content["images"]}
-            for found in content["annotations"]:
-                path = partial / split.removesuffix("2017") / CLASS_NAMES[found["category_id"] - 1]
-                path.mkdir(parents=True, exist_ok=True)
-                pixels = np.asarray(Image.open(pictures[found["image_id"]]))
-                Image.fromarray(cut_out(pixels, *found["bbox"])).save(path / f"{found['id']:06d}.png")
+            write_digits_of(split, root, partial / split.removesuffix("2017"))
     return target
+
+
+def write_digits_of(split: str, root: Path, target: Path) -> None:
+    """Cut the digits of one part out of its scenes, each of which is decoded once."""
+    for name in CLASS_NAMES:
+        (target / name).mkdir(parents=True)
+    content = json.loads((root / "annotations" / f"instances_{split}.json").read_text("utf-8"))
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    for image, found in groupby(content["annotations"], itemgetter("image_id")):
+        pixels = np.asarray(Image.open(root / split / names[image]))
+        for each in found:
+            path = target / CLASS_NAMES[each["category_id"] - 1] / f"{each['id']:06d}.png"
+            Image.fromarray(cut_out(pixels, *each["bbox"])).save(path)
 
 
 def cut_out(pixels: np.ndarray, x: int, y: int, width: int, height: int) -> np.ndarray:

@@ -155,7 +155,4 @@ def loops(library: Path, size: int) -> Loops:
 
     zeros = ops.ZerosLike()
     gradient = Loops(f"{library}:roi_align_gradient", lambda planes, *_: planes, lambda planes, *_: planes, "aot")
-    pool = Loops(f"{library}:roi_align", shape, lambda planes, *_: planes, "aot", bprop=gradients)
-    # MindSpore remembers inferred shapes by attributes: without this one, it may take another size's.
-    pool.add_prim_attr("output_size", size)
-    return pool
+    return Loops(f"{library}:roi_align", shape, lambda planes, *_: planes, "aot", bprop=gradients)
