@@ -124,21 +124,62 @@ int convolve(void **tensors, int64_t **dimensions) {
   return 0;
 }
 
-// What one tap adds to the gradient of the map, and returns to that of its weight. `rows` are of `width` numbers.
-double one_tap(const float *__restrict rows, int64_t height, int64_t width, float weight, const float *__restrict map,
-               float *__restrict gradient, int64_t pitch) {
-  float sums[kLane] = {};
-  for (int64_t y = 0; y < height; ++y, rows += width, map += pitch, gradient += pitch) {
-    for (int64_t x = 0; x < width; x += kLane) {
-      for (int64_t i = x; i < x + kLane; ++i) {
-        gradient[i] += weight * rows[i];
-        sums[i - x] += map[i] * rows[i];
+// The gradient of a result, with zeros on both sides of its rows, so that it can be read shifted by any tap.
+class Rows {
+ public:
+  Rows(int64_t height, int64_t width, int64_t taps)
+      : height_(height), width_(width), pitch_(kLane + (width + taps) / kLane * kLane + kLane),
+        data_(height * pitch_ + kLane) {}
+
+  int64_t height() const { return height_; }
+  int64_t width() const { return width_; }
+  const float *row(int64_t y) const { return data_.data() + y * pitch_ + kLane; }
+  void read(const float *map) {
+    for (int64_t y = 0; y < height_; ++y) std::copy_n(map + y * width_, width_, data_.data() + y * pitch_ + kLane);
+  }
+
+ private:
+  int64_t height_, width_, pitch_;
+  std::vector<float> data_;
+};
+
+inline Lane load(const float *from) {
+  Lane lane;
+  std::memcpy(&lane, from, sizeof(Lane));
+  return lane;
+}
+
+// What the taps of row `y` of the kernel add to the gradient of its weights: sums over the result.
+template <int size, int stride>
+void weigh(Padded<size, stride> &map, int64_t y, const Rows &rows, double *sums) {
+  const float *taps[size];
+  for (int k = 0; k < size; ++k) taps[k] = map.tap(y, k);
+  Lane products[size] = {};
+  for (int64_t row = 0; row < rows.height(); ++row) {
+    for (int64_t x = 0; x < rows.width(); x += kLane) {
+      const Lane gradient = load(rows.row(row) + x);
+      for (int k = 0; k < size; ++k) products[k] += gradient * load(taps[k] + row * map.pitch() + x);
+    }
+  }
+  for (int k = 0; k < size; ++k)
+    for (int lane = 0; lane < kLane; ++lane) sums[k] += products[k][lane];
+}
+
+// What the taps of row `y` of the kernel, `weights`, add to the gradient of the map: each column of it is summed up over
+// the taps that met it.
+template <int size, int stride>
+void spread(Padded<size, stride> &gradient, int64_t y, const float *weights, const Rows &rows) {
+  for (int phase = 0; phase < stride; ++phase) {
+    const int taps = (size - phase + stride - 1) / stride;
+    for (int64_t row = 0; row < rows.height(); ++row) {
+      float *target = gradient.tap(y, phase) + row * gradient.pitch();
+      for (int64_t x = 0; x < rows.width() + taps - 1; x += kLane) {
+        Lane sum = load(target + x);
+        for (int k = 0; k < taps; ++k) sum += weights[k * stride + phase] * load(rows.row(row) + x - k);
+        std::memcpy(target + x, &sum, sizeof(Lane));
       }
     }
   }
-  double sum = 0;
-  for (float part : sums) sum += part;
-  return sum;
 }
 
 // tensors: maps, weight, gradient of the result, as above; then the gradients of maps, weight and bias
@@ -149,11 +190,11 @@ int differentiate(void **tensors, int64_t **dimensions) {
   float *maps_gradient = static_cast<float *>(tensors[3]), *weight_gradient = static_cast<float *>(tensors[4]);
   float *bias_gradient = static_cast<float *>(tensors[5]);
   const Shapes s(dimensions[0], dimensions[2]);
-  const int64_t width = (s.out_width + kLane - 1) / kLane * kLane, taps = size * size;
+  constexpr int64_t taps = size * size;
 #pragma omp parallel
   {
     Padded<size, stride> map(s), gradient(s);
-    std::vector<float> rows(s.out_height * width);  // the gradient of one result, zeros to the right of it
+    Rows rows(s.out_height, s.out_width, size);
     std::vector<double> sums(s.multiplier * taps), bias_sums(s.multiplier);
 #pragma omp for schedule(static)
     for (int64_t channel = 0; channel < s.channels; ++channel) {
@@ -165,13 +206,13 @@ int differentiate(void **tensors, int64_t **dimensions) {
         gradient.clear();
         for (int64_t m = 0; m < s.multiplier; ++m) {
           const float *source = result_gradient + (plane * s.multiplier + m) * s.out_size();
-          for (int64_t y = 0; y < s.out_height; ++y)
-            std::copy_n(source + y * s.out_width, s.out_width, rows.data() + y * width);
+          rows.read(source);
           bias_sums[m] = std::accumulate(source, source + s.out_size(), bias_sums[m]);
-          for (int64_t tap = 0; tap < taps; ++tap)
-            sums[m * taps + tap] += one_tap(
-                rows.data(), s.out_height, width, weight[(channel * s.multiplier + m) * taps + tap],
-                map.tap(tap / size, tap % size), gradient.tap(tap / size, tap % size), map.pitch());
+          const float *kernel = weight + (channel * s.multiplier + m) * taps;
+          for (int64_t y = 0; y < size; ++y) {
+            weigh(map, y, rows, sums.data() + m * taps + y * size);
+            spread(gradient, y, kernel + y * size, rows);
+          }
         }
         gradient.write(maps_gradient + plane * s.in_size());
       }
