@@ -8,6 +8,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindcv_models.cells import set_value
 from mindcv_models.classification.objective import ClassificationObjective
 from mindcv_models.training import EMA, LossScale, TrainStep
+from mindcv_models.training.clipping import GlobalNormClip
 from mindcv_models.training.groups import Group
 from mindcv_models.training.optimizer import AdamW
 from mindcv_models.training.schedule import Rate
@@ -80,6 +81,25 @@ def test_gradients_are_clipped_by_their_global_norm():
     assert np.linalg.norm(expected) > 0.01
     expected *= 0.01 / np.linalg.norm(expected)
     np.testing.assert_allclose(network.w.asnumpy(), w - RATE * expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
+@pytest.mark.parametrize(("largest", "scale"), [(3.0, 1.0), (1e6, 1.0), (3.0, 1e3)])
+def test_the_norm_is_over_all_gradients_whatever_their_size_and_type(mode, largest, scale):
+    rng = np.random.default_rng(0)
+    shapes = (), (1,), (15, 1), (4096,), (33, 130), (2, 3, 16, 43)
+    arrays = [(scale * rng.standard_normal(shape)).astype(np.float32) for shape in shapes]
+    arrays.append(rng.standard_normal((5, 7)).astype(np.float16))
+    norm = np.sqrt(sum((array.astype(np.float64) ** 2).sum() for array in arrays))
+    before = ms.get_context("mode")
+    ms.set_context(mode=mode)
+    clipped = GlobalNormClip(largest)(tuple(map(Tensor, arrays)))
+    ms.set_context(mode=before)
+    for array, found in zip(arrays, clipped):
+        assert found.asnumpy().dtype == array.dtype
+        expected = array.astype(np.float64) * min(1, largest / norm)
+        rtol, atol = (2e-3, 6e-8) if array.dtype == np.float16 else (1e-6, 0)
+        np.testing.assert_allclose(found.asnumpy(), expected, rtol=rtol, atol=atol)
 
 
 def test_accumulated_batches_make_the_update_of_one_large_batch():

@@ -14,6 +14,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from ..errors import InputError
 from ..options import RunOptions
+from .clipping import GlobalNormClip
 from .groups import Group, parameter_groups
 from .schedule import Rate, Schedule
 
@@ -156,9 +157,10 @@ class Lamb(GroupedOptimizer):
         self.beta1, self.beta2 = betas
         self.eps = eps
         self.m, self.v = self.moments("lamb_m"), self.moments("lamb_v")
+        self.clip = GlobalNormClip(1.0)
 
     def construct(self, gradients):
-        gradients = ops.clip_by_global_norm(gradients, 1.0)
+        gradients = self.clip(gradients)
         rates, step = self.next_step()
         c1 = 1 - ops.pow(Tensor(self.beta1, ms.float32), step)
         c2 = 1 - ops.pow(Tensor(self.beta2, ms.float32), step)

@@ -6,6 +6,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 
 from ..distributed import ONE_DEVICE, AllReduceMean, World
+from .clipping import GlobalNormClip
 from .curvature import CurvatureStep
 from .ema import EMA
 from .loss_scale import LossScale
@@ -37,7 +38,7 @@ class TrainStep(nn.Cell):
         self.optimizer = optimizer
         self.loss_scale = loss_scale or LossScale()
         self.ema = ema
-        self.clip_norm = clip_norm
+        self.clip = None if clip_norm is None else GlobalNormClip(clip_norm)
         self.accumulate = accumulate
         self.weights = optimizer.parameters
         self.map = ops.HyperMap()
@@ -113,8 +114,8 @@ class TrainStep(nn.Cell):
         return finite
 
     def apply(self, gradients):
-        if self.clip_norm is not None:
-            gradients = ops.clip_by_global_norm(gradients, self.clip_norm)
+        if self.clip is not None:
+            gradients = self.clip(gradients)
         done = self.optimizer(gradients)
         if self.ema is not None:
             done = ops.depend(self.ema(), done)
