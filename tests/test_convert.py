@@ -187,7 +187,7 @@ def test_a_checkpoint_converts_verifies_and_comes_back(folder, family, case, mod
     path = folder / "out" / "net.ckpt"
     convert_checkpoint(str(folder / "in.pth.tar"), path, Conversion(model), check)
 
-    loaded = ms.load_checkpoint(str(path))  # MindSpore's own reader reads what is written here
+    loaded = ms.load_checkpoint(str(path), crc_check=True)  # MindSpore's own reader reads what is written here
     names = torch_names(mindcv_models.create_model(model))
     assert list(loaded) == list(names)
 
@@ -359,17 +359,24 @@ def test_a_wrong_result_is_not_written(folder, t8, monkeypatch):
     check = convert.verify_logits(str(folder / "wrong.npz"), 1e-4)
     with pytest.raises(RunError, match="verification failed: logits up to 1 differ by"):
         convert_checkpoint(t8, folder / "out" / "x.ckpt", Conversion("fastvit_t8"), check)
-    read = convert.read_ckpt
 
-    def misread(path):
-        with open(path, "r+b") as file:
-            file.seek(5_000_000)
-            file.write(b"\x01\x02\x03")
-        return read(path)
+    def write_and_damage(write):
+        def damaged(path, *arguments):
+            checksums = write(path, *arguments)
+            with open(path, "r+b") as file:
+                file.seek(5_000_000)
+                file.write(b"\x01\x02\x03")
+            return checksums
 
-    monkeypatch.setattr(convert, "read_ckpt", misread)
-    with pytest.raises(RunError, match="read back differs from what was written"):
-        convert_checkpoint(t8, folder / "out" / "x.ckpt", Conversion("fastvit_t8"))
+        return damaged
+
+    for format, message in (
+        ("ckpt", r"cannot be read back \(.*its checksum does not"),
+        ("safetensors", "differs from"),
+    ):
+        monkeypatch.setattr(convert, f"write_{format}", write_and_damage(getattr(convert, f"write_{format}")))
+        with pytest.raises(RunError, match=message):
+            convert_checkpoint(t8, folder / "out" / f"x.{format}", Conversion("fastvit_t8"))
     assert list((folder / "out").iterdir()) == []
 
 

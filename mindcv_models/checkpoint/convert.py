@@ -215,10 +215,10 @@ def _write(output: Path, entries: List[Entry], verify: Optional[Callable[[str], 
     with bar, atomic_output(output) as partial:
         if output.suffix == ".safetensors":
             checksums = write_safetensors(partial, entries, bar.update, {"format": "pt"})
-            check_file(open_state_dict(str(partial)).tensors, entries, checksums)
+            check_file(lambda: open_state_dict(str(partial)).tensors, entries, checksums)
         else:
             checksums = write_ckpt(partial, entries, bar.update)
-            check_file(read_ckpt(str(partial)), entries, checksums)
+            check_file(lambda: read_ckpt(str(partial)), entries, checksums)
         if verify:
             verify(str(partial))
     logger.info("wrote %s: %d tensors, %.1f MB, read back and compared", output, len(entries), total / 1e6)

@@ -26,12 +26,15 @@ T = TypeVar("T")
 def save_checkpoint(parameters: Iterable[Parameter], path: Path) -> None:
     """Write parameters by name to ``path`` atomically; ``mindspore.save_checkpoint`` alone deletes the old file first.
 
+    A checksum follows them, which every reader here verifies; MindSpore's does so with ``crc_check``.
+
     Raises:
         OSError: the file cannot be written.
     """
     with atomic_write(path) as partial:
         written = partial.with_suffix(".ckpt")  # MindSpore writes no other ending
-        ms.save_checkpoint([{"name": p.name, "data": Tensor(p.asnumpy())} for p in parameters], str(written))
+        values = [{"name": p.name, "data": Tensor(p.asnumpy())} for p in parameters]
+        ms.save_checkpoint(values, str(written), crc_check=True)
         written.chmod(0o644)
         os.replace(written, partial)
 

@@ -14,7 +14,7 @@ from ..errors import InputError, shown
 from ..files import require_file
 from .tensors import MAX_SIDES, FileTensor, Storage
 
-__all__ = ["ckpt_header", "is_ckpt", "read_ckpt"]
+__all__ = ["ckpt_checksum", "ckpt_header", "is_ckpt", "read_ckpt"]
 
 _TYPES = {
     "float64": "Float64", "float32": "Float32", "float16": "Float16", "bfloat16": "BFloat16", "int64": "Int64",
@@ -56,6 +56,11 @@ def ckpt_header(name: str, shape: Tuple[int, ...], kind: str, size: int) -> byte
     return _number(VALUE << 3 | BYTES) + _number(len(value) + size) + value
 
 
+def ckpt_checksum(checksum: int) -> bytes:
+    """The end of a file: the CRC-32 of all bytes before it."""
+    return CHECKSUM_TAG + checksum.to_bytes(CHECKSUM_BYTES - len(CHECKSUM_TAG), "big")
+
+
 def _number(value: int) -> bytes:
     """Seven bits per byte, the lowest first; the eighth bit is set if more bytes follow."""
     out = bytearray()
@@ -92,7 +97,7 @@ def read_ckpt(path: str) -> Dict[str, FileTensor]:
 
 
 def _checked_end(file: BinaryIO) -> int:
-    """The offset at which the parameters end: files saved with ``crc_check`` have a checksum of them behind."""
+    """The offset at which the parameters end: MindSpore's ``crc_check`` puts a checksum behind."""
     size = os.fstat(file.fileno()).st_size
     end = max(size - CHECKSUM_BYTES, 0)
     file.seek(end)

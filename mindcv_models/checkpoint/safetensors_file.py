@@ -64,7 +64,7 @@ def _entries(path, header) -> Dict[str, Dict]:
 def _tensor(storage, entry):
     kind = _KINDS.get(entry["dtype"])
     if kind is None:
-        return Inert(f"{shown(entry['dtype'])} tensor")
+        return Inert(f"{shown(entry['dtype'])[1:-1]} tensor")
     start, end = entry["data_offsets"]
     own = Storage(storage.path, storage.offset + start, end - start)
     return FileTensor.contiguous(own, kind, tuple(entry["shape"]))

@@ -22,9 +22,9 @@ NO_WEIGHTS = re.compile(r"optim|scaler|scheduler")
 MAX_DEPTH = 4  # of the dicts in a file that are searched
 
 # Prefixes of wrappers around the whole network, and entries that wrappers add; and the wrappers of parts that
-# ``torch.compile``, FSDP and activation checkpointing leave within names.
+# ``torch.compile``, FSDP, activation checkpointing and DDP leave within names.
 WRAPPERS, WRAPPER_ENTRIES = ("module.", "model.", "_orig_mod."), ("n_averaged",)
-WITHIN = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+WITHIN = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.|(?<=\.)module\.")
 
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.(safetensors|bin)$")
 MAX_SHARDS, MAX_INDEX = 1000, 16 << 20
@@ -164,7 +164,14 @@ def _complain(content, averages, use_ema):
 
 
 def _has_tensors(content) -> bool:
-    return isinstance(content, dict) and any(isinstance(value, FileTensor) for value in content.values())
+    return isinstance(content, dict) and any(
+        isinstance(value, FileTensor) or _has_other_type(value) for value in content.values()
+    )
+
+
+def _has_other_type(value) -> bool:
+    """True for a tensor of a type that is not read, such as float8."""
+    return isinstance(value, Inert) and str(value.origin).endswith(" tensor")
 
 
 def _check(content: Dict) -> Dict[str, FileTensor]:
@@ -172,6 +179,11 @@ def _check(content: Dict) -> Dict[str, FileTensor]:
         if not isinstance(name, str) or not name.isprintable() or len(name) > 300:
             what = shown(name) if isinstance(name, str) else f"under a {type(name).__name__}"
             raise InputError(f"its state dict has an entry {what}, which is no parameter's name")
+        if _has_other_type(value):
+            raise InputError(
+                f"its entry {name} is a {value.origin}, which is not read: save it as float32 or bfloat16, "
+                "multiplied by its scale if it has one"
+            )
         if not isinstance(value, FileTensor):
             what = value.origin if isinstance(value, Inert) else type(value).__name__
             raise InputError(f"its entry {name} is no dense tensor but a {shown(str(what))}: save plain tensors")

@@ -147,8 +147,10 @@ def _tensor(storage, offset, shape, strides, requires_grad=None, hooks=None, met
 
 
 def _tensor_of_type(storage, offset, shape, strides, requires_grad, hooks, dtype, metadata=None):
-    if isinstance(storage, Inert) or not isinstance(dtype, Global) or dtype.name not in ITEM_SIZES:
+    if isinstance(storage, Inert) or not isinstance(dtype, Global):
         return Inert(Global("torch", "Tensor"))
+    if dtype.name not in ITEM_SIZES:
+        return Inert(f"{dtype.name[:40]} tensor")
     if not isinstance(storage, _View):
         raise TypeError("a tensor of something else than a storage")
     return _tensor(_View(storage.storage, dtype.name, 0), offset, shape, strides, metadata=metadata)

@@ -4,12 +4,12 @@ import json
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, Tuple
+from typing import BinaryIO, Callable, Dict, List, Mapping, Tuple
 
 import numpy as np
 
 from ..errors import InputError, RunError
-from .mindspore_file import ckpt_header
+from .mindspore_file import ckpt_checksum, ckpt_header
 from .tensors import ITEM_SIZES, FileTensor
 
 __all__ = ["Entry", "check_file", "write_ckpt", "write_safetensors"]
@@ -51,12 +51,16 @@ def _to_bfloat16(values) -> np.ndarray:
 
 
 def write_ckpt(path: Path, entries: List[Entry], progress: Callable[[int], None]) -> Dict[str, int]:
-    """Write MindSpore's format; returns the checksums of the tensors by name."""
+    """Write MindSpore's format, the whole's checksum at its end; returns the checksums of the tensors by name."""
+    checksums, whole = {}, 0
     with open(path, "wb") as file:
-        return dict(
-            _write(file, entry, ckpt_header(entry.name, entry.shape or (0,), entry.kind, entry.size), progress)
-            for entry in entries
-        )
+        for entry in entries:
+            header, content = ckpt_header(entry.name, entry.shape or (0,), entry.kind, entry.size), entry.content()
+            file.write(header)
+            checksums[entry.name] = _write(file, content, progress)
+            whole = zlib.crc32(content, zlib.crc32(header, whole))
+        file.write(ckpt_checksum(whole))
+    return checksums
 
 
 def write_safetensors(
@@ -72,23 +76,27 @@ def write_safetensors(
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        return dict(_write(file, entry, b"", progress) for entry in entries)
+        return {entry.name: _write(file, entry.content(), progress) for entry in entries}
 
 
-def _write(file, entry, header, progress) -> Tuple[str, int]:
-    content = entry.content()
-    file.write(header)
+def _write(file: BinaryIO, content: np.ndarray, progress: Callable[[int], None]) -> int:
     file.write(content)
-    progress(entry.size)
-    return entry.name, zlib.crc32(content)
+    progress(content.size)
+    return zlib.crc32(content)
 
 
-def check_file(found: Mapping[str, FileTensor], entries: List[Entry], checksums: Mapping[str, int]) -> None:
-    """Compare the names, shapes, types and checksums of a written file with ``entries``.
+def check_file(
+    read: Callable[[], Mapping[str, FileTensor]], entries: List[Entry], checksums: Mapping[str, int]
+) -> None:
+    """Compare the names, shapes, types and checksums of a written file, which ``read`` reads, with ``entries``.
 
     Raises:
-        RunError: they differ.
+        RunError: they differ, or the file cannot be read.
     """
+    try:
+        found = read()
+    except InputError as error:
+        raise RunError(f"what was written cannot be read back ({error}): check the disk for errors.") from error
     if set(found) != {entry.name for entry in entries}:
         raise RunError("the tensor names read back differ from those written: check the disk for errors.")
     for entry in entries:
