@@ -26,7 +26,7 @@ from mindcv.models.registry import is_model
 
 from mindcv_models.benchmark import Job, check_plot, header, line, measure, plot, row_of, titles, write_csv
 from mindcv_models.errors import InputError, nearest
-from mindcv_models.options import AmpLevel, Device, option, parse
+from mindcv_models.options import MAX_SIDE, AmpLevel, Device, option, parse
 from mindcv_models.process import run
 
 
@@ -44,8 +44,8 @@ class Subjects(AmpLevel):
         (8,), "images per batch, one or several; halved where memory does not suffice", at_least=1, example="1 8"
     )
     image_size: Optional[Tuple[int, ...]] = option(
-        None, "image size, or height and width; default: each model's own", at_least=1, example="224, or 192 320",
-        also=("image_resize", "img_size", "input_size"),
+        None, "image size, or height and width; default: each model's own", at_least=1, at_most=MAX_SIDE,
+        example="224, or 192 320", also=("image_resize", "img_size", "input_size"),
     )  # fmt: skip
     train: bool = option(False, "time a training step too")
     reparam: bool = option(True, "inference in the reparameterized form")

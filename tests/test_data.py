@@ -70,6 +70,10 @@ def test_the_evaluation_transform_is_the_models_own_unless_overridden():
     changed = EvalTransform.resolve(TrainOptions(model="fastvit_sa36", image_resize=64, crop_pct=1.0))
     assert (changed.image_resize, changed.crop_pct, changed.interpolation) == (64, 1.0, "bicubic")
     assert EvalTransform.resolve(TrainOptions(model="resnet18")).crop_pct == 0.875
+    with pytest.raises(
+        InputError, match=r"crop_pct is 0\.001, so that images would be resized to 256000 pixels before"
+    ):
+        EvalTransform.resolve(TrainOptions(model="fastvit_sa36", crop_pct=0.001))
     assert EvalTransform.resolve(TrainOptions(model="faster_vit_4_21k_384")).crop_mode == "squash"
     assert EvalTransform.resolve(TrainOptions(model="faster_vit_0_224")).crop_mode == "center"
 
@@ -327,7 +331,8 @@ def test_images_need_not_be_square(tmp_path):
     ("arguments", "message"),
     [
         ("--image_resize 224 224 3", "image_resize is 224 224 3, but must be one size, or height and width"),
-        ("--image_resize 0", "image_resize is 0, but must be at least 1"),
+        ("--image_resize 0", "image_resize is 0, but must be from 1 to 8192."),
+        ("--image_resize 100000", "image_resize is 100000, but must be from 1 to 8192."),
         ("--hflip 1.5", "hflip is 1.5, but must be from 0 to 1"),
         ("--re_prob -0.1", "re_prob is -0.1, but must be from 0 to 1"),
         ("--mixup -1", "mixup is -1.0, but must be at least 0"),

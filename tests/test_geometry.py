@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mindcv_models.data.geometry import fitted_size, normalise, pad_bottom_right, resize_image, resize_labels
+from mindcv_models.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,8 @@ def test_images_are_bilinear_between_centres():
     image[:, 1] = 100
     np.testing.assert_array_equal(resize_image(image, 2, 4)[..., 0], [[0, 25, 75, 100]] * 2)
     assert resize_image(image, 2, 2) is image
+    with pytest.raises(InputError, match="an image of 2 x 2 would be resized to 20000 x 10000, more than 178,956,970"):
+        resize_image(image, 10_000, 20_000)
 
 
 def test_labels_come_from_the_pixel_at_the_floor():

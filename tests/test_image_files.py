@@ -15,6 +15,7 @@ from mindcv_models.classification.folders import find_bad_images, prepare
 from mindcv_models.classification.images import list_images
 from mindcv_models.classification.labels import natural_order
 from mindcv_models.classification.loader import create_eval_loader, create_train_loader
+from mindcv_models.classification.options import TrainOptions
 from mindcv_models.classification.predict import image_loader
 from mindcv_models.classification.transforms import EvalTransform
 from mindcv_models.data import images as decoder
@@ -251,6 +252,13 @@ def test_giants_are_refused_by_their_header(tmp_path, name, header):
     (tmp_path / name).write_bytes(header)
     with pytest.raises(UnreadableImageError, match=rf"cannot decode image .*{name} \(.*more than 178,956,970 pixels\)"):
         decode(str(tmp_path / name))
+
+
+def test_an_image_so_thin_that_it_would_grow_without_end_is_refused(tmp_path):
+    Image.new("L", (60_000, 1)).save(tmp_path / "thin.png")
+    picture, transform = Picture(str(tmp_path / "thin.png")), EvalTransform.resolve(TrainOptions(model="fastvit_t8"))
+    with pytest.raises(UnreadableImageError, match=r"thin\.png \(resized to \d+ x 284, more than 178,956,970 pixels\)"):
+        transform(picture)
 
 
 def test_a_limit_holds_for_every_decoder(tmp_path, monkeypatch):

@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 
 from mindcv_models.classification.options import InferOptions, TrainOptions, ValidateOptions
+from mindcv_models.detection import export as detection_export
+from mindcv_models.detection import options as detection
 from mindcv_models.errors import InputError
 from mindcv_models.options import Group, RunOptions, option, parse, peek, read_recipe, save_options, titled_fields
 from mindcv_models.options.backbone import Backbone
 from mindcv_models.options.parse import suggest
+from mindcv_models.segmentation import export as segmentation_export
+from mindcv_models.segmentation import options as segmentation
 
 # MindCV's layout, old key names, numbers that YAML reads as text, and keys that mean nothing here.
 RECIPE = """
@@ -539,3 +543,29 @@ def test_a_mapping_on_the_command_line_with_a_word_that_is_no_pair_is_refused():
     with pytest.raises(InputError, match=r"but must be pairs such as alpha=0.2"):
         options("--model_kwargs", "alpha=0.2", "beta")
     assert options("--model_kwargs", "{alpha: 2e-1}").model_kwargs == {"alpha": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("cls", "arguments", "message"),
+    [
+        (detection.TrainOptions, "--img_scale 100000 800", "img_scale is 100000 800, but must be from 32 to 8192."),
+        (detection.TrainOptions, "--ratio_range 0.5 9", "ratio_range is 0.5 9.0, but must be above 0 and at most 8."),
+        (
+            detection.TrainOptions,
+            "--img_scale 8192 800 --ratio_range 1 3",
+            "ratio_range is 1.0 3.0, at which images get sides of 24576 pixels, but 16384 is the most",
+        ),
+        (segmentation.TrainOptions, "--crop_size 100000 512", "crop_size is 100000 512, but must be from 32 to 8192."),
+        (segmentation.ValidateOptions, "--window 512 9000", "window is 512 9000, but must be from 32 to 8192."),
+        (
+            segmentation.ValidateOptions,
+            "--img_scale 8000 512 --tta_ratios 1 4 --ckpt_path x.ckpt",
+            "tta_ratios is 1.0 4.0, at which images get sides of 32000 pixels",
+        ),
+        (detection_export.ExportOptions, "--image_resize 32000", "image_resize is 32000, but must be from 32 to 8192."),
+        (segmentation_export.ExportOptions, "--image_resize 32000", "image_resize is 32000, but must be from 32 to"),
+    ],
+)
+def test_sizes_that_no_memory_holds_are_refused(cls, arguments, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        parse(cls, "", ["--model", "retinanet", *arguments.split()])

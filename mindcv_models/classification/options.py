@@ -10,6 +10,7 @@ from typing import Any, Dict, Optional, Tuple
 from ..errors import InputError, nearest
 from ..files import refuse_overwriting
 from ..options import (
+    MAX_SIDE,
     Averages,
     Batches,
     Device,
@@ -91,7 +92,8 @@ class Preparation(Normalization):
 
     image_resize: Optional[Tuple[int, ...]] = option(
         None, "image size that the network sees, or height and width; default: the model's own", at_least=1,
-        example="224, or 192 320", also=("img_size", "input_size", "image_size", "imgsz", "resolution"),
+        at_most=MAX_SIDE, example="224, or 192 320",
+        also=("img_size", "input_size", "image_size", "imgsz", "resolution"),
     )  # fmt: skip
     interpolation: Optional[str] = option(
         None, "resizing filter; default: the model's own", ("nearest", "bilinear", "bicubic", "area"),

@@ -10,7 +10,9 @@ from mindcv.data import create_transforms
 
 from ..data.crop import CENTRE, CropTransform, View
 from ..data.images import Picture
+from ..errors import InputError
 from ..models.registry import config_of
+from ..options import MAX_SIDE
 from .augment import FILTERS, ColorJitter, create_augment
 from .options import Preparation, TrainOptions, ValidateOptions
 
@@ -23,15 +25,25 @@ class EvalTransform(CropTransform):
 
     @classmethod
     def resolve(cls, options: Preparation) -> "EvalTransform":
-        """The model's own transform, with what the options override."""
+        """The model's own transform, with what the options override.
+
+        Raises:
+            InputError: ``crop_pct`` is so small that images would be resized beyond what memory holds.
+        """
         own = config_of(options.model)
         size = options.image_resize or own.input_size[1:]
         names = ("crop_pct", "crop_mode", "interpolation")
-        return cls(
+        own = cls(
             size[0] if isinstance(size, tuple) and len(set(size)) == 1 else size,
             *(getattr(own if getattr(options, name) is None else options, name) for name in names),
             *options.mean_and_std,
         )
+        if max(own.size) > 2 * MAX_SIDE * own.crop_pct:
+            raise InputError(
+                f"crop_pct is {own.crop_pct:g}, so that images would be resized to {max(own.size) / own.crop_pct:.0f} "
+                f"pixels before they are cropped to {max(own.size)}, but {2 * MAX_SIDE} is the most: use a larger one."
+            )
+        return own
 
 
 class TrainTransform:

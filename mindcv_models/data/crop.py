@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from .images import Picture
+from .images import Picture, check_size
 
 __all__ = ["CENTRE", "CropTransform", "View"]
 
@@ -64,9 +64,13 @@ class CropTransform:
         """An image ``(H, W, 3)`` uint8, or a file, as the network's input ``(3, h, w)`` float32.
 
         Raises:
-            UnreadableImageError: the file cannot be decoded.
+            UnreadableImageError: the file cannot be decoded, or is so long and thin that it would be resized to more
+                than :data:`~.images.MAX_PIXELS`.
         """
-        image = self.resize(image.pixels() if isinstance(image, Picture) else image)
+        if isinstance(image, Picture):
+            check_size(image.path, *self.resized(*image.size), resized=True)
+            image = image.pixels()
+        image = self.resize(image)
         image = self.corner(image, *view.crop) if view.crop else self.crop(image)
         return self.normalise(cv2.flip(image, 1) if view.mirrored else image)
 

@@ -5,6 +5,9 @@ from typing import Sequence, Tuple
 import cv2
 import numpy as np
 
+from ..errors import InputError
+from .images import MAX_PIXELS
+
 __all__ = ["fitted_size", "normalise", "pad_bottom_right", "resize_image", "resize_labels"]
 
 
@@ -18,9 +21,18 @@ def fitted_size(height: int, width: int, scale: Tuple[int, int]) -> Tuple[int, i
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """``(H, W, C)`` uint8 to ``(height, width, C)``: bilinear between pixel centres, not smoothed when reduced."""
+    """``(H, W, C)`` uint8 to ``(height, width, C)``: bilinear between pixel centres, not smoothed when reduced.
+
+    Raises:
+        InputError: that is larger than :data:`~.images.MAX_PIXELS`.
+    """
     if image.shape[:2] == (height, width):
         return image
+    if height * width > MAX_PIXELS:
+        raise InputError(
+            f"an image of {image.shape[1]} x {image.shape[0]} would be resized to {width} x {height}, more than "
+            f"{MAX_PIXELS:,} pixels: use a smaller img_scale or smaller factors."
+        )
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
 

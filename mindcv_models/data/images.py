@@ -189,10 +189,11 @@ def read_whole(path: str, kind: str = "image") -> bytes:
         raise InputError(f"cannot read {kind} {path} ({error.strerror}): restore or remove it.") from error
 
 
-def check_size(path: str, height: int, width: int, limit: int = MAX_PIXELS) -> None:
-    """Raise UnreadableImageError for an image of more than ``limit`` pixels."""
+def check_size(path: str, height: int, width: int, limit: int = MAX_PIXELS, resized: bool = False) -> None:
+    """Raise UnreadableImageError for an image that has, or gets when it is ``resized``, more than ``limit`` pixels."""
     if height * width > limit:
-        raise UnreadableImageError(path, f"{width} x {height}, more than {limit:,} pixels")
+        what = "resized to " if resized else ""
+        raise UnreadableImageError(path, f"{what}{width} x {height}, more than {limit:,} pixels")
 
 
 def _in_colour(image):

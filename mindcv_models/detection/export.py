@@ -19,7 +19,7 @@ from ..export.files import atomic_export, model_of
 from ..export.options import ExportedFile
 from ..input_size import explain_size_errors
 from ..models.mask_rcnn import MaskRCNN
-from ..options import option, show
+from ..options import MAX_SIDE, option, show
 from ..reparameterize import reparameterize
 from .anchors import RPN, retinanet_anchors
 from .coco_classes import COCO_CLASSES
@@ -50,8 +50,9 @@ class ExportOptions(Head, Scaling, Finding, ExportedFile):
     title = "File"
 
     image_resize: Tuple[int, ...] = option(
-        (800, 1344), "height and width of the padded images, multiples of 32", at_least=32, example="800 1344"
-    )
+        (800, 1344), "height and width of the padded images, multiples of 32", at_least=32, at_most=MAX_SIDE,
+        example="800 1344",
+    )  # fmt: skip
     detections: bool = option(
         False, "the ONNX file decodes and suppresses too, and gives final boxes, rather than the network's outputs"
     )

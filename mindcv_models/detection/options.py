@@ -7,6 +7,7 @@ from typing import Any, Dict, Optional, Tuple
 from ..errors import InputError, nearest
 from ..files import refuse_overwriting
 from ..options import (
+    MAX_SIDE,
     Averages,
     Batches,
     Device,
@@ -15,6 +16,7 @@ from ..options import (
     Precision,
     RunOptions,
     System,
+    check_factors,
     check_pair,
     option,
     show,
@@ -92,7 +94,7 @@ class Scaling(Normalization):
 
     img_scale: Tuple[int, ...] = option(
         (1333, 800), "images are resized, with their ratio kept, to fit these sides, in either order", at_least=32,
-        example="1333 800", also=("image_scale", "image_size", "img_size", "image_resize", "imgsz"),
+        at_most=MAX_SIDE, example="1333 800", also=("image_scale", "image_size", "img_size", "image_resize", "imgsz"),
     )  # fmt: skip
     padding: str = option(
         "bucket", "validation: pad images to the two shapes of training, or each to its own multiples of 32, a "
@@ -151,12 +153,13 @@ class TrainOptions(RunOptions, Head, Regions, CocoFolder, Scaling, Finding, _Rec
     hflip: float = option(0.5, "chance that left and right change places", at_least=0, at_most=1, also=("flip",))
     ratio_range: Tuple[float, ...] = option(
         (1.0, 1.0), "smallest and largest random factor on the size of what is on an image: above 1 a random window of "
-        "it is shown, below 1 it lies somewhere in a larger, grey one", above=0, example="0.7 1.4",
+        "it is shown, below 1 it lies somewhere in a larger, grey one", above=0, at_most=8, example="0.7 1.4",
     )  # fmt: skip
     photometric: bool = option(False, "change brightness, contrast, saturation and hue at random")
 
     def check(self) -> None:
         check_pair(self, "ratio_range", rising=True)
+        check_factors(self, "ratio_range")
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from .groups import Group, check_options, check_pair, groups_of, option, titled_fields
-from .images import Normalization
+from .images import MAX_SIDE, Normalization, check_factors
 from .model import (
     AmpLevel,
     Averages,
@@ -24,6 +24,7 @@ from .values import show
 from .yaml_file import read_recipe, save_options
 
 __all__ = [
+    "MAX_SIDE",
     "OPTIMIZERS",
     "SCHEDULERS",
     "AmpLevel",
@@ -48,6 +49,7 @@ __all__ = [
     "TrainBatches",
     "TrainedModel",
     "Weights",
+    "check_factors",
     "check_kwargs",
     "check_options",
     "check_pair",

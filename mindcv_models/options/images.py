@@ -4,11 +4,27 @@ from dataclasses import dataclass
 from typing import Optional, Tuple
 
 from ..errors import InputError
-from .groups import option
+from .groups import Group, option
 from .model import Model
 from .values import show
 
-__all__ = ["Normalization"]
+__all__ = ["MAX_SIDE", "Normalization", "check_factors"]
+
+MAX_SIDE = 8192  # pixels of an image that a network sees; a square of that is 805 MB in float32
+
+
+def check_factors(options: Group, name: str) -> None:
+    """Refuse factors on ``img_scale`` at which images would have sides of more than twice :data:`MAX_SIDE`.
+
+    Raises:
+        InputError: naming the option.
+    """
+    scale, factors = options.img_scale or (1,), getattr(options, name)
+    if max(scale) * max(factors, default=1) > 2 * MAX_SIDE:
+        raise InputError(
+            f"{name} is {show(list(factors))}, at which images get sides of {max(scale) * max(factors):g} pixels, but "
+            f"{2 * MAX_SIDE} is the most: use smaller factors."
+        )
 
 
 @dataclass

@@ -18,7 +18,7 @@ from ..export.files import atomic_export
 from ..export.options import ExportedFile
 from ..input_size import explain_size_errors
 from ..layers import resize
-from ..options import option
+from ..options import MAX_SIDE, option
 from ..reparameterize import reparameterize
 from .ade20k_classes import ADE20K_CLASSES
 from .options import Head, Prepared
@@ -41,7 +41,9 @@ class ExportOptions(Head, Prepared, ExportedFile):
 
     title = "File"
 
-    image_resize: Tuple[int, ...] = option((512, 512), "height and width of the images", at_least=32, example="512 512")
+    image_resize: Tuple[int, ...] = option(
+        (512, 512), "height and width of the images", at_least=32, at_most=MAX_SIDE, example="512 512"
+    )
     argmax: bool = option(False, "the file gives the class of every pixel, rather than logits")
     class_names: Optional[str] = option(
         None, "text file with a name a line; default: the run's, else numbers", path=True

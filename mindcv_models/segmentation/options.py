@@ -9,6 +9,7 @@ from typing import Any, Dict, Optional, Tuple
 
 from ..errors import InputError, nearest
 from ..options import (
+    MAX_SIDE,
     Averages,
     Batches,
     Device,
@@ -17,6 +18,7 @@ from ..options import (
     Precision,
     RunOptions,
     System,
+    check_factors,
     check_pair,
     option,
     show,
@@ -92,7 +94,7 @@ class Prepared(Normalization):
 
     img_scale: Optional[Tuple[int, ...]] = option(
         None, "long and short side that a picture is resized to fit into, its ratio kept; default: as it is",
-        at_least=1, example="2048 512",
+        at_least=1, at_most=MAX_SIDE, example="2048 512",
     )  # fmt: skip
 
     def check(self) -> None:
@@ -107,10 +109,11 @@ class Transforms(Group):
     title = "Augmentation"
 
     crop_size: Tuple[int, ...] = option(
-        (512, 512), "height and width of the random crop that the network sees", at_least=32, example="512 512"
-    )
+        (512, 512), "height and width of the random crop that the network sees", at_least=32, at_most=MAX_SIDE,
+        example="512 512",
+    )  # fmt: skip
     ratio_range: Tuple[float, ...] = option(
-        (0.5, 2.0), "smallest and largest random factor on the size", above=0, example="0.5 2.0"
+        (0.5, 2.0), "smallest and largest random factor on the size", above=0, at_most=8, example="0.5 2.0"
     )
     hflip: float = option(0.5, "probability of a horizontal flip", at_least=0, at_most=1)
     photometric: bool = option(True, "change brightness, contrast, saturation and hue at random")
@@ -118,6 +121,7 @@ class Transforms(Group):
     def check(self) -> None:
         check_pair(self, "crop_size")
         check_pair(self, "ratio_range", rising=True)
+        check_factors(self, "ratio_range")
 
 
 @dataclass
@@ -129,7 +133,9 @@ class Inferring(Group):
     inference: str = option(
         "whole", "show the network the whole picture, or windows that slide over it", ("whole", "slide")
     )
-    window: Tuple[int, ...] = option((512, 512), "slide: height and width of a window", at_least=32, example="512 512")
+    window: Tuple[int, ...] = option(
+        (512, 512), "slide: height and width of a window", at_least=32, at_most=MAX_SIDE, example="512 512"
+    )
     stride: Optional[Tuple[int, ...]] = option(
         None, "slide: steps down and to the right; default: two thirds of the window", at_least=1, example="341 341"
     )
@@ -138,8 +144,9 @@ class Inferring(Group):
         at_least=1,
     )  # fmt: skip
     tta_ratios: Tuple[float, ...] = option(
-        (1.0,), "factors on the size of the views whose probabilities are averaged", above=0, example="0.75 1 1.25"
-    )
+        (1.0,), "factors on the size of the views whose probabilities are averaged", above=0, at_most=8,
+        example="0.75 1 1.25",
+    )  # fmt: skip
     tta_flip: bool = option(False, "average over each view and its mirror image")
 
     def check(self) -> None:
@@ -152,6 +159,7 @@ class Inferring(Group):
             )
         if not self.tta_ratios:
             raise InputError("tta_ratios is empty: give at least one factor, such as 1.0.")
+        check_factors(self, "tta_ratios")
 
 
 class _Recipes(Group):

@@ -41,10 +41,10 @@ class TrainTransform:
     def __call__(self, image: np.ndarray, labels: np.ndarray, rng: np.random.Generator):
         """``(H, W, 3)`` uint8 RGB and ``(H, W)`` int16 to ``(3, *size)`` float32 and ``(*size,)`` int32."""
         height, width = target_size(*labels.shape, self.scale, rng.uniform(*self.ratio))
-        labels = resize_labels(labels, height, width)
+        image, labels = resize_image(image, height, width), resize_labels(labels, height, width)
         top, left = choose_crop(labels, self.size, rng)
         window = slice(top, top + self.size[0]), slice(left, left + self.size[1])
-        image, labels = resize_image(image, height, width)[window], labels[window]
+        image, labels = image[window], labels[window]
         if rng.random() < self.flip:
             image, labels = image[:, ::-1], labels[:, ::-1]
         if self.photometric:
