@@ -2,13 +2,19 @@
 
 import json
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mindcv_models.data import check as check_module
+from mindcv_models.data import images
+from mindcv_models.data.images import read_whole
 from tests.helpers.images import image_folder
 from tests.helpers.scripts import call
+
+READ = Counter()  # how often a check has read each file
 
 
 def table(text):
@@ -24,6 +30,9 @@ def table(text):
 def check(data, monkeypatch, capsys, caplog, *more):
     caplog.clear()
     caplog.set_level("INFO")
+    READ.clear()
+    for module in (check_module, images):
+        monkeypatch.setattr(module, "read_whole", lambda path, *kind: READ.update([path]) or read_whole(path, *kind))
     arguments = ["--data_dir", str(data), "--check_data", "True", "--num_parallel_workers", "1", *more]
     status, _, errors = call("train", arguments, monkeypatch, capsys)
     assert errors == ""
@@ -37,6 +46,7 @@ def test_class_folders(tmp_path, monkeypatch, capsys, caplog):
     assert status == 0 and "nothing in the data would stop a run" in text
     assert rows["images"] == ["13", "7"] and rows["class a"] == ["6", "3"] and rows["class b"] == ["7", "4"]
     assert rows["median width x height"] == ["40 x 40", "40 x 40"]
+    assert len(READ) == 20 and set(READ.values()) == {1}  # each file is read once
 
     (data / "train" / "a" / "notes.txt").write_text("")
     (data / "train" / "a" / "._0.png").write_text("")
@@ -102,11 +112,11 @@ def coco(tmp_path):
         (tmp_path / split).mkdir()
         for i in range(3):
             Image.fromarray(np.full((40 + i, 50, 3), 40 * i, np.uint8)).save(tmp_path / split / f"{i}.png")
-    images = [{"id": i, "file_name": f"{i}.png", "height": 40 + i, "width": 50} for i in range(3)]
+    listed = [{"id": i, "file_name": f"{i}.png", "height": 40 + i, "width": 50} for i in range(3)]
     box = {"bbox": [1, 1, 10, 10], "area": 100, "iscrowd": 0, "segmentation": [[1, 1, 11, 1, 11, 11]]}
     annotations = [{"id": i, "image_id": i // 2, "category_id": 1 + i % 2, **box} for i in range(4)]
     annotations.append({"id": 9, "image_id": 0, "category_id": 1, **box, "iscrowd": 1})
-    content = {"images": images, "annotations": annotations,
+    content = {"images": listed, "annotations": annotations,
                "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "d|g"}]}  # fmt: skip
     (tmp_path / "annotations").mkdir()
     for split in ("train2017", "val2017"):
@@ -123,6 +133,7 @@ def test_coco_folders(coco, monkeypatch, capsys, caplog):
     assert rows["left out: images without objects"][0] == "1"
     assert rows["left out: objects that are crowds, ignored, or without area"] == ["1", "1"]
     assert rows["largest width x height"] == ["50 x 41", "50 x 42"]
+    assert len(READ) == 5 and set(READ.values()) == {1}
 
     assert "categories that are classes" not in text
     assert "3 of 3 images of val are images of train too" not in text  # one has no objects: it is not trained on

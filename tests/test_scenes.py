@@ -7,7 +7,10 @@ import pytest
 from PIL import Image
 
 from mindcv_models.data import scenes
+from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.errors import InputError
+from mindcv_models.options import parse
+from mindcv_models.tasks import task_of
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +91,19 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
         with pytest.raises(InputError, match="has other files: give digits_scenes a new folder"):
             write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["own.txt"]
+
+
+@pytest.mark.parametrize("data_dir", [None, "other"])
+def test_every_task_finds_the_scenes_in_one_place(tmp_path, monkeypatch, data_dir):
+    monkeypatch.chdir(tmp_path)
+    folder = data_dir or "data/digits_scenes"
+    scenes.write_scenes(folder, (24, 16))
+    found = {}
+    for model in ("fastvit_t8", "retinanet", "semantic_fpn"):
+        task = task_of(model)
+        given = ["--model", model, "--dataset", "digits_scenes", *(["--data_dir", data_dir] if data_dir else [])]
+        found[model] = task.prepare(parse(task.train_options, "", given), ONE_DEVICE).data_dir
+    assert found == {"fastvit_t8": f"{folder}/digits", "retinanet": folder, "semantic_fpn": folder}
 
 
 def test_no_digit_is_in_both_parts():

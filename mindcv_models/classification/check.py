@@ -8,7 +8,7 @@ from typing import List
 
 from ..data.check import Part, inspect
 from ..data.files import class_folders
-from ..data.images import Picture
+from ..data.images import decode
 from ..distributed import ONE_DEVICE
 from ..errors import InputError
 from .folders import prepare
@@ -60,8 +60,8 @@ def _look(part: Part, options: TrainOptions) -> None:
     part.counts = {name: counts[label] for label, name in enumerate(names)}
     part.missing = [name for name, count in part.counts.items() if not count]
     part.left_out = {f"{kind} files" if kind.startswith(".") else kind: n for kind, n in images.left_out.items()}
-    part.sizes = inspect(part, images, lambda raw: _size(raw[0], options.upright), options.num_parallel_workers)
 
+    def size(index, data):
+        return decode(images.name(index), options.upright, data).shape[:2]
 
-def _size(path, upright):
-    return Picture(path, upright).pixels().shape[:2]
+    part.sizes = inspect(part, images, size, options.num_parallel_workers)

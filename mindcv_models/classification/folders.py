@@ -13,10 +13,11 @@ from typing import List, Optional
 import numpy as np
 from tqdm import tqdm
 
+from ..data.embedded import write_embedded
 from ..data.images import UnreadableImageError, decode
 from ..data.loader import threads
 from ..data.scenes import write_single_digits
-from ..distributed import World, on_every_rank
+from ..distributed import World
 from ..errors import InputError
 from ..files import atomic_folder, remove_partials
 from .images import STANDARD_DATASETS, list_images
@@ -37,11 +38,7 @@ def prepare(options: ImageFolder, world: World, training: bool) -> ImageFolder:
     Raises:
         InputError: a folder is missing, empty or disagrees with ``num_classes`` or with the other split's classes.
     """
-    if options.dataset.lower() in EMBEDDED:
-        folder = f"data/{options.dataset.lower()}" if options.data_dir in ("", "./") else options.data_dir
-        write = EMBEDDED[options.dataset.lower()]
-        on_every_rank(lambda: world.is_main and write(folder), world)
-        options = replace(options, data_dir=str(write(folder)))
+    options = write_embedded(options, EMBEDDED, world)
     if options.val_ratio is not None and not options.split_file:
         if not training:
             raise InputError("val_ratio splits for training: give --split_file the split.json in that run's folder.")

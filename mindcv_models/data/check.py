@@ -58,21 +58,23 @@ class Part:
             return None
 
 
-def inspect(part: Part, source: Source, note: Callable[[Any], Any], workers: int) -> List[Any]:
-    """Read each sample: those that cannot be decoded go to ``part.unreadable``, other errors to ``part.faults``.
+def inspect(part: Part, source: Source, note: Callable[[int, bytes], Any], workers: int) -> List[Any]:
+    """Read each file once: those that cannot be decoded go to ``part.unreadable``, other errors to ``part.faults``.
 
-    The digests of the others' files go to ``part.contents``.
+    The digests of the others go to ``part.contents``.
 
     Args:
-        note: from what the source reads to what is to be kept of it.
+        note: from a sample's number and its file to what is to be kept of it.
 
     Returns:
-        What ``note`` gave of each sample that could be read.
+        What ``note`` gave of each sample that could be decoded.
     """
 
     def look(index: int) -> Tuple[Any, Any, Optional[InputError]]:
+        name = source.name(index)
         try:
-            return note(source.read(index)), (digest(source.name(index)), source.name(index)), None
+            data = read_whole(name)
+            return note(index, data), (digest(data), name), None
         except InputError as error:
             return None, None, error
 
@@ -88,9 +90,9 @@ def inspect(part: Part, source: Source, note: Callable[[Any], Any], workers: int
     return [value for value, _, error in found if error is None]
 
 
-def digest(path: str) -> bytes:
+def digest(data: bytes) -> bytes:
     """What files of the same bytes have in common, and no others."""
-    return hashlib.blake2b(read_whole(path), digest_size=16).digest()
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def report(parts: Sequence[Part], skip_bad_images: bool) -> int:

@@ -142,14 +142,14 @@ class Picture:
             raise UnreadableImageError(self.path, _reason(error, self.data)) from error
 
 
-def decode(path: str, upright: bool = True) -> np.ndarray:
-    """The image ``(H, W, 3)`` uint8 RGB; see :class:`Picture`.
+def decode(path: str, upright: bool = True, data: Optional[bytes] = None) -> np.ndarray:
+    """The image ``(H, W, 3)`` uint8 RGB; see :class:`Picture`, also for the arguments.
 
     Raises:
         UnreadableImageError: it cannot be decoded.
         InputError: the file cannot be read.
     """
-    return Picture(path, upright).pixels()
+    return Picture(path, upright, data).pixels()
 
 
 def decoded(path: str) -> Union[np.ndarray, str]:

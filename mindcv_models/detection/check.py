@@ -4,8 +4,9 @@ from collections import Counter
 from typing import List
 
 from ..data.check import Part, inspect
-from ..data.scenes import write_scenes
+from ..distributed import ONE_DEVICE
 from .coco import LEAST_SIDE, find_annotations, find_images, read_coco
+from .data import with_data
 from .options import TrainOptions
 from .systems import system_of
 
@@ -15,8 +16,7 @@ __all__ = ["look_at_data"]
 def look_at_data(options: TrainOptions) -> List[Part]:
     """The training and the validation images with their objects, each decoded once."""
     train, val = Part("train"), Part("val")
-    if options.dataset.lower() == "digits_scenes":
-        train.attempt(lambda: write_scenes(options.data_dir))
+    options = train.attempt(lambda: with_data(options, ONE_DEVICE)) or options
     parts = [train]
     if options.val_while_train or _paths(options, "val")[0].exists():
         parts.append(val)
@@ -56,9 +56,10 @@ def _look(part: Part, options: TrainOptions):
     part.left_out["objects that are crowds, ignored, or without area"] = sum(i.annotated for i in data.images) - kept
     check_objects = system_of(options.model).check_objects
 
-    def note(raw):
-        check_objects(raw.image)
-        return raw.image.height, raw.image.width
+    def note(index, content):
+        image = data.read(index, content).image
+        check_objects(image)
+        return image.height, image.width
 
     part.sizes = inspect(part, data, note, options.num_parallel_workers)
     return data.categories

@@ -83,10 +83,13 @@ class CocoSet:
     def name(self, index: int) -> str:
         return str(self.folder / self.images[index].file_name)
 
-    def read(self, index: int) -> Raw:
+    def read(self, index: int, data: Optional[bytes] = None) -> Raw:
         """The image ``index``, decoded, as its annotations see it: of the size that they say.
 
         It is turned as its EXIF orientation says, as everywhere, and stays as it is stored if only that fits.
+
+        Args:
+            data: the image's file, if it is read already.
 
         Raises:
             UnreadableImageError: it cannot be decoded.
@@ -94,7 +97,7 @@ class CocoSet:
         """
         image = self.images[index]
         for upright in (True, False):
-            pixels = decode(self.name(index), upright)
+            pixels = decode(self.name(index), upright, data)
             if pixels.shape[:2] == (image.height, image.width):
                 return Raw(image, pixels)
         height, width = pixels.shape[:2]

@@ -6,17 +6,24 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.embedded import write_embedded
 from ..data.loader import Loader, threads
 from ..data.order import GroupedOrder, StepsOrder
+from ..data.scenes import write_scenes
 from ..distributed import World
 from .coco import CocoSet, find_annotations, find_images, read_coco
 from .options import CocoFolder, Scaling, TrainOptions
 from .systems import system_of
 from .transforms import Buckets, EvalTransform, Preparation
 
-__all__ = ["eval_transform", "preparation", "read_split", "train_loader", "training_images"]
+__all__ = ["eval_transform", "preparation", "read_split", "train_loader", "training_images", "with_data"]
 
 logger = logging.getLogger(__name__)
+
+
+def with_data(options: CocoFolder, world: World) -> CocoFolder:
+    """The options with ``data_dir`` settled, where the embedded data set is if they ask for it."""
+    return write_embedded(options, {"digits_scenes": write_scenes}, world)
 
 
 def read_split(options: CocoFolder, part: str) -> CocoSet:

@@ -9,13 +9,12 @@ from mindspore import Tensor, nn
 
 from ..data.class_names import write_class_names
 from ..data.loader import Loader, threads
-from ..data.scenes import write_scenes
-from ..distributed import World, on_every_rank
+from ..distributed import World
 from ..errors import InputError
 from ..training import Objective
 from . import export, infer, validate
 from .check import look_at_data
-from .data import eval_transform, read_split, train_loader
+from .data import eval_transform, read_split, train_loader, with_data
 from .options import InferOptions, TrainOptions, ValidateOptions
 from .systems import system_of
 from .validator import DetectionValidator
@@ -36,8 +35,7 @@ class Detection:
     export = staticmethod(export.run)
 
     def prepare(self, options: TrainOptions, world: World) -> TrainOptions:
-        if options.dataset.lower() == "digits_scenes":
-            on_every_rank(lambda: world.is_main and write_scenes(options.data_dir), world)
+        options = with_data(options, world)
         categories = read_split(options, "train").categories
         if options.val_while_train and read_split(options, "val").categories != categories:
             raise InputError("training and validation annotations have different categories: give files that agree.")

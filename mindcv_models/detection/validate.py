@@ -16,7 +16,7 @@ from ..evaluation import csv_table, markdown_table
 from ..files import write_text
 from ..process import output_folder, set_up
 from .coco import CocoSet
-from .data import eval_transform, read_split
+from .data import eval_transform, read_split, with_data
 from .draw import plot_curves
 from .evaluate import Evaluation, GroundTruth, read_results
 from .mask_validator import MaskValidator, check_masks
@@ -39,6 +39,7 @@ def run(options: ValidateOptions) -> None:
     """
     folder = output_folder(options.report_dir, "report_dir") if options.report_dir else None
     world = set_up(options)
+    options = with_data(options, world)
     data = read_split(options, "val")
     if options.num_classes not in (None, len(data.categories)):
         raise InputError(

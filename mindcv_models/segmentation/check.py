@@ -36,8 +36,8 @@ def _look(part: Part, options: TrainOptions, names: List[str]) -> None:
         return
     part.images = len(pictures)
 
-    def note(raw):
-        picture, labels = raw
+    def note(index, data):
+        picture, labels = pictures.read(index, data)
         pixels = np.bincount(labels[labels >= 0].reshape(-1), minlength=len(names))
         return picture.shape[:2], pixels[: len(names)], labels.size
 

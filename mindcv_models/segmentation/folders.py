@@ -10,10 +10,11 @@ import numpy as np
 from PIL import Image
 
 from ..data.class_names import CLASS_FILE, read_class_names
+from ..data.embedded import write_embedded
 from ..data.files import IMAGE_SUFFIXES, image_names
 from ..data.images import UnreadableImageError, check_size, decode, read_whole
 from ..data.scenes import write_scenes
-from ..distributed import World, on_every_rank
+from ..distributed import World
 from ..errors import InputError
 from .transforms import IGNORED
 
@@ -103,13 +104,16 @@ class LabelledPictures:
     def name(self, index: int) -> str:
         return self.pictures[index]
 
-    def read(self, index: int) -> Tuple[np.ndarray, np.ndarray]:
+    def read(self, index: int, data: Optional[bytes] = None) -> Tuple[np.ndarray, np.ndarray]:
         """The picture ``(H, W, 3)`` uint8 RGB and its classes ``(H, W)`` int16.
+
+        Args:
+            data: the picture's file, if it is read already.
 
         Raises:
             InputError: a file is unreadable, or the two differ in size.
         """
-        picture = decode(self.pictures[index])
+        picture = decode(self.pictures[index], data=data)
         labels = self.meaning.read(self.labels[index])
         if picture.shape[:2] != labels.shape:
             sizes = " and ".join(f"{width} x {height}" for height, width in (picture.shape[:2], labels.shape))
@@ -207,10 +211,7 @@ def prepare(options, world: World, training: bool):
     Raises:
         InputError: a folder or file is missing or wrong, or disagrees with ``num_classes``.
     """
-    if options.dataset.lower() == "digits_scenes":
-        folder = "data/digits_scenes" if options.data_dir in ("", "./") else options.data_dir
-        on_every_rank(lambda: world.is_main and write_scenes(folder), world)
-        options = replace(options, data_dir=folder)
+    options = write_embedded(options, {"digits_scenes": write_scenes}, world)
     names = class_list(options)
     if names is None and options.num_classes is None:
         raise InputError(
