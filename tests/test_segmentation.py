@@ -195,6 +195,21 @@ def test_resizing_follows_scale_and_ratio():
     assert (classes[60:] == IGNORED).all() and (classes[:, 75:] == IGNORED).all()
 
 
+def test_picture_and_labels_turn_alike_and_nothing_counts_in_the_corners():
+    labels = np.full((60, 60), 2, np.int16)
+    labels[10:30, 20:50] = 7
+    picture = np.repeat(labels[..., None] * 20, 3, -1).astype(np.uint8)
+    angles = set()
+    for seed in range(10):
+        out, classes = transform(size=(60, 60), rotation=40.0)(picture, labels, generator(seed))
+        assert set(np.unique(classes)) == {IGNORED, 2, 7}
+        inside = classes != IGNORED
+        assert (np.abs(out[0][inside] - 20 * classes[inside]) <= 1).mean() > 0.9  # but for mixtures along the edges
+        assert abs((classes == 7).sum() - 600) <= 12  # its area stays
+        angles.add(int(inside.sum()))
+    assert len(angles) > 5
+
+
 def test_uniform_crops_are_drawn_again():
     labels = np.broadcast_to(np.arange(400, dtype=np.int16) // 100 % 2, (40, 400))
     one_try = np.mean([transforms.is_varied(labels[:, left : left + 20]) for left in range(381)])

@@ -1,5 +1,7 @@
 """Random views of a detector's training images: boxes and masks follow the pixels, and the draws repeat."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,31 @@ def test_boxes_and_masks_follow_the_pixels(ratio):
     assert kept >= 60 and len(sizes) > 5
 
 
+@pytest.mark.parametrize("degrees", [90, -90, 180, 17])
+def test_boxes_and_masks_turn_with_the_pixels(degrees):
+    raw = scene()
+    seen = Views(masks=True).turned(raw, degrees)
+    assert len(seen.image.boxes) == len(seen.image.segmentations) >= 2
+    for box, label, mask in zip(seen.image.boxes, seen.image.classes, masks_of(seen.image)):
+        own = abs(seen.pixels[..., 0].astype(int) - 200 - label) < 0.5
+        np.testing.assert_array_equal(box, box_of(mask.bitmap()))
+        assert (own & mask.bitmap()).sum() >= (0.7 if degrees == 17 else 1) * mask.area()
+    # Boxes alone, where masks do not help; a turned mask is one of whole pixels.
+    without = [raw.image.segmentations[0], None, {"size": [1, 1], "counts": [1]}]
+    plain = Views().turned(Raw(replace(raw.image, segmentations=without), raw.pixels), degrees).image
+    assert not plain.segmentations
+    slack = 0.5 if degrees == 17 else 1e-3
+    for box, of_mask in zip(plain.boxes, seen.image.boxes):
+        assert (box[:2] <= of_mask[:2] + slack).all() and (box[2:] >= of_mask[2:] - slack).all()
+        if degrees != 17:
+            np.testing.assert_allclose(box, of_mask, atol=1e-3)
+
+
+def test_an_object_whose_centre_leaves_the_image_is_left_out():
+    seen = Views(rotation=90).turned(scene(), 90)  # 60 x 90 pixels: columns outside the middle 60 leave
+    np.testing.assert_array_equal(seen.image.classes, [0, 1])
+
+
 def test_an_object_counts_while_its_centre_is_seen():
     raw = scene()
     only = Views((1.0, 2.0)).framed(raw, 10, 19, 40, 60)  # the first one's centre is at x = 19, the third one's at 8.5
@@ -71,7 +98,7 @@ def test_what_is_around_an_image_is_grey():
 
 
 def test_views_repeat_and_differ_by_their_generator_alone():
-    view = Views((0.7, 1.4), photometric=True)
+    view = Views((0.7, 1.4), photometric=True, rotation=10)
     one, again, other = (view(scene(), generator(3, SAMPLE, 1, place)).pixels for place in (5, 5, 6))
     np.testing.assert_array_equal(one, again)
     assert one.shape != other.shape or (one != other).any()

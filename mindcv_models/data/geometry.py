@@ -8,7 +8,7 @@ import numpy as np
 from ..errors import InputError
 from .images import MAX_PIXELS
 
-__all__ = ["fitted_size", "normalise", "pad_bottom_right", "resize_image", "resize_labels"]
+__all__ = ["fitted_size", "normalise", "pad_bottom_right", "resize_image", "resize_labels", "turn", "turn_points"]
 
 
 def fitted_size(height: int, width: int, scale: Tuple[int, int]) -> Tuple[int, int]:
@@ -43,6 +43,24 @@ def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
     rows = np.arange(height) * labels.shape[0] // height
     columns = np.arange(width) * labels.shape[1] // width
     return labels[rows[:, None], columns]
+
+
+def turn(array: np.ndarray, degrees: float, fill: int, nearest: bool = False) -> np.ndarray:
+    """``(H, W)`` or ``(H, W, C)`` turned counter-clockwise about its centre; ``fill`` is what comes from outside."""
+    return cv2.warpAffine(
+        array, _turning(*array.shape[:2], degrees), array.shape[1::-1],
+        flags=cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR, borderValue=(fill,) * 4,
+    )  # fmt: skip
+
+
+def turn_points(points: np.ndarray, height: int, width: int, degrees: float) -> np.ndarray:
+    """Where points (x, y) of an image, ``(..., 2)``, lie after :func:`turn`; the image's corner is (0, 0)."""
+    matrix = _turning(height, width, degrees)
+    return (points - 0.5) @ matrix[:, :2].T + matrix[:, 2] + 0.5
+
+
+def _turning(height, width, degrees):
+    return cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
 
 
 def normalise(image: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:

@@ -48,16 +48,26 @@ class Room:
     capacity: int
 
     @classmethod
-    def of(cls, data: CocoSet, scale: Tuple[int, int], enlarged: float = 1.0) -> "Room":
-        """The room for a data set whose images are resized to fit ``scale``, objects up to ``enlarged`` times more."""
+    def of(cls, data: CocoSet, scale: Tuple[int, int], enlarged: float = 1.0, turned: bool = False) -> "Room":
+        """The room for a data set whose images are resized to fit ``scale``, objects up to ``enlarged`` times more.
+
+        Args:
+            turned: whether images are turned, by any angle.
+        """
         rows, capacity = 1, 1
         for image in data.images:
             height, width = fitted_size(image.height, image.width, scale)
             boxes = clip(image.boxes, (image.height, image.width))
             rows = max(rows, len(boxes))
             factors = max(1.0, enlarged) * width / image.width, max(1.0, enlarged) * height / image.height
-            capacity = max(capacity, bytes_needed(boxes, factors))
+            capacity = max(capacity, bytes_needed(squares(boxes) if turned else boxes, factors))
         return cls(rows, -(-capacity // 1024) * 1024)
+
+
+def squares(boxes: np.ndarray) -> np.ndarray:
+    """Squares ``(G, 4)`` that hold boxes ``(G, 4)`` however they are turned about their centres."""
+    centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, np.hypot(*(boxes[:, 2:] - boxes[:, :2]).T)[:, None]
+    return np.concatenate([centres - sides / 2, centres + sides / 2], 1)
 
 
 @dataclass(frozen=True)

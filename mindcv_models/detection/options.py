@@ -155,6 +155,10 @@ class TrainOptions(RunOptions, Head, Regions, CocoFolder, Scaling, Finding, _Rec
         (1.0, 1.0), "smallest and largest random factor on the size of what is on an image: above 1 a random window of "
         "it is shown, below 1 it lies somewhere in a larger, grey one", above=0, at_most=8, example="0.7 1.4",
     )  # fmt: skip
+    rotation: float = option(
+        0.0, "largest angle in degrees by which images are turned at random, either way", at_least=0, at_most=180,
+        also=("degrees", "rotate"),
+    )  # fmt: skip
     photometric: bool = option(False, "change brightness, contrast, saturation and hue at random")
 
     def check(self) -> None:

@@ -56,7 +56,7 @@ class RetinaNetSystem:
 
     def train_transform(self, options, prepare, buckets, data):
         anchors = retinanet_anchors(options.anchor_scale or 4.0)
-        views = Views(tuple(options.ratio_range), options.photometric)
+        views = Views(tuple(options.ratio_range), options.photometric, rotation=options.rotation)
         return TrainTransform(prepare, buckets, options.num_classes, options.hflip, anchors, views)
 
     def objective(self, options, network):
@@ -81,11 +81,11 @@ class MaskRCNNSystem:
     validator = MaskValidator
 
     def train_transform(self, options, prepare, buckets, data):
-        room = Room.of(data, buckets.scale, max(options.ratio_range))
+        room = Room.of(data, buckets.scale, max(options.ratio_range), turned=options.rotation > 0)
         return MaskTrainTransform(
             prepare, buckets, room, regions=options.regions, flip=options.hflip,
             anchors=replace(RPN, scales=(options.anchor_scale or RPN.scales[0],)),
-            views=Views(tuple(options.ratio_range), options.photometric, masks=True),
+            views=Views(tuple(options.ratio_range), options.photometric, masks=True, rotation=options.rotation),
         )  # fmt: skip
 
     def objective(self, options, network):

@@ -1,11 +1,13 @@
 """Random views of training images: objects of other sizes, at other places, in other colours."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 
+from ..data.geometry import turn, turn_points
 from ..data.photometric import distort
+from ..errors import InputError
 from .boxes import clip
 from .coco import Annotated, Raw
 from .masks import RunLengths
@@ -26,15 +28,20 @@ class Views:
             whose centre is in the window are kept, and clipped to it.
         photometric: change brightness, contrast, saturation and hue.
         masks: keep the objects' masks.
+        rotation: largest angle in degrees by which the image is turned about its centre, either way. Objects whose
+            centre stays in the image are kept; their boxes are those of their masks, or enclose their turned boxes.
     """
 
     ratio: Tuple[float, float] = (1.0, 1.0)
     photometric: bool = False
     masks: bool = False
+    rotation: float = 0.0
 
     def __call__(self, raw: Raw, rng: np.random.Generator) -> Raw:
         if self.ratio != (1.0, 1.0):
             raw = self.framed(raw, *self.window(raw.image, rng))
+        if self.rotation:
+            raw = self.turned(raw, rng.uniform(-self.rotation, self.rotation))
         if self.photometric:
             raw = replace(raw, pixels=distort(raw.pixels, rng))
         return raw
@@ -56,7 +63,7 @@ class Views:
         image = raw.image
         kept = np.flatnonzero(centred(image.boxes, top, left, height, width))
         boxes = clip(image.boxes[kept] - np.array([left, top, left, top], np.float32), (height, width))
-        masks = [self.cut(image, k, top, left, height, width) for k in kept] if self.masks else []
+        masks = [self.cut(image, k, top, left, height, width) for k in kept] if self.masks or self.rotation else []
         pixels = window_of(raw.pixels, top, left, height, width, GREY)
         view = replace(
             image, height=height, width=width, boxes=boxes, classes=image.classes[kept], segmentations=masks
@@ -65,11 +72,56 @@ class Views:
 
     def cut(self, image: Annotated, index: int, *window: int) -> Any:
         """The mask of an object in a window, as run lengths; None if it has none, which training refuses itself."""
-        if image.segmentations[index] is None:
+        whole = self.bitmap(image, index)
+        return None if whole is None else run_lengths(window_of(whole, *window, False))
+
+    def bitmap(self, image: Annotated, index: int) -> Optional[np.ndarray]:
+        """The mask of an object, ``(H, W)`` bool; None if it has none, or one that makes no sense and is not needed."""
+        segmentation = image.segmentations[index] if image.segmentations else None
+        if segmentation is None:
             return None
-        whole = RunLengths.of(image.segmentations[index], image.height, image.width).bitmap()
-        mask = RunLengths.of_bitmap(window_of(whole, *window, False))
-        return {"size": [mask.height, mask.width], "counts": mask.counts.tolist()}
+        try:
+            return RunLengths.of(segmentation, image.height, image.width).bitmap()
+        except InputError:
+            if self.masks:
+                raise
+            return None
+
+    def turned(self, raw: Raw, degrees: float) -> Raw:
+        """An image turned counter-clockwise about its centre."""
+        image, size = raw.image, (raw.image.height, raw.image.width)
+        boxes, masks = np.zeros_like(image.boxes), []
+        for k, box in enumerate(image.boxes):
+            mask = self.bitmap(image, k)
+            mask = None if mask is None else turn(mask.astype(np.uint8), degrees, 0, nearest=True)
+            boxes[k] = enclosing(box, *size, degrees) if mask is None or not mask.any() else extent(mask)
+            masks.append(None if mask is None else run_lengths(mask))
+        x, y = turn_points((image.boxes[:, :2] + image.boxes[:, 2:]) / 2, *size, degrees).T
+        kept = np.flatnonzero((x >= 0) & (x < size[1]) & (y >= 0) & (y < size[0]))
+        view = replace(
+            image, boxes=clip(boxes[kept], size), classes=image.classes[kept],
+            segmentations=[masks[k] for k in kept] if self.masks else [],
+        )  # fmt: skip
+        return Raw(view, turn(raw.pixels, degrees, GREY))
+
+
+def run_lengths(mask: np.ndarray) -> Dict[str, Any]:
+    """A bitmap ``(H, W)`` as annotations have it."""
+    lengths = RunLengths.of_bitmap(mask)
+    return {"size": [lengths.height, lengths.width], "counts": lengths.counts.tolist()}
+
+
+def enclosing(box: np.ndarray, height: int, width: int, degrees: float) -> np.ndarray:
+    """The box around a box of an image that is turned."""
+    x1, y1, x2, y2 = box
+    corners = turn_points(np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]]), height, width, degrees)
+    return np.concatenate([corners.min(0), corners.max(0)])
+
+
+def extent(mask: np.ndarray) -> np.ndarray:
+    """The box of a bitmap ``(H, W)`` that is not empty."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
 
 
 def draw(rng: np.random.Generator, spare: int) -> int:

@@ -116,6 +116,10 @@ class Transforms(Group):
         (0.5, 2.0), "smallest and largest random factor on the size", above=0, at_most=8, example="0.5 2.0"
     )
     hflip: float = option(0.5, "probability of a horizontal flip", at_least=0, at_most=1)
+    rotation: float = option(
+        0.0, "largest angle in degrees by which pictures are turned at random, either way", at_least=0, at_most=180,
+        also=("degrees", "rotate"),
+    )  # fmt: skip
     photometric: bool = option(True, "change brightness, contrast, saturation and hue at random")
 
     def check(self) -> None:

@@ -62,7 +62,7 @@ class Segmentation:
             order = StepsOrder(order, options.steps_per_epoch, options.batch_size)
         transform = TrainTransform(
             options.crop_size, options.img_scale, options.ratio_range, options.hflip, options.photometric,
-            *options.mean_and_std,
+            *options.mean_and_std, options.rotation,
         )  # fmt: skip
         loader = TrainLoader(
             pictures, order, lambda raw, rng: transform(*raw, rng), options.batch_size,

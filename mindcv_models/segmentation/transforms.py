@@ -7,12 +7,13 @@ from typing import Optional, Sequence, Tuple
 
 import numpy as np
 
-from ..data.geometry import fitted_size, normalise, pad_bottom_right, resize_image, resize_labels
+from ..data.geometry import fitted_size, normalise, pad_bottom_right, resize_image, resize_labels, turn
 from ..data.photometric import distort
 
 __all__ = ["IGNORED", "TrainTransform", "target_size"]
 
 IGNORED = -1
+GREY = 128  # around a picture that is turned
 TRIES = 10  # draws of a crop
 VARIETY = 0.75  # share of a crop that its commonest class must not reach
 
@@ -27,21 +28,26 @@ class TrainTransform:
         flip: probability of a horizontal flip.
         photometric: distort brightness, contrast, saturation and hue.
         mean, std: of the channels, 0 to 255.
+        rotation: largest angle in degrees by which the picture is turned, either way; nothing counts in its corners.
     """
 
     def __init__(self, size: Tuple[int, int], scale: Optional[Tuple[int, int]], ratio: Tuple[float, float], flip: float,
-                 photometric: bool, mean: Sequence[float], std: Sequence[float]):  # fmt: skip
+                 photometric: bool, mean: Sequence[float], std: Sequence[float], rotation: float = 0.0):  # fmt: skip
         self.size = size
         self.scale = scale
         self.ratio = ratio
         self.flip = flip
         self.photometric = photometric
         self.mean, self.std = mean, std
+        self.rotation = rotation
 
     def __call__(self, image: np.ndarray, labels: np.ndarray, rng: np.random.Generator):
         """``(H, W, 3)`` uint8 RGB and ``(H, W)`` int16 to ``(3, *size)`` float32 and ``(*size,)`` int32."""
         height, width = target_size(*labels.shape, self.scale, rng.uniform(*self.ratio))
         image, labels = resize_image(image, height, width), resize_labels(labels, height, width)
+        if self.rotation:
+            degrees = rng.uniform(-self.rotation, self.rotation)
+            image, labels = turn(image, degrees, GREY), turn(labels, degrees, IGNORED, nearest=True)
         top, left = choose_crop(labels, self.size, rng)
         window = slice(top, top + self.size[0]), slice(left, left + self.size[1])
         image, labels = image[window], labels[window]
