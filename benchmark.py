@@ -11,15 +11,14 @@ throughput is that of calls in a row. Images are noise and stay in memory, so no
 """
 
 import fnmatch
-import os
-import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional, Tuple
 
-os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
+import prologue
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until run() Ctrl-C ends it without a traceback of imports
+    prologue.begin()
 
 import mindcv
 from mindcv.models.registry import is_model

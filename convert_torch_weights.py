@@ -8,15 +8,15 @@ python convert_torch_weights.py --list fastvit_t8.pth.tar
 """
 
 import logging
-import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
-os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
+import prologue
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until run() Ctrl-C ends it without a traceback of imports
+    prologue.begin()
 
 from mindcv_models.checkpoint.convert import (
     DTYPES,

@@ -10,12 +10,10 @@ How to prepare images, and the names of the classes, are in the file as JSON und
 file's metadata_props, in a MINDIR's user_info.
 """
 
-import os
-import signal
+import prologue
 
-os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until run() Ctrl-C ends it without a traceback of imports
+    prologue.begin()
 
 from mindcv_models.options import parse, peek
 from mindcv_models.process import run

@@ -8,12 +8,10 @@ python infer.py ... --images photo.jpg --topk 3 --format json --cam cam
 `samples` are the two photographs that scikit-learn brings. The exit status is 1 if an image could not be decoded.
 """
 
-import os
-import signal
+import prologue
 
-os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until run() Ctrl-C ends it without a traceback of imports
+    prologue.begin()
 
 from mindcv_models.data.files import find_images
 from mindcv_models.options import parse, peek

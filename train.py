@@ -7,13 +7,12 @@ msrun --worker_num=8 --local_worker_num=8 train.py --config ... --data_dir /path
 """
 
 import logging
-import os
-import signal
 from contextlib import nullcontext
 
-os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
+import prologue
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until run() Ctrl-C ends it without a traceback of imports
+    prologue.begin()
 
 from mindcv_models.data.check import report
 from mindcv_models.distributed import on_every_rank

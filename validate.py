@@ -5,12 +5,10 @@ python validate.py -c ... --data_dir DIR --ckpt_path A B C --distribute False --
 mpirun -n 8 python validate.py -c ... --data_dir DIR --ckpt_path FILE
 """
 
-import os
-import signal
+import prologue
 
-os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only, not its notes on itself
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until run() Ctrl-C ends it without a traceback of imports
+    prologue.begin()
 
 from mindcv_models.options import parse, peek
 from mindcv_models.process import run

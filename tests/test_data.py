@@ -226,6 +226,7 @@ def test_an_epoch_shows_each_image_once_in_a_new_order():
 def test_repeated_views_of_an_image_go_to_different_ranks_and_differ(tmp_path):
     repeated = order(views=3, ranks=2)
     assert repeated == np.repeat(order(), 3)[:10].tolist()
+    assert order(views=1_000_000_000) == order()[:1] * 10
     opts = prepare(options(noise_folder(tmp_path), aug_repeats=2, batch_size=1), ONE_DEVICE, training=True)
     loaders = [create_train_loader(opts, rank, 2) for rank in range(2)]
     assert shown(loaders[0], 1) == shown(loaders[1], 1) and len(set(shown(loaders[0], 1))) == 12

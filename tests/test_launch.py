@@ -166,6 +166,34 @@ def test_names_that_the_locale_cannot_write_are_escaped():
     assert done.stdout.decode("latin-1").splitlines() == [r"\u7ea2\u8272" + " Gr\u00fcn", r"\u84dd"]
 
 
+def test_a_working_directory_that_is_gone_is_one_line(tmp_path):
+    command = f"mkdir gone && cd gone && rmdir ../gone && '{sys.executable}' '{ROOT / 'train.py'}' --help"
+    done = subprocess.run(
+        command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    line = "error: no working directory (No such file or directory): change to a folder that exists.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
+
+
+def test_warnings_of_other_packages_are_no_errors():
+    code = (
+        "import os, sys, warnings, prologue\n"
+        "prologue.begin()\n"
+        "warnings.warn('old', DeprecationWarning); warnings.warn('odd')\n"
+        "os.execv(sys.executable, [sys.executable, '-c', 'import warnings; warnings.warn(\"child\")'])\n"
+    )
+    environment = {**os.environ, "PYTHONWARNINGS": "error"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert [line.partition("UserWarning: ")[2] for line in done.stderr.splitlines() if "UserW" in line] == [
+        "odd",
+        "child",
+    ]
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("sink", ["closed", "full"])
 def test_output_that_nobody_reads_costs_no_tracebacks(sink):

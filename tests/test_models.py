@@ -227,3 +227,19 @@ def test_options_that_cannot_be_meant_are_one_line():
         mindcv_models.create_model("litv2_s", alpha="2e-1")
     with pytest.raises(InputError, match=r"checkpoint_path: load checkpoints of every kind with"):
         mindcv_models.create_model("litv2_s", checkpoint_path="x.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("litv2_s", {"window_size": 2.5}, "HiLo: window_size=2.5 is no side of a window; give a whole number from 1."),
+        ("litv2_s", {"drop_rate": 5}, "litv2_s does not take {'drop_rate': 5} (For 'Dropout'"),
+        ("faster_vit_0_any_res", {"dim": -64}, "does not take {'dim': -64} (For 'FusibleConv2d', the 'out_channels'"),
+        ("retinanet", {"backbone": "litv2_s", "channels": 2.5}, "retinanet does not take {'backbone': 'litv2_s', 'ch"),
+        ("resnet18", {"groups": 2}, "resnet18 does not take {'groups': 2} (BasicBlock only supports groups=1)"),
+    ],
+)
+def test_values_that_a_model_refuses_are_one_line(model, options, message):
+    with pytest.raises(InputError) as error, no_init_parameters():
+        mindcv_models.create_model(model, **options)
+    assert message in str(error.value)

@@ -54,6 +54,11 @@ def test_a_runs_own_facts_pass_and_those_of_earlier_versions_too():
     check_metadata(saved(changed("place", {"epoch": 1, "step": 0})), "m")
 
 
+def test_a_state_of_another_model_is_said():
+    with pytest.raises(InputError, match=r"npz is a state of a run of 'm', not of n: resume with its model"):
+        check_metadata(saved(METADATA), "n")
+
+
 NAMES = ["../m-1_6.ckpt", "/home/other/m-1_6.ckpt", "sub/m-1_6.ckpt", "n-1_6.ckpt", "m_best.ckpt", "m-1_6.ckpt\n",
          "mm-1_6.ckpt", "m-1_6.ckpt/..", "config.yaml", "..", "", "m-1_6.ckpt\0"]  # fmt: skip
 

@@ -52,7 +52,9 @@ def _below(folder: str, prefix: str, above: FrozenSet[str], left_out: Counter) -
                 left_out["hidden"] += 1
             elif entry.is_dir():
                 folders.append(entry.name)
-            elif is_image_name(entry.name) and entry.is_file():
+            elif not entry.is_file():
+                left_out["broken links" if entry.is_symlink() else "pipes or devices"] += 1
+            elif is_image_name(entry.name):
                 yield prefix + entry.name
             else:
                 left_out[os.path.splitext(entry.name)[1].lower() or "no suffix"] += 1

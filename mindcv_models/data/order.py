@@ -48,7 +48,8 @@ class EpochOrder:
             order = rng.permutation(self.size)
         else:
             order = np.arange(self.size)
-        order = np.repeat(order, self.views)[: self.size]
+        views = min(self.views, self.size)
+        order = np.repeat(order[: -(-self.size // views)], views)[: self.size]
         return np.resize(order, len(self) * self.ranks)[self.rank :: self.ranks]
 
 

@@ -107,9 +107,9 @@ class HiLo(nn.Cell):
             raise InputError(f"HiLo: dim={dim} does not split into num_heads={num_heads}; choose a divisor of dim.")
         if not 0 <= alpha <= 1:
             raise InputError(f"HiLo: alpha={alpha} is no share of the heads; give a number from 0 to 1.")
-        if window_size < 1:
-            raise InputError(f"HiLo: window_size={window_size} is no side of a window; give 1 or more.")
-        self.dim, self.window_size, self.head_dim = dim, window_size, dim // num_heads
+        if window_size < 1 or window_size != int(window_size):
+            raise InputError(f"HiLo: window_size={window_size} is no side of a window; give a whole number from 1.")
+        self.dim, self.window_size, self.head_dim = dim, int(window_size), dim // num_heads
         self.scale = qk_scale or self.head_dim**-0.5
         self.low_heads = int(num_heads * alpha) if window_size > 1 else num_heads
         self.high_heads = num_heads - self.low_heads

@@ -92,7 +92,9 @@ def create_model(
         raise InputError(f"unknown model {model_name!r}: {hint}")
     try:
         return mindcv.create_model(model_name, num_classes=num_classes, in_channels=in_channels, **kwargs)
-    except TypeError as error:
+    except InputError:
+        raise
+    except (TypeError, ValueError, AssertionError) as error:
         if "unexpected keyword argument" in str(error):
             raise InputError(f"{model_name}: {error}. Leave that option out, or choose a model that has it.") from error
         given = {name: value for name, value in kwargs.items() if value is not None}

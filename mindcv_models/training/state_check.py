@@ -57,7 +57,7 @@ class _Metadata:
     """The checks of one state's metadata, each entry named by its path in them, such as ``place.epoch``."""
 
     def __init__(self, state: SavedState, model: str):
-        self.path, self.metadata = state.path, state.metadata
+        self.path, self.metadata, self.model = state.path, state.metadata, model
         self.checkpoint = re.compile(rf"{re.escape(model)}-\d+_\d+\.ckpt")
 
     def refuse(self, entry: str, value: Any, expected: str):
@@ -79,7 +79,12 @@ class _Metadata:
     def check(self) -> None:
         parts = ("options", "place", "best", "schedule", "keeper", "results")
         metadata = self.mapping("its content", self.metadata, parts)
-        self.mapping("options", metadata["options"], ())
+        options = self.mapping("options", metadata["options"], ())
+        if options.get("model", self.model) != self.model:
+            raise InputError(
+                f"{self.path} is a state of a run of {shown(options['model'])}, not of {self.model}: resume with its "
+                "model, or give --resume another state."
+            )
         self.place(metadata["place"])
         self.best(metadata["best"])
         schedule = self.mapping("schedule", metadata["schedule"], ("factor", "best", "waited"))
