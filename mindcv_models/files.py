@@ -219,10 +219,13 @@ def read_text(path: Union[str, Path], kind: str, limit: int = MAX_TEXT) -> str:
     if require_file(path, kind) > limit:
         raise InputError(f"{path} is larger than {limit >> 20} MB: that is no {kind}.")
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        text = Path(path).read_text(encoding="utf-8-sig")
+        if "\0" in text:  # which UTF-16 without a mark is full of
+            raise UnicodeError
+        return text
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}): check its permissions.") from error
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
         raise InputError(f"{path} is not UTF-8 text: save the {kind} as UTF-8.") from error
 
 

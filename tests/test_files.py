@@ -174,9 +174,10 @@ def test_texts_are_utf_8_whatever_the_locale(tmp_path):
     path.write_bytes("\ufeff红色 Grün".encode())
     assert read_text(path, "list") == "红色 Grün"
     assert require_file(path, "list") == len(path.read_bytes())
-    path.write_bytes(b"caf\xe9")
-    with pytest.raises(InputError, match=r"a\.txt is not UTF-8 text: save the list as UTF-8"):
-        read_text(path, "list")
+    for content in (b"caf\xe9", "red".encode("utf-16"), "red".encode("utf-16-le")):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"a\.txt is not UTF-8 text: save the list as UTF-8"):
+            read_text(path, "list")
     with pytest.raises(InputError, match=r"larger than 1 MB: that is no list"):
         path.write_bytes(b" " * (1 << 20) + b" ")
         read_text(path, "list", 1 << 20)

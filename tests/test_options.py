@@ -236,6 +236,7 @@ def test_a_recipe_is_utf8_with_or_without_a_mark(tmp_path, encoded):
     [
         ("lr: 0.1\n# 学习率\n".encode("gbk"), "recipe.yaml, line 2 is not UTF-8: save the file as UTF-8 text."),
         ("lr: 0.1\n".encode("utf-16"), "recipe.yaml, line 1 is not UTF-8: save the file as UTF-8 text."),
+        (b"mode: 0\n" + "lr: 0.1\n".encode("utf-16-le"), "recipe.yaml, line 2 is not UTF-8: save the file as"),
         (b"lr: 0.1\n---\nlr: 0.2\n", "recipe.yaml, line 2 is not YAML"),
         (b"lr:\n\t- 0.1\n", "recipe.yaml, line 2 is not YAML"),
         (b"lr: " + b"[" * 5000, "is not YAML"),
@@ -252,8 +253,8 @@ def test_a_recipe_is_utf8_with_or_without_a_mark(tmp_path, encoded):
         (b"model: " + b"m" * 5000 + b"\nopt: " + b"o" * 5000, "opt is 'ooo"),
         (b"#" * (2**20 + 1), "has more than 1 MB"),
     ],
-    ids=["gbk", "utf-16", "two documents", "tab", "deep", "key", "tag", "bomb", "bomb below", "loop", "list", "long",
-         "large"],
+    ids=["gbk", "utf-16", "no mark", "two documents", "tab", "deep", "key", "tag", "bomb", "bomb below", "loop", "list",
+         "long", "large"],
 )  # fmt: skip
 def test_what_is_no_recipe_is_one_short_line(tmp_path, encoded, message):
     with pytest.raises(InputError) as refused:

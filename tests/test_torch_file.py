@@ -290,6 +290,7 @@ OTHERS = {
     "array.npy": (lambda p: np.save(p, np.ones(3)), "it is one NumPy array"),
     "a.pth.gz": (lambda p: p.write_bytes(gzip.compress(b"x" * 99)), "it is compressed by gzip: unpack it first"),
     "page.pth": (lambda p: p.write_text("\n<!DOCTYPE html>"), "it is a web page or XML"),
+    "recipe.pth": (lambda p: p.write_text("mode: 0\nlr: 0.1\n"), "it is text: give the file that has the weights"),
     "pointer.pth": (lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\n"), "run git lfs pull"),
     "config.json": (lambda p: p.write_text('{"a": 1}'), "it is JSON: give the file that has the weights"),
     "x.index.json": (lambda p: p.write_text('{"a": 1}'), "no index of a checkpoint in parts: its weight_map is mis"),

@@ -70,6 +70,8 @@ def _kind(path: str, start: bytes) -> str:
         return "it is a web page or XML: the download gave that instead of the file"
     if start.lstrip()[:1] == b"{":
         return "it is JSON: give the file that has the weights, or an index whose name ends in .index.json"
+    if start.isascii() and start.decode().replace("\n", " ").replace("\r", " ").replace("\t", " ").isprintable():
+        return "it is text: give the file that has the weights, a .ckpt, .pth, .pt, .bin or .safetensors"
     return f"it is no PyTorch checkpoint, for it begins with {start[:16]!r}: check that it was downloaded completely"
 
 

@@ -95,10 +95,13 @@ def _read_text(path: Path) -> str:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot read the configuration {path} ({reason}): give the path of a YAML file.") from error
     try:
-        return encoded.decode("utf-8-sig")
+        text, wrong = encoded.decode("utf-8-sig"), encoded.find(b"\0")  # which UTF-16 without a mark is full of
     except UnicodeDecodeError as error:
-        line = encoded[: error.start].count(b"\n") + 1
-        raise InputError(f"{path}, line {line} is not UTF-8: save the file as UTF-8 text.") from error
+        wrong = error.start
+    if wrong >= 0:
+        line = encoded[:wrong].count(b"\n") + 1
+        raise InputError(f"{path}, line {line} is not UTF-8: save the file as UTF-8 text.")
+    return text
 
 
 def save_options(options: Any, path: Union[str, os.PathLike]) -> None:
