@@ -85,6 +85,12 @@ def test_a_split_by_val_ratio_is_looked_at_and_not_written(tmp_path, monkeypatch
     status, rows, _ = check(data, monkeypatch, capsys, caplog, *more)
     assert status == 0 and rows["class a"] == ["3", "3"] and rows["class b"] == ["3", "4"]
     assert not (tmp_path / "out").exists()
+    (data / "c").mkdir()
+    (data / "c" / "0.png").write_bytes((data / "a" / "0.png").read_bytes())
+    status, _, text = check(data, monkeypatch, capsys, caplog, *more)
+    assert status == 1
+    alone = f"class folder {data / 'c'} has one image, which cannot be split: add another one."
+    assert text[text.index("would stop a run") :].splitlines() == ["would stop a run:", f"  train: {alone}"]
     status, rows, text = check(tmp_path / "absent", monkeypatch, capsys, caplog, *more)
     assert status == 1 and "no folder" in text and rows["images"][0] == "0"
 

@@ -304,6 +304,10 @@ def test_a_network_that_is_there_twice_is_refused(tmp_path):
     )
     with pytest.raises(InputError, match=r"two\.st holds this network more than once, under student\. and teacher\."):
         load_torch_checkpoint(shallow(False), str(tmp_path / "two.st"))
+    other = shallow(False)
+    other.head = nn.Dense(other.head.in_channels, 7)  # another number of classes than in the file
+    with pytest.raises(InputError, match=r"more than once, under student\. and teacher\."):
+        load_torch_checkpoint(other, str(tmp_path / "two.st"), without="head")
 
 
 def test_own_checkpoints_too_are_found_under_a_prefix(tmp_path):

@@ -175,7 +175,7 @@ def find_prefix(network: nn.Cell, tensors: Mapping[str, Any], torch: bool = True
     best = [prefix for prefix, count in hits.items() if count == max(hits.values())]
     if "" in best:
         return ""
-    if len(best) > 1 and hits[best[0]] == len(wanted):
+    if len(best) > 1 and 2 * hits[best[0]] > len(wanted):  # the classifier may be another one
         places = " and ".join(best[:4])
         raise InputError(f"{source} holds this network more than once, under {places}: save one of them alone.")
     return min(best, key=len)

@@ -35,6 +35,8 @@ def look_at_data(options: TrainOptions) -> List[Part]:
         prepared = train.attempt(lambda: prepare(replace(options, skip_bad_images=False), ONE_DEVICE, training=True))
         if prepared is not None:
             train.attempt(lambda: create_train_loader(prepared))
+        elif options.val_ratio is not None:  # without a split there is nothing more to look at
+            return [train]
         options = prepared or options
         parts = [train]
         if options.val_while_train or options.split_file or split_root(options, options.val_split).is_dir():
