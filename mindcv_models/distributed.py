@@ -5,6 +5,7 @@ mpirun started connect through that launcher's scheduler: rank 0 starts it as a 
 """
 
 import errno
+import functools
 import os
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from .backend import device_target, has_sync_batch_norm
 from .cells import replace_cells, set_value
 from .errors import InputError, RunError
+from .hosts import address_towards, end_together, meeting_address, wait_for
 
 __all__ = [
     "ONE_DEVICE",
@@ -109,6 +111,7 @@ def join_world(distribute: bool) -> World:
 
     Raises:
         InputError: ``distribute`` without a launcher, or a launcher of several processes without ``distribute``.
+        RunError: the hosts do not reach each other.
     """
     started = launch()
     if not distribute:
@@ -124,26 +127,31 @@ def join_world(distribute: bool) -> World:
         raise InputError(
             f"distribute is True, but no launcher started this process: use {_LAUNCH} or --distribute False."
         )
-    if started.launcher == "mpirun" and ms.get_context("device_target") == "CPU":
+    on_cpu = device_target() == "CPU"
+    if on_cpu and started.launcher == "mpirun":
         _meet_on_cpu()
+    if on_cpu and os.environ["MS_ROLE"] == "MS_WORKER":
+        _prepare_worker()
     ms.communication.init()
-    return World(ms.communication.get_rank(), ms.communication.get_group_size())
+    world = World(ms.communication.get_rank(), ms.communication.get_group_size())
+    if on_cpu and world.size > 1:
+        _end_together(world)
+    return world
 
 
 def _meet_on_cpu():
     from mpi4py import MPI
 
     world = MPI.COMM_WORLD
+    address = meeting_address(world)
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = world.bcast((_own_address(world), free.getsockname()[1]), root=0)
+        free.bind(("", 0))
+        port = world.bcast(free.getsockname()[1], root=0)
     rank, size = world.Get_rank(), world.Get_size()
     MPI.Finalize()
     for name in [n for n in os.environ if n.startswith(("OMPI_", "PMIX_", "PRTE_"))]:
         del os.environ[name]
-    os.environ.update(
-        MS_WORKER_NUM=str(size), MS_NODE_ID=str(rank), MS_SCHED_HOST=address[0], MS_SCHED_PORT=str(address[1])
-    )
+    os.environ.update(MS_WORKER_NUM=str(size), MS_NODE_ID=str(rank), MS_SCHED_HOST=address, MS_SCHED_PORT=str(port))
     if rank == 0:
         subprocess.Popen(
             [sys.executable, "-c", _SCHEDULER],
@@ -154,40 +162,24 @@ def _meet_on_cpu():
     os.environ["MS_ROLE"] = "MS_WORKER"
 
 
-def _own_address(world) -> str:
-    """The address at which other ranks reach this one: loopback if all are on one host.
+def _prepare_worker():
+    """Settings of MindSpore's communication on the CPU that suit several hosts, unless they are made already.
 
-    A host's own name is often 127.0.1.1 there (``/etc/hosts`` of Debian and Ubuntu), so it is the last to be asked.
-
-    Raises:
-        RunError: this host has no other address than loopback.
+    It would listen at the address of the first interface, which may belong to another network. And a rank may come to
+    a message minutes after the others, whose kernels were compiled on an earlier run: MindSpore waits 30 seconds. A
+    worker that does not find the scheduler at once, which starts as late as itself, sleeps 10 to 30 seconds.
     """
-    hosts = sorted(set(world.allgather(socket.gethostname())))
-    if len(hosts) == 1:
-        return "127.0.0.1"
-    others = [host for host in hosts if host != socket.gethostname()]
-    for find in (lambda: [_address_towards(host) for host in others], _addresses_of_name):
-        try:
-            found = [address for address in find() if not address.startswith(("127.", "0."))]
-        except OSError:
-            continue
-        if found:
-            return found[0]
-    raise RunError(
-        f"{socket.gethostname()} has no address that {others[0]} could reach: give it one in /etc/hosts or DNS that is "
-        "not 127.x.x.x."
-    )
+    os.environ.setdefault("MS_WORKER_IP", address_towards(os.environ["MS_SCHED_HOST"]))
+    os.environ.setdefault("MS_NODE_TIMEOUT", "1800")
+    wait_for(os.environ["MS_SCHED_HOST"], int(os.environ["MS_SCHED_PORT"]), seconds=60)
 
 
-def _address_towards(host: str) -> str:
-    """The address of this host's interface from which packets to ``host`` would leave; none is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, 9))
-        return probe.getsockname()[0]
+@functools.cache
+def _end_together(world: World):
+    def from_rank_0(numbers):
+        return sum_over_ranks(numbers if world.is_main else np.zeros(len(numbers)), world)
 
-
-def _addresses_of_name() -> List[str]:
-    return socket.gethostbyname_ex(socket.gethostname())[2]
+    end_together(world.rank, world.size, os.environ["MS_WORKER_IP"], from_rank_0)
 
 
 class AllReduceMean(nn.Cell):

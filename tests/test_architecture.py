@@ -14,7 +14,7 @@ PACKAGE = "mindcv_models"
 # From the bottom up. A module imports from its own level and from those below it, and no two rooms import each other.
 LEVELS = [
     {"errors", "files"},
-    {"backend", "cells"},
+    {"backend", "cells", "hosts"},
     {"layers"},
     {"models"},
     {"distributed", "graph", "input_size", "options", "pretrained", "process", "profile", "reparameterize"},

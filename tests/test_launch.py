@@ -3,7 +3,6 @@
 import logging
 import os
 import platform
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,7 +12,7 @@ import pytest
 
 from mindcv_models import backend, distributed, process
 from mindcv_models.distributed import Launch, join_world, launch
-from mindcv_models.errors import InputError, RunError
+from mindcv_models.errors import InputError
 from tests.helpers.launch import PATIENCE
 
 ROOT = Path(__file__).parents[1]
@@ -79,44 +78,6 @@ def test_a_launcher_without_distribute_is_refused(environment):
     with pytest.raises(InputError, match="mpirun started 4 processes, but distribute is False") as error:
         join_world(distribute=False)
     assert error.value.of_one_rank  # so that the fourth of them says it, alone in an outer launcher's shell
-
-
-@pytest.mark.parametrize(
-    ("routes", "names", "expected"),
-    [
-        (["10.0.0.7"], ["127.0.1.1"], "10.0.0.7"),
-        (["127.0.0.1"], ["127.0.1.1", "192.168.1.5"], "192.168.1.5"),
-        (OSError("no route"), ["192.168.1.5"], "192.168.1.5"),
-        (OSError("no route"), ["127.0.1.1"], None),
-    ],
-)
-def test_a_host_tells_others_an_address_that_they_reach(monkeypatch, routes, names, expected):
-    def towards(host):
-        assert host == "far"
-        if isinstance(routes, OSError):
-            raise routes
-        return routes[0]
-
-    class World:
-        hosts = ("near", "far")
-
-        def allgather(self, own):
-            return [own, *self.hosts[1:]]
-
-    monkeypatch.setattr(socket, "gethostname", lambda: "near")
-    monkeypatch.setattr(socket, "gethostbyname_ex", lambda name: (name, [], names))
-    monkeypatch.setattr(distributed, "_address_towards", towards)
-    if expected is None:
-        with pytest.raises(RunError, match=r"near has no address that far could reach"):
-            distributed._own_address(World())
-    else:
-        assert distributed._own_address(World()) == expected
-    monkeypatch.setattr(World, "hosts", ("near", "near"))
-    assert distributed._own_address(World()) == "127.0.0.1"
-
-
-def test_the_route_to_another_host_is_asked_of_the_system():
-    assert distributed._address_towards("127.0.0.1") == "127.0.0.1"
 
 
 def test_kernels_are_kept_with_the_temporary_files_where_there_is_no_home(monkeypatch, tmp_path):
