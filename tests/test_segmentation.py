@@ -1,5 +1,6 @@
 """Semantic segmentation: label maps as files, transforms, whole pictures and windows, scores, pictures of results."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import mindspore as ms
@@ -422,6 +423,17 @@ def test_loss_counts_ignored_pixels_in_the_mean_only():
     own = np.log(np.exp(wide).sum(1)) - np.take_along_axis(wide, np.maximum(labels, 0)[:, None], 1)[:, 0]
     np.testing.assert_allclose(float(loss), (own * (labels >= 0)).sum() / labels.size, rtol=1e-6)
     np.testing.assert_allclose(float(accuracy), (wide.argmax(1) == labels).mean(), rtol=1e-6)
+    weights = np.linspace(0, 2, CLASSES)
+    weighted = SegmentationObjective(Logits(logits), weights.tolist())
+    loss, _ = weighted(ms.Tensor(np.zeros((2, 3, 5, 6), np.float32)), ms.Tensor(labels))
+    own *= weights[np.maximum(labels, 0)] * (labels >= 0)
+    np.testing.assert_allclose(float(loss), own.sum() / labels.size, rtol=1e-6)
+
+
+def test_class_weights_are_one_for_each_class():
+    options = replace(TrainOptions(), class_weights=(1.0, 2.0), num_classes=3)
+    with pytest.raises(InputError, match="class_weights has 2 numbers, but there are 3 classes"):
+        TASK.objective(options, nn.Identity())
 
 
 # Pictures of results.

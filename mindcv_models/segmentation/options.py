@@ -178,6 +178,11 @@ class _Recipes(Group):
 class TrainOptions(RunOptions, Head, LabelMaps, Prepared, Transforms, Inferring, _Recipes):
     """The options of ``train.py`` for a segmenter."""
 
+    class_weights: Optional[Tuple[float, ...]] = option(
+        None, "factor on the loss of each class's pixels, in the order of the classes; default: 1 for all", at_least=0,
+        example="1 1 0.5", also=("class_weight",),
+    )  # fmt: skip
+
 
 @dataclass
 class ValidateOptions(System, Head, LabelMaps, Prepared, Inferring, Averages, Precision, _Recipes):

@@ -77,7 +77,12 @@ class Segmentation:
         return loader
 
     def objective(self, options: TrainOptions, network: nn.Cell) -> Objective:
-        return SegmentationObjective(network)
+        weights = options.class_weights
+        if weights is not None and len(weights) != options.num_classes:
+            raise InputError(
+                f"class_weights has {len(weights)} numbers, but there are {options.num_classes} classes: give one each."
+            )
+        return SegmentationObjective(network, weights)
 
     def validator(self, options: TrainOptions, network: nn.Cell, world: World) -> SegmentationValidator:
         return SegmentationValidator(network, options, world)
