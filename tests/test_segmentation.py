@@ -27,7 +27,8 @@ from mindcv_models.segmentation.options import TrainOptions
 from mindcv_models.segmentation.task import TASK
 from mindcv_models.segmentation.transforms import IGNORED, TrainTransform
 from mindcv_models.segmentation.validator import SegmentationValidator, settings_of
-from mindcv_models.training import learning_rates
+from mindcv_models.training import Schedule, build_network, build_step, learning_rates
+from tests.helpers import dense_tiny  # noqa: F401, it registers a backbone
 from tests.helpers.label_maps import label_folder, write_pair
 
 CLASSES = 3
@@ -434,6 +435,43 @@ def test_class_weights_are_one_for_each_class():
     options = replace(TrainOptions(), class_weights=(1.0, 2.0), num_classes=3)
     with pytest.raises(InputError, match="class_weights has 2 numbers, but there are 3 classes"):
         TASK.objective(options, nn.Identity())
+
+
+def update_of(options, batches, accumulate):
+    """What one update changes in each weight; batch normalisation goes by its stored statistics."""
+    ms.set_seed(1)
+    options = replace(options, gradient_accumulation_steps=accumulate)
+    network = build_network(options, ONE_DEVICE)
+    for _, cell in network.cells_and_names():
+        if hasattr(cell, "use_batch_statistics"):
+            cell.use_batch_statistics = False
+    step = build_step(options, TASK.objective(options, network), Schedule(options, 4), ONE_DEVICE)
+    before = [weight.asnumpy().copy() for weight in step.weights]
+    for batch in batches:
+        step(*map(ms.Tensor, batch))
+    return {p.name: p.asnumpy() - old for p, old in zip(step.weights, before)}
+
+
+def test_batches_that_are_accumulated_update_as_one_batch_of_all(root, eager):
+    """With layer-wise learning rates and clipping too. Statistics of each batch's own, and AdamW's sign of gradients
+    near zero, would make a difference that is no error."""
+    options = prepared(
+        root, "--backbone", "tiny_maps", "--channels", "8", "--head_channels", "8", "--opt", "sgd", "--momentum", "0",
+        "--lr", "1", "--warmup_epochs", "0", "--layer_decay", "0.5", "--clip_grad", "True", "--clip_value", "0.02",
+        "--drop_rate", "0",
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    shapes = ((2, 3, 32, 32), (2, 32, 32))
+    first, second = (
+        (rng.standard_normal(shapes[0], np.float32), rng.integers(0, CLASSES, shapes[1]).astype(np.int32))
+        for _ in range(2)
+    )
+    both = tuple(np.concatenate(pair) for pair in zip(first, second))
+    whole, parts = update_of(options, [both], 1), update_of(options, [first, second], 2)
+    norm = np.sqrt(sum(np.square(value.astype(np.float64)).sum() for value in whole.values()))
+    assert 0.005 < norm < 0.02  # clipped, and slower below the last layer
+    for name, value in whole.items():
+        np.testing.assert_allclose(parts[name], value, rtol=0, atol=2e-7, err_msg=name)
 
 
 # Pictures of results.
