@@ -3,6 +3,7 @@
 from .activation import GELU
 from .convolution import Conv2d, DepthwiseConv2d
 from .deformable import DeformableConv2d, deformable_conv2d
+from .dense import Dense
 from .kernel import Kernel
 from .nms import NMS
 from .normalization import BatchNorm2d, ChannelNorm, LayerNorm
@@ -18,6 +19,7 @@ __all__ = [
     "ChannelNorm",
     "Conv2d",
     "DeformableConv2d",
+    "Dense",
     "DepthwiseConv2d",
     "GlobalAvgPool",
     "Kernel",

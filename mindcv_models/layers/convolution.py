@@ -27,9 +27,15 @@ class FusibleConv2d(nn.Conv2d):
     """A convolution whose bias is plain arithmetic in evaluation, fused with what follows."""
 
     def construct(self, x):
-        if self.training or not self.has_bias:
-            return super().construct(x)
-        return self.conv2d(x, self.weight) + self.bias.reshape(-1, 1, 1)
+        out = self.conv2d(x, self.weight)
+        if self.has_bias:
+            out = self.with_bias(out)
+        return out
+
+    def with_bias(self, out):
+        if self.training:
+            return self.bias_add(out, self.bias)
+        return out + self.bias.reshape(-1, 1, 1)
 
 
 class DepthwiseConv2d(nn.Conv2d):

@@ -31,7 +31,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
 from ..errors import InputError, refuse_pretrained
-from ..layers import GELU, BatchNorm2d, ChannelNorm, Conv2d, GlobalAvgPool, LayerNorm
+from ..layers import GELU, BatchNorm2d, ChannelNorm, Conv2d, Dense, GlobalAvgPool, LayerNorm
 from .family import check_out_indices, image_config
 
 __all__ = ["FasterViT", "FasterViTFeatures"]
@@ -42,9 +42,15 @@ def conv3x3(in_channels: int, out_channels: int, stride=1, groups=1, bias=False)
     return Conv2d(in_channels, out_channels, 3, stride, group=groups, has_bias=bias)
 
 
-def dense(in_channels: int, out_channels: int, bias: bool = True) -> nn.Dense:
+def dense(in_channels: int, out_channels: int, bias: bool = True) -> Dense:
     """A linear layer, ``(..., in_channels)`` to ``(..., out_channels)``, normal with deviation 0.02 and biases of 0."""
-    return nn.Dense(in_channels, out_channels, weight_init=Normal(0.02), bias_init="zeros", has_bias=bias)
+    return Dense(in_channels, out_channels, weight_init=Normal(0.02), bias_init="zeros", has_bias=bias)
+
+
+def tokens_between(x, first: int, end: int):
+    """The tokens ``first`` to ``end`` of ``(N, L, C)``, ``(N, end - first, C)``; ``ops.split`` compiles slowly."""
+    n, _, c = x.shape
+    return ops.strided_slice(x, (0, first, 0), (n, end, c), (1, 1, 1))
 
 
 def dropout(rate):
@@ -335,7 +341,7 @@ class HierarchicalBlock(WindowBlock):
             return self.mix(x), carriers
         extra = self.side * self.side
         x = self.mix(ops.concat([self.mix_carriers(carriers, rows, columns), x], 1))  # (B * windows, c * c + w * w, C)
-        own, x = ops.split(x, [extra, tokens], 1)
+        own, x = tokens_between(x, 0, extra), tokens_between(x, extra, extra + tokens)
         if self.propagates:
             spread = ops.gather(own, _nearest_index(self.side, math.isqrt(tokens)), 1)  # (B * windows, w * w, C)
             x = x + (spread if self.gamma1 is None else spread * self.gamma1)

@@ -19,7 +19,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
 from ..errors import refuse_pretrained
-from ..layers import GELU, BatchNorm2d, Conv2d, GlobalAvgPool, Kernel
+from ..layers import GELU, BatchNorm2d, Conv2d, Dense, GlobalAvgPool, Kernel
 from .family import check_out_indices, image_config
 
 __all__ = ["FastViT", "FastViTFeatures"]
@@ -195,8 +195,8 @@ class Attention(nn.Cell):
         super().__init__()
         self.num_heads = dim // self.head_dim
         self.scale = self.head_dim**-0.5
-        self.qkv = nn.Dense(dim, 3 * dim, weight_init=Normal(0.02), has_bias=False)
-        self.proj = nn.Dense(dim, dim, weight_init=Normal(0.02), bias_init="zeros")
+        self.qkv = Dense(dim, 3 * dim, weight_init=Normal(0.02), has_bias=False)
+        self.proj = Dense(dim, dim, weight_init=Normal(0.02), bias_init="zeros")
 
     def construct(self, x):
         b, c, h, w = x.shape

@@ -21,7 +21,7 @@ from mindspore.common.initializer import Normal
 
 from .. import backend
 from ..errors import InputError, refuse_pretrained
-from ..layers import GELU, BatchNorm2d, ChannelNorm, Conv2d, DeformableConv2d, GlobalAvgPool
+from ..layers import GELU, BatchNorm2d, ChannelNorm, Conv2d, DeformableConv2d, Dense, GlobalAvgPool
 from .family import check_out_indices, image_config
 
 __all__ = ["HiLo", "LITv2", "LITv2Features"]
@@ -40,9 +40,9 @@ def pad_to_multiple(x, axis: int, multiple: int):
     return ops.Pad(margins)(x)
 
 
-def linear(in_channels: int, out_channels: int, bias: bool = True) -> nn.Dense:
+def linear(in_channels: int, out_channels: int, bias: bool = True) -> Dense:
     """A linear layer, ``(..., in_channels)`` to ``(..., out_channels)``, normal with deviation 0.02 and biases of 0."""
-    return nn.Dense(in_channels, out_channels, weight_init=Normal(0.02), bias_init="zeros", has_bias=bias)
+    return Dense(in_channels, out_channels, weight_init=Normal(0.02), bias_init="zeros", has_bias=bias)
 
 
 class Pointwise(nn.Dense):
