@@ -23,6 +23,7 @@ from mindcv_models.benchmark.published import PUBLISHED
 from mindcv_models.benchmark.subject import OutOfMemoryError, TimedModel
 from mindcv_models.errors import InputError
 from tests.helpers.scripts import call
+from tools import first_call_benchmark
 
 ROOT = Path(__file__).parents[1]
 
@@ -323,3 +324,13 @@ def test_a_plot_without_matplotlib_is_refused_at_once(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
     status, _, error = call("benchmark", ["--plot", "speed.png"], monkeypatch, capsys)
     assert (status, error.split(":")[1]) == (2, " plot needs matplotlib")
+
+
+def test_a_first_call_is_shown_as_a_multiple_of_the_yardsticks():
+    seconds = {"here": {"tiny": [3.0, 2.0, 9.0]}, "other": {"tiny": [4.0, 6.0, 5.0]}}
+    expected = ("tiny", "training", "3.0 (2.0-9.0)", "1.50", "5.0 (4.0-6.0)", "0.60")
+    assert first_call_benchmark.row_of("tiny", True, 2.0, seconds) == expected
+    del seconds["other"]
+    assert first_call_benchmark.row_of("tiny", True, 2.0, seconds) == expected[:4]
+    with pytest.raises(InputError, match="other is nowhere, but must be a folder that has this project's"):
+        first_call_benchmark.FirstCallOptions(other="nowhere").check()

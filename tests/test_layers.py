@@ -15,6 +15,7 @@ from mindcv_models.layers import (
     BatchNorm2d,
     ChannelNorm,
     Conv2d,
+    Dense,
     DepthwiseConv2d,
     GlobalAvgPool,
     LayerNorm,
@@ -216,6 +217,13 @@ def test_batch_norm_equals_the_plain_one(mode, training):
         np.testing.assert_array_equal(mine.asnumpy(), other.asnumpy())
 
 
+def test_a_frozen_batch_norm_normalises_by_the_statistics_that_it_keeps(mode):
+    norm, plain = randomize(BatchNorm2d(5)), randomize(nn.BatchNorm2d(5)).set_train(False)
+    norm.use_batch_statistics = False
+    assert_same(norm.set_train(True), plain, np.random.default_rng(0).normal(3, 2, (3, 5, 6, 7)))
+    np.testing.assert_array_equal(norm.moving_mean.asnumpy(), plain.moving_mean.asnumpy())
+
+
 @pytest.mark.parametrize("cell", [LayerNorm, ChannelNorm])
 @pytest.mark.parametrize("by_matmul", [False, True])
 def test_layer_norms_are_exact(mode, cell, by_matmul):
@@ -270,3 +278,19 @@ def test_convolutions_by_tiles_are_convolutions():
     exact, found = (out.asnumpy() for out in network(ms.Tensor(x)))
     assert exact.std() > 0.5
     np.testing.assert_allclose(found, exact, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("shape", [(6, 4), (2, 3, 4), (2, 3, 5, 4)], ids=["rows", "tokens", "maps"])
+def test_a_linear_layer_is_mindspores_to_the_last_bit(shape, bias, mode):
+    plain, own = nn.Dense(4, 7, has_bias=bias), Dense(4, 7, has_bias=bias)
+    for mine, theirs in zip(own.get_parameters(), plain.get_parameters()):
+        mine.set_data(theirs)
+    x = ms.Tensor(np.random.default_rng(0).standard_normal(shape), ms.float32)
+    outputs, slopes = [], []
+    for cell in (own, plain):
+        outputs.append(cell(x).asnumpy())
+        slopes.append([g.asnumpy() for g in ops.grad(cell, None, cell.trainable_params())(x)])
+    np.testing.assert_array_equal(*outputs)
+    for mine, theirs in zip(*slopes):
+        np.testing.assert_array_equal(mine, theirs)
