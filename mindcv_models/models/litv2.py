@@ -52,7 +52,7 @@ class Pointwise(nn.Dense):
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__(in_channels, out_channels, weight_init=Normal(0.02), bias_init="zeros")
-        self.conv2d = ops.Conv2D(out_channels, 1)  # the function checks its arguments in a dozen branches
+        self.conv2d = ops.Conv2D(out_channels, (1, 1))  # the function checks its arguments in a dozen branches
 
     def construct(self, x):
         weight = self.weight.reshape(self.out_channels, self.in_channels, 1, 1)
