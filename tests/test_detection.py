@@ -33,7 +33,8 @@ from tests.helpers.tiny_detector import (
     scenes,
 )
 
-RUN = [*NETWORK, *TWO_EPOCHS, "--lr", "0.01", "--ema", "True", "--ema_decay", "0.5"]
+VIEWS = ["--ratio_range", "0.7", "1.4", "--photometric", "True"]
+RUN = [*NETWORK, *TWO_EPOCHS, *VIEWS, "--lr", "0.02", "--ema", "True", "--ema_decay", "0.5", "--ema_ramp", "False"]
 
 
 def formula(logits, labels):
@@ -147,6 +148,9 @@ def test_validation_writes_results_that_score_the_same(run, found, tmp_path):
     assert code == 0
     tables = [rows(folder / "results.csv") for folder in (report, tmp_path / "again")]
     assert tables[0][0]["box_ap"] == tables[1][0]["box_ap"]
+    trained = rows(run / "results.csv")[-1]  # whose averages are what is validated
+    assert trained["ema_box_ap"] != trained["box_ap"]
+    np.testing.assert_allclose(float(tables[0][0]["box_ap"]), float(trained["ema_box_ap"]), rtol=1e-4)
     own = report / checkpoint(run).stem
     assert len(rows(own / "per_class.csv")) == 10
     assert Image.open(own / "box_precision_recall.png").size[0] > 300

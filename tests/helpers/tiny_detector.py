@@ -28,6 +28,7 @@ IMAGES = ["--img_scale", "96", "96", "--anchor_scale", "2", "--num_parallel_work
 TWO_EPOCHS = [
     *IMAGES, "--dataset", "digits_scenes", "--batch_size", "4", "--epoch_size", "2", "--opt", "adamw",
     "--warmup_epochs", "0", "--val_while_train", "True", "--log_interval", "1", "--save_every", "2",
+    "--score_threshold", "0.001",
 ]  # fmt: skip
 
 
@@ -102,8 +103,8 @@ def resumed(arguments, data, killed):
 
 
 def _search(trained, checkpoint, folder):
-    return ["--config", trained / "config.yaml", "--ckpt_path", checkpoint, "--score_threshold", "0.001",
-            "--save_results", folder / "found.json"]  # fmt: skip
+    return ["--config", trained / "config.yaml", "--ckpt_path", checkpoint, "--save_results",
+            folder / "found.json"]  # fmt: skip
 
 
 def found_by_one(trained, checkpoint, folder):
