@@ -167,7 +167,7 @@ def test_hilo_on_its_own():
     [
         ({"dim": 100, "num_heads": 12}, "does not split"),
         ({"dim": 96, "alpha": 1.5}, "number from 0 to 1"),
-        ({"dim": 96, "window_size": 0}, "give 1 or more"),
+        ({"dim": 96, "window_size": 0}, "whole number from 1"),
     ],
 )
 def test_hilo_refuses_what_does_not_fit(options, message):

@@ -34,7 +34,8 @@ class MaskTargets(nn.Cell):
         self.loops = None
         if library is not None:
             self.loops = Loops(
-                f"{library}:mask_targets", lambda x, *_: (x[0], x[1], side, side), lambda x, *_: x, "aot"
+                f"{library}:mask_targets", lambda x, *_: (x[0], x[1], side, side), lambda x, *_: x, "aot",
+                attributes={"output_size": side},
             )  # fmt: skip
 
     def construct(self, regions, owners, crops, places, sizes, shape):

@@ -7,7 +7,7 @@ __all__ = ["Dense"]
 
 @ops.constexpr
 def _with_channels(shape, channels):
-    return (*shape[:-1], channels)
+    return (*(-1 if side is None else side for side in shape[:-1]), channels)  # None: a batch of any size
 
 
 class Dense(nn.Dense):

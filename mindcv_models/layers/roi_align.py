@@ -155,4 +155,7 @@ def loops(library: Path, size: int) -> Loops:
 
     zeros = ops.ZerosLike()
     gradient = Loops(f"{library}:roi_align_gradient", lambda planes, *_: planes, lambda planes, *_: planes, "aot")
-    return Loops(f"{library}:roi_align", shape, lambda planes, *_: planes, "aot", bprop=gradients)
+    return Loops(
+        f"{library}:roi_align", shape, lambda planes, *_: planes, "aot", bprop=gradients,
+        attributes={"output_size": size},
+    )  # fmt: skip
