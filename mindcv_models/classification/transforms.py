@@ -33,17 +33,18 @@ class EvalTransform(CropTransform):
         own = config_of(options.model)
         size = options.image_resize or own.input_size[1:]
         names = ("crop_pct", "crop_mode", "interpolation")
-        own = cls(
+        transform = cls(
             size[0] if isinstance(size, tuple) and len(set(size)) == 1 else size,
             *(getattr(own if getattr(options, name) is None else options, name) for name in names),
             *options.mean_and_std,
         )
-        if max(own.size) > 2 * MAX_SIDE * own.crop_pct:
+        side, share = max(transform.size), transform.crop_pct
+        if side > 2 * MAX_SIDE * share:
             raise InputError(
-                f"crop_pct is {own.crop_pct:g}, so that images would be resized to {max(own.size) / own.crop_pct:.0f} "
-                f"pixels before they are cropped to {max(own.size)}, but {2 * MAX_SIDE} is the most: use a larger one."
+                f"crop_pct is {share:g}, so that images would be resized to {side / share:.0f} pixels before they are "
+                f"cropped to {side}, but {2 * MAX_SIDE} is the most: use a larger one."
             )
-        return own
+        return transform
 
 
 class TrainTransform:

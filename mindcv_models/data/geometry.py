@@ -8,7 +8,18 @@ import numpy as np
 from ..errors import InputError
 from .images import MAX_PIXELS
 
-__all__ = ["fitted_size", "normalise", "pad_bottom_right", "resize_image", "resize_labels", "turn", "turn_points"]
+__all__ = [
+    "GREY",
+    "fitted_size",
+    "normalise",
+    "pad_bottom_right",
+    "resize_image",
+    "resize_labels",
+    "turn",
+    "turn_points",
+]
+
+GREY = 128  # around pictures that are turned or shown smaller than they are
 
 
 def fitted_size(height: int, width: int, scale: Tuple[int, int]) -> Tuple[int, int]:

@@ -85,6 +85,10 @@ class RunLengths:
         counts = np.diff(np.concatenate([[0], edges, [bitmap.size]]))
         return cls(*bitmap.shape, counts[: len(edges) + 1])
 
+    def annotation(self) -> Dict[str, Any]:
+        """The mask as annotations have it, not compressed."""
+        return {"size": [self.height, self.width], "counts": self.counts.tolist()}
+
     def area(self) -> int:
         """Pixels inside."""
         return int(self.counts[1::2].sum())

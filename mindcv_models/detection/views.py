@@ -1,11 +1,11 @@
 """Random views of training images: objects of other sizes, at other places, in other colours."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import numpy as np
 
-from ..data.geometry import turn, turn_points
+from ..data.geometry import GREY, turn, turn_points
 from ..data.photometric import distort
 from ..errors import InputError
 from .boxes import clip
@@ -15,7 +15,6 @@ from .masks import RunLengths
 __all__ = ["Views"]
 
 TRIES = 10  # draws of a window, while there is no object in it
-GREY = 128
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Views:
     def cut(self, image: Annotated, index: int, *window: int) -> Any:
         """The mask of an object in a window, as run lengths; None if it has none, which training refuses itself."""
         whole = self.bitmap(image, index)
-        return None if whole is None else run_lengths(window_of(whole, *window, False))
+        return None if whole is None else RunLengths.of_bitmap(window_of(whole, *window, False)).annotation()
 
     def bitmap(self, image: Annotated, index: int) -> Optional[np.ndarray]:
         """The mask of an object, ``(H, W)`` bool; None if it has none, or one that makes no sense and is not needed."""
@@ -93,9 +92,10 @@ class Views:
         boxes, masks = np.zeros_like(image.boxes), []
         for k, box in enumerate(image.boxes):
             mask = self.bitmap(image, k)
-            mask = None if mask is None else turn(mask.astype(np.uint8), degrees, 0, nearest=True)
-            boxes[k] = enclosing(box, *size, degrees) if mask is None or not mask.any() else extent(mask)
-            masks.append(None if mask is None else run_lengths(mask))
+            if mask is not None:
+                mask = RunLengths.of_bitmap(turn(mask.astype(np.uint8), degrees, 0, nearest=True))
+            boxes[k] = mask.box() if mask is not None and mask.area() else enclosing(box, *size, degrees)
+            masks.append(None if mask is None else mask.annotation())
         x, y = turn_points((image.boxes[:, :2] + image.boxes[:, 2:]) / 2, *size, degrees).T
         kept = np.flatnonzero((x >= 0) & (x < size[1]) & (y >= 0) & (y < size[0]))
         view = replace(
@@ -105,23 +105,11 @@ class Views:
         return Raw(view, turn(raw.pixels, degrees, GREY))
 
 
-def run_lengths(mask: np.ndarray) -> Dict[str, Any]:
-    """A bitmap ``(H, W)`` as annotations have it."""
-    lengths = RunLengths.of_bitmap(mask)
-    return {"size": [lengths.height, lengths.width], "counts": lengths.counts.tolist()}
-
-
 def enclosing(box: np.ndarray, height: int, width: int, degrees: float) -> np.ndarray:
     """The box around a box of an image that is turned."""
     x1, y1, x2, y2 = box
     corners = turn_points(np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]]), height, width, degrees)
     return np.concatenate([corners.min(0), corners.max(0)])
-
-
-def extent(mask: np.ndarray) -> np.ndarray:
-    """The box of a bitmap ``(H, W)`` that is not empty."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
 
 
 def draw(rng: np.random.Generator, spare: int) -> int:

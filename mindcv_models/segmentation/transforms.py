@@ -7,13 +7,12 @@ from typing import Optional, Sequence, Tuple
 
 import numpy as np
 
-from ..data.geometry import fitted_size, normalise, pad_bottom_right, resize_image, resize_labels, turn
+from ..data.geometry import GREY, fitted_size, normalise, pad_bottom_right, resize_image, resize_labels, turn
 from ..data.photometric import distort
 
 __all__ = ["IGNORED", "TrainTransform", "target_size"]
 
 IGNORED = -1
-GREY = 128  # around a picture that is turned
 TRIES = 10  # draws of a crop
 VARIETY = 0.75  # share of a crop that its commonest class must not reach
 
