@@ -20,7 +20,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from .backend import device_target, has_sync_batch_norm
 from .cells import replace_cells, set_value
 from .errors import InputError, RunError
-from .hosts import address_towards, end_together, meeting_address, wait_for
+from .hosts import address_towards, end_together, meeting_address
 
 __all__ = [
     "ONE_DEVICE",
@@ -166,12 +166,12 @@ def _prepare_worker():
     """Settings of MindSpore's communication on the CPU that suit several hosts, unless they are made already.
 
     It would listen at the address of the first interface, which may belong to another network. And a rank may come to
-    a message minutes after the others, whose kernels were compiled on an earlier run: MindSpore waits 30 seconds. A
-    worker that does not find the scheduler at once, which starts as late as itself, sleeps 10 to 30 seconds.
+    a message minutes after the others, whose kernels were compiled on an earlier run: MindSpore waits 30 seconds.
+    Workers look for the scheduler at MindSpore's own pace: where they found it sooner, one crashed in its cluster
+    library in one of some fifty jobs.
     """
     os.environ.setdefault("MS_WORKER_IP", address_towards(os.environ["MS_SCHED_HOST"]))
     os.environ.setdefault("MS_NODE_TIMEOUT", "1800")
-    wait_for(os.environ["MS_SCHED_HOST"], int(os.environ["MS_SCHED_PORT"]), seconds=60)
 
 
 @functools.cache

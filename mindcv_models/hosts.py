@@ -10,7 +10,6 @@ import secrets
 import selectors
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Dict, List, Sequence
 
@@ -18,7 +17,7 @@ import psutil
 
 from .errors import RunError
 
-__all__ = ["address_towards", "end_together", "meeting_address", "wait_for"]
+__all__ = ["address_towards", "end_together", "meeting_address"]
 
 _PATIENCE = 3  # seconds for an address to answer; those of another network often never do
 _GOODBYE, _LOST = b"g", b"l"  # this rank ends as it should; this rank ends because another one is lost
@@ -89,15 +88,6 @@ def address_towards(host: str) -> str:
             return probe.getsockname()[0]
     except OSError as error:
         raise RunError(f"cannot reach {host} from {socket.gethostname()} ({error}): check the address.") from error
-
-
-def wait_for(host: str, port: int, seconds: float) -> None:
-    """Wait until ``host`` takes connections at ``port``, at most ``seconds``."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        with contextlib.suppress(OSError):
-            return socket.create_connection((host, port), timeout=_PATIENCE).close()
-        time.sleep(0.1)
 
 
 def end_together(rank: int, size: int, own_address: str, from_rank_0: Callable[[Sequence[float]], Sequence[float]]):
