@@ -21,6 +21,8 @@ from .backend import device_target, has_sync_batch_norm
 from .cells import replace_cells, set_value
 from .errors import InputError, RunError
 from .hosts import address_towards, end_together, meeting_address
+from .layers.custom import in_graph_mode
+from .shared_memory import mean_operator, share_memory
 
 __all__ = [
     "ONE_DEVICE",
@@ -135,7 +137,7 @@ def join_world(distribute: bool) -> World:
     ms.communication.init()
     world = World(ms.communication.get_rank(), ms.communication.get_group_size())
     if on_cpu and world.size > 1:
-        _end_together(world)
+        _connect(world)
     return world
 
 
@@ -175,17 +177,20 @@ def _prepare_worker():
 
 
 @functools.cache
-def _end_together(world: World):
+def _connect(world: World):
     def from_rank_0(numbers):
         return sum_over_ranks(numbers if world.is_main else np.zeros(len(numbers)), world)
 
     end_together(world.rank, world.size, os.environ["MS_WORKER_IP"], from_rank_0)
+    if os.environ["MS_SCHED_HOST"].startswith("127."):  # all ranks are on this host
+        share_memory(world.rank, world.size, lambda numbers: sum_over_ranks(numbers, world))
 
 
 class AllReduceMean(nn.Cell):
     """The mean over ranks of every tensor in a tuple; with one rank, the tuple itself.
 
     Each message costs a start-up time of its own, so tensors of one type travel one behind the other in buckets.
+    Ranks that share memory need no messages in graph mode.
 
     Args:
         bucket: bytes that a message has about; a larger tensor travels alone.
@@ -197,12 +202,16 @@ class AllReduceMean(nn.Cell):
         self.bucket = bucket
         self.map = ops.HyperMap()
         self.reduce = ops.AllReduce(ops.ReduceOp.SUM) if world.size > 1 else None
+        self.shared = mean_operator() if world.size > 1 else None
 
     def construct(self, tensors):
         if self.reduce is None:
             return tensors
+        kinds = self.map(kind_and_bytes, tensors)
+        if self.shared is not None and in_graph_mode() and are_single(kinds):
+            return self.shared(*tensors)
         means = ()
-        for first, end in buckets(self.map(kind_and_bytes, tensors), self.bucket):
+        for first, end in buckets(kinds, self.bucket):
             means += self.means(tensors[first:end])
         return means
 
@@ -215,6 +224,12 @@ class AllReduceMean(nn.Cell):
 
 def kind_and_bytes(tensor):
     return tensor.dtype, tensor.size * tensor.itemsize
+
+
+@ops.constexpr
+def are_single(kinds):
+    """Whether there are several tensors, all of float32."""
+    return len(kinds) > 1 and all(kind == ms.float32 for kind, _ in kinds)
 
 
 @ops.constexpr

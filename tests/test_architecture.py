@@ -16,7 +16,7 @@ LEVELS = [
     {"errors", "files"},
     {"backend", "cells", "hosts"},
     {"layers"},
-    {"models"},
+    {"models", "shared_memory"},
     {"distributed", "graph", "input_size", "options", "pretrained", "process", "profile", "reparameterize"},
     {"checkpoint", "data", "evaluation", "export", "training"},
     {"classification", "detection", "segmentation"},

@@ -32,14 +32,16 @@ def checksum(network):
 
 
 def messages(step):
-    """How many times the compiled step communicates; None eagerly."""
+    """How many messages the compiled step sends, and how often it shares memory; None eagerly."""
     if ms.get_context("mode") == ms.PYNATIVE_MODE:
         return None
     (key,), model = step.compile_cache, ModelProto()
     model.ParseFromString(_cell_graph_executor._get_func_graph_proto(step, key, "mind_ir"))
-    kinds = {primitive.name: primitive.op_type for primitive in model.primitives}
     nodes = [node for graph in (model.graph, *model.functions) for node in graph.node]
-    return sum(kinds.get(node.op_type.removeprefix("REF::")) == "AllReduce" for node in nodes)
+    used = [node.op_type.removeprefix("REF::") for node in nodes]
+    by_message = {p.name for p in model.primitives if p.op_type == "AllReduce"}
+    by_memory = {p.name for p in model.primitives if any(b"mean_over_ranks" in a.s for a in p.attribute)}
+    return [sum(name in names for name in used) for names in (by_message, by_memory)]
 
 
 def ten_steps(world):
