@@ -352,6 +352,8 @@ def test_a_backbone_is_filled_from_a_detector_with_its_norms(tmp_path):
 def test_a_backbone_is_filled_strictly(tmp_path):
     tensors = stand_in(shallow(False))
     backbone = Detector(shallow(dense="detection")).backbone
+    with pytest.raises(InputError, match=r"no checkpoint at .*/a\.ckpt: train it first, as the recipe's header says"):
+        load_backbone(backbone, str(tmp_path / "a.ckpt"))
     before = values(backbone)
 
     def refused(changed, message):

@@ -141,6 +141,7 @@ def test_a_file_that_computes_something_else_is_not_kept(checkpoint, tmp_path, m
     [
         (["--ckpt_path", ""], "ckpt_path is missing"),
         (["--ckpt_path", "absent.ckpt"], "no checkpoint at absent.ckpt"),
+        (["-c", "a.yaml"], "reads no YAML file: give its options one by one"),
         (["--output", "t8.tflite"], "output is t8.tflite, but must end in .onnx or .mindir"),
         (["--output", "t8"], "output is t8, but must end in .onnx or .mindir"),
         (["--output", "absent/t8.onnx"], "cannot write to absent (No such file or directory): choose another output"),

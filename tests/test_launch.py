@@ -8,7 +8,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from mindspore import Tensor, nn
 
 from mindcv_models import backend, distributed, process
 from mindcv_models.distributed import Launch, join_world, launch
@@ -215,6 +217,29 @@ def test_what_the_kernel_compiler_leaves_goes_again_unless_it_was_there(tmp_path
     assert finish(lambda: log.write_text("domain") and None) == 0 and not log.exists()
     log.write_text("mine")
     assert finish(lambda: None) == 0 and log.read_text() == "mine"
+
+
+def test_a_graph_that_failed_to_compile_leaves_its_file_to_a_traceback_only(tmp_path, monkeypatch):
+    class Wrong(nn.Cell):
+        def construct(self, x):
+            return x.reshape(7, 7)
+
+    def compile_it():
+        Wrong()(Tensor(np.zeros(4, np.float32)))
+
+    def refuses():
+        with pytest.raises(ValueError, match="reshape"):
+            compile_it()
+        assert graph.is_file()
+        raise InputError("no such size.")
+
+    monkeypatch.chdir(tmp_path)
+    graph = tmp_path / "rank_0" / "om" / "analyze_fail.ir"
+    assert finish(refuses) == 2 and not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="reshape"):
+        process.run(compile_it)
+    assert graph.is_file()
+    assert finish(lambda: None) == 0 and graph.is_file()
 
 
 def test_a_script_whose_output_is_closed_runs_all_the_same(monkeypatch):

@@ -77,7 +77,7 @@ def load_backbone(backbone: nn.Cell, path: str, use_ema: Optional[bool] = False)
     Raises:
         InputError: as in :func:`load_weights`.
     """
-    checkpoint = _open(path, use_ema)
+    checkpoint = _open(path, use_ema, "train it first, as the recipe's header says, or set backbone_path to another")
     prefix = find_prefix(backbone, checkpoint.tensors, checkpoint.torch, path)
     inside = under_prefix(checkpoint.tensors, prefix)
     given = {name.partition(".")[0] for name in (official_names(inside).values() if checkpoint.torch else inside)}
@@ -109,8 +109,10 @@ class _Checkpoint:
         return "; ".join([f"{count.replace(' loaded', averages)} of {self.path}", *rest])
 
 
-def _open(path: str, use_ema: Optional[bool]) -> _Checkpoint:
-    require_file(path, "checkpoint", "give an existing .ckpt, .pth or .safetensors file")
+def _open(
+    path: str, use_ema: Optional[bool], advice: str = "give an existing .ckpt, .pth or .safetensors file"
+) -> _Checkpoint:
+    require_file(path, "checkpoint", advice)
     if not is_ckpt(path):
         state = open_state_dict(path, bool(use_ema))
         return _Checkpoint(path, state.tensors, True, state.left_out)

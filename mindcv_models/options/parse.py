@@ -72,6 +72,8 @@ def suggest(name: str, cls: type) -> str:
     """What to do about an option or key that ``cls`` does not have: its name here, or the nearest one."""
     dashes = re.match("-*", name)[0]
     plain = name[len(dashes) :].partition("=")[0].replace("-", "_").lower()
+    if dashes and plain in ("c", "config"):
+        return f"{Path(sys.argv[0]).name} reads no YAML file: give its options one by one, --help lists them."
     names = _names(cls)
     if plain in names:
         return f"did you mean {dashes}{names[plain]}?"
