@@ -158,7 +158,7 @@ def test_two_ranks_report_what_one_does_and_name_an_image_that_only_one_met(two_
 @pytest.mark.process
 def test_a_dead_rank_ends_the_job_and_leaves_a_whole_checkpoint(tmp_path, monkeypatch, capsys, caplog):
     data = image_folder(tmp_path / "data")
-    arguments = train_arguments(data, tmp_path / "out", "--epoch_size", "100000")
+    arguments = train_arguments(data, tmp_path / "out", "--epoch_size", "100000", "--val_while_train", "False")
     command = [*TWO_RANKS, "-m", "tests.helpers.tiny", "train", *arguments]
     log = open(tmp_path / "log", "w")  # noqa: SIM115, it outlives this line
     job = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=log)
@@ -209,7 +209,7 @@ def job_that_printed(line, command, log):
 
 @pytest.mark.process
 def test_a_signal_to_one_rank_stops_both_at_the_same_step(images, tmp_path):
-    command = tiny(images, tmp_path / "out", "--epoch_size", "100000")
+    command = tiny(images, tmp_path / "out", "--epoch_size", "100000", "--val_while_train", "False")
     with job_that_printed("epoch 1/100000 step 3/3", command, tmp_path / "log") as (job, ranks):
         ranks[1].send_signal(signal.SIGTERM)
         assert job.wait(timeout=PATIENCE) == 143

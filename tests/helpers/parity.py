@@ -5,6 +5,7 @@ a checkpoint of any model is rebuilt here in memory. Every term matters: statist
 their initial values.
 """
 
+import functools
 import gzip
 import hashlib
 import json
@@ -22,13 +23,20 @@ def _stream(key):
 
 
 def parameter(name, shape, salt="parity"):
-    """The float32 array of the PyTorch state-dict entry ``name`` (int64 for counters)."""
+    """The float32 array of the PyTorch state-dict entry ``name`` (int64 for counters), read-only.
+
+    All but the largest are kept, as many as one network has: test after test fills the same one.
+    """
+    make = _kept if np.prod(shape, dtype=np.int64) < 2**22 else _drawn
+    return make(name, tuple(shape), salt)
+
+
+def _drawn(name, shape, salt):
     rng = _stream(f"{salt}:{name}")
     leaf = name.rsplit(".", 1)[-1]
-    shape = tuple(shape)
     if leaf == "num_batches_tracked":
-        return np.zeros(shape, np.int64)
-    if leaf == "running_var":
+        value = np.zeros(shape, np.int64)
+    elif leaf == "running_var":
         value = rng.uniform(0.5, 1.5, shape)
     elif leaf == "running_mean":
         value = 0.1 * rng.standard_normal(shape)
@@ -40,7 +48,12 @@ def parameter(name, shape, salt="parity"):
         value = 0.05 * rng.standard_normal(shape)
     else:
         value = rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
-    return np.asarray(value, np.float32)
+    value = np.asarray(value, np.int64 if leaf == "num_batches_tracked" else np.float32)
+    value.flags.writeable = False
+    return value
+
+
+_kept = functools.lru_cache(maxsize=1024)(_drawn)
 
 
 def images(count, height, width, salt="parity"):
