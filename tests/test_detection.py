@@ -6,6 +6,7 @@ import mindspore as ms
 import numpy as np
 import onnxruntime
 import pytest
+from mindspore import nn, ops
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -16,6 +17,7 @@ import train
 import validate
 from mindcv_models.checkpoint import load_backbone, load_weights, save_checkpoint
 from mindcv_models.detection.losses import focal_loss, retinanet_losses
+from mindcv_models.detection.objective import RetinaNetObjective
 from mindcv_models.detection.predict import Limits
 from mindcv_models.detection.validator import Detector
 from mindcv_models.models.registry import create_model
@@ -77,6 +79,24 @@ def test_losses_are_divided_by_the_anchors_with_a_box():
     np.testing.assert_allclose(float(box), np.abs(deltas - targets)[0, :3].sum() / 4, rtol=1e-5)
     _, box = retinanet_losses(*map(ms.Tensor, (logits, deltas, np.full((2, 6), 3, np.int32), targets)))
     assert float(box) == 0
+
+
+class Outputs(nn.Cell):
+    """A network that gives the images back as logits, and zeros as deltas."""
+
+    def construct(self, images):
+        return images, ops.zeros((*images.shape[:2], 4), ms.float32)
+
+
+@pytest.mark.parametrize("weight", [1.0, 3.0])
+def test_the_loss_of_classes_has_a_weight(weight):
+    rng = np.random.default_rng(2)
+    logits, targets = (rng.standard_normal((1, 4, n)).astype(np.float32) for n in (3, 4))
+    labels = np.array([[0, 3, 3, -1]], np.int32)
+    loss, (cls, box) = RetinaNetObjective(Outputs(), cls_weight=weight)(*map(ms.Tensor, (logits, labels, targets)))
+    np.testing.assert_allclose(float(cls), formula(logits, labels), rtol=1e-5)
+    np.testing.assert_allclose(float(box), np.abs(targets[0, 0]).sum(), rtol=1e-5)
+    np.testing.assert_allclose(float(loss), weight * float(cls) + float(box), rtol=1e-6)
 
 
 def test_rows_are_in_the_order_of_anchors():
@@ -190,6 +210,7 @@ def test_prediction_draws_and_tells(run, data, tmp_path):
         (["--dataset", "digit_scenes"], "did you mean digits_scenes"),
         (["--anchor_scale", "0"], "anchor_scale"),
         (["--hflip", "2"], "hflip"),
+        (["--cls_weight", "0"], "cls_weight is 0.0, but must be above 0"),
         (["--score_threshold", "1"], "score_threshold"),
         (["--train_annotations", "none.json"], "no file of annotations at none.json"),
     ],

@@ -61,7 +61,7 @@ def test_single_digits_are_the_middles_of_squares_around_their_boxes(tmp_path):
     assert target == folder / "digits" == scenes.write_single_digits(target)
     for split, part in (("train2017", "train"), ("val2017", "val")):
         annotations = read(folder, split)["annotations"]
-        assert len(list((target / part).rglob("*.png"))) == len(annotations)
+        assert len(list((target / part).rglob("0*.png"))) == len(annotations)
         for annotation in annotations:
             digit = np.asarray(
                 Image.open(target / part / str(annotation["category_id"] - 1) / f"{annotation['id']:06d}.png")
@@ -72,6 +72,28 @@ def test_single_digits_are_the_middles_of_squares_around_their_boxes(tmp_path):
             assert digit.shape == (side, side, 3)
             top, left = (side - h + 1) // 2, (side - w + 1) // 2
             np.testing.assert_array_equal(digit[top : top + h, left : left + w], scene[y : y + h, x : x + w])
+
+
+def test_ink_is_painted_in_one_colour_that_stands_out():
+    pixels = np.full((20, 30, 3), 100, np.float32)
+    ink = np.zeros((8, 4), np.float32)
+    ink[2:6, 1:3] = 1
+    scenes.paint(np.random.default_rng(0), pixels, ink, 10, 5)
+    changed = (pixels != 100).any(2)
+    assert np.argwhere(changed).tolist() == [[y, x] for y in range(12, 16) for x in (6, 7)]
+    (painted,) = np.unique(pixels[changed], axis=0)
+    assert abs(painted @ [0.299, 0.587, 0.114] - 100) >= 90
+
+
+def test_every_training_digit_is_drawn_alone_twice(tmp_path):
+    target = scenes.write_single_digits(scenes.write_scenes(tmp_path / "scenes", (1, 1)))
+    assert not list((target / "val").rglob("alone*.png"))
+    (_, labels), _ = scenes.load_digits()
+    for index in (0, 1399):
+        for copy in range(2):
+            pixels = Image.open(target / "train" / str(labels[index]) / f"alone_{index:04d}_{copy}.png")
+            assert pixels.size == (64, 64)
+    assert len(list((target / "train").rglob("alone*.png"))) == 2800
 
 
 def test_the_same_files_every_time_and_none_written_twice(folder, tmp_path):

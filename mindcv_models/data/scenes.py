@@ -7,8 +7,9 @@ It is written once, as an ordinary COCO folder that also has the layout of ADE20
     images/training/, images/validation/                           the same files
     annotations/training/, annotations/validation/                 label maps, PNG
     classes.txt                                                    names of the label maps' values 1 to 11
-    digits/train/0/, digits/val/9/, ...                            each digit alone, for a classifier that detectors
-                                                                   and segmenters start from; written when asked for
+    digits/train/0/, digits/val/9/, ...                            squares around single digits, for a classifier that
+                                                                   detectors and segmenters start from; written when
+                                                                   asked for
 
 Values of label maps: 1 to 10 are the digits "0" to "9", 11 is the background; there is no 0, which would be ignored.
 The digits are scikit-learn's (Alpaydin and Kaynak, UCI, 1998), split as the data set ``digits`` is: no image of a digit
@@ -45,7 +46,10 @@ MOST = 6  # digits in a scene
 VISIBLE = 0.6  # part of a digit that others leave uncovered, at least
 TOUCHING = 0.3  # of the digits are put beside another one
 CONTRAST = 90  # least difference in brightness between a digit and what is behind it, of 255
-CONTEXT = 1.4  # side of the square that shows a digit alone, of the longer side of its box
+CONTEXT = 1.4  # side of the square around a digit of a scene, of the longer side of its box
+ALONE = 64  # side of a piece of a photograph with one digit on it
+COPIES = 2  # such pieces for each digit to train
+OFFSET = 8  # of the digit from the middle of the piece, at most
 PHOTOGRAPHS = (
     ("sklearn", "datasets/images/china.jpg"),
     ("sklearn", "datasets/images/flower.jpg"),
@@ -98,7 +102,10 @@ def write_scenes(folder, counts: Tuple[int, int] = SCENES) -> Path:
 
 
 def write_single_digits(folder) -> Path:
-    """Cut the digits out of the scenes in ``folder``, which are written first, unless that has been done.
+    """Write pictures of single digits, unless that has been done.
+
+    They are cut out of the scenes in ``folder``, which are written first. So that a classifier learns digits of every
+    size, the training part also has each digit ``COPIES`` times alone on a piece of a photograph.
 
     Args:
         folder: of the scenes, or the one that this function returned.
@@ -115,6 +122,7 @@ def write_single_digits(folder) -> Path:
     with atomic_folder(target) as partial:
         for split, _ in SPLITS:
             write_digits_of(split, root, partial / split.removesuffix("2017"))
+        write_digits_alone(partial / "train")
     return target
 
 
@@ -129,6 +137,22 @@ def write_digits_of(split: str, root: Path, target: Path) -> None:
         for each in found:
             path = target / CLASS_NAMES[each["category_id"] - 1] / f"{each['id']:06d}.png"
             Image.fromarray(cut_out(pixels, *each["bbox"])).save(path)
+
+
+def write_digits_alone(target: Path) -> None:
+    """Draw every digit to train on pieces of the photographs to train, in the sizes that it has in scenes."""
+    photographs, (images, labels) = load_photographs()[0], load_digits()[0]
+    for index, (image, label) in enumerate(zip(images, labels)):
+        for copy in range(COPIES):
+            rng = np.random.default_rng([len(SPLITS), index, copy])
+            pixels = background(rng, photographs[rng.integers(len(photographs))], *[SIDES[0]] * 2)
+            y, x = rng.integers(SIDES[0] - ALONE + 1, size=2)
+            pixels = pixels[y : y + ALONE, x : x + ALONE]
+            ink = enlarged(image, rng.integers(SIZES[0], SIZES[1] + 1))
+            y, x = ((ALONE - side) // 2 + rng.integers(-OFFSET, OFFSET + 1) for side in ink.shape)
+            paint(rng, pixels, ink, max(0, min(y, ALONE - ink.shape[0])), max(0, min(x, ALONE - ink.shape[1])))
+            path = target / CLASS_NAMES[label] / f"alone_{index:04d}_{copy}.png"
+            Image.fromarray(np.round(pixels).astype(np.uint8)).save(path)
 
 
 def cut_out(pixels: np.ndarray, x: int, y: int, width: int, height: int) -> np.ndarray:
@@ -235,13 +259,18 @@ def draw_scene(rng: np.random.Generator, photographs, images: np.ndarray, labels
             continue
         y, x = place
         h, w = ink.shape
-        region = pixels[y : y + h, x : x + w]
-        region += ink[..., None] * (colour(rng, region, ink) - region)
+        paint(rng, pixels, ink, y, x)
         owners[y : y + h, x : x + w][ink >= 0.5] = len(found)
         sizes.append(int((ink >= 0.5).sum()))
         boxes.append((y, x, h, w))
         found.append(int(labels[index]))
     return Scene(np.round(pixels).astype(np.uint8), owners, found)
+
+
+def paint(rng, pixels, ink, y, x) -> None:
+    """Put ink, ``(h, w)``, into ``(H, W, 3)`` float32 at row ``y`` and column ``x``, in a random colour."""
+    region = pixels[y : y + ink.shape[0], x : x + ink.shape[1]]
+    region += ink[..., None] * (colour(rng, region, ink) - region)
 
 
 def background(rng, photograph, height, width) -> np.ndarray:

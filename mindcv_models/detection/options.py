@@ -160,6 +160,9 @@ class TrainOptions(RunOptions, Head, Regions, CocoFolder, Scaling, Finding, _Rec
         also=("degrees", "rotate"),
     )  # fmt: skip
     photometric: bool = option(False, "change brightness, contrast, saturation and hue at random")
+    cls_weight: float = option(
+        1.0, "RetinaNet: factor on the loss of its classes; that of its boxes has 1", above=0, also=("cls_loss_weight",)
+    )
 
     def check(self) -> None:
         check_pair(self, "ratio_range", rising=True)

@@ -60,7 +60,7 @@ class RetinaNetSystem:
         return TrainTransform(prepare, buckets, options.num_classes, options.hflip, anchors, views)
 
     def objective(self, options, network):
-        return RetinaNetObjective(network)
+        return RetinaNetObjective(network, cls_weight=options.cls_weight)
 
     def check_objects(self, image):
         pass  # boxes are all that it needs, and are checked as they are read
