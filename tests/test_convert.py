@@ -64,11 +64,10 @@ def shapes_only(shapes):
 @pytest.mark.process
 @pytest.mark.parametrize(("model", "options", "fused", "shapes"), list(variants()))
 def test_every_entry_of_every_variant_is_used_or_dropped_by_rule(model, options, fused, shapes):
+    with no_init_parameters():
+        network = mindcv_models.create_model(model, **options)
     if fused:
-        network = mindcv_models.reparameterize(mindcv_models.create_model(model, **options))
-    else:
-        with no_init_parameters():
-            network = mindcv_models.create_model(model, **options)
+        network = mindcv_models.reparameterize(network)
     prefix = "backbone." if any(name.startswith("backbone.") for name in shapes) else ""
     own = [name for name in shapes if name.startswith(prefix)]
     fit = fit_state_dict(network, shapes_only(shapes))

@@ -7,6 +7,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import nn, ops
+from mindspore.nn.utils import no_init_parameters
 
 import mindcv_models
 from mindcv_models.checkpoint.names import torch_names
@@ -69,6 +70,12 @@ def weights_of(case):
     return parity.state_dict(shapes, case["salt"])
 
 
+def create(name, **options):
+    """A network whose weights are still to be loaded, or do not matter."""
+    with no_init_parameters():
+        return mindcv_models.create_model(name, **options)
+
+
 def build(case):
     name = case["variant"].split("_alpha")[0]
     options = {"alpha": case["kwargs"]["alpha"], "num_classes": case["num_classes"]}
@@ -76,7 +83,7 @@ def build(case):
         form, name = name.split("_", 1)
         options = {"features_only": True, "dense": {"det": "detection", "seg": "segmentation"}[form]}
         options["window_size"] = case["kwargs"]["local_ws"][2]
-    network = mindcv_models.create_model(name, **options)
+    network = create(name, **options)
     load_torch_state_dict(network, weights_of(case))
     return network.set_train(False)
 
@@ -179,7 +186,7 @@ def test_hilo_refuses_what_does_not_fit(options, message):
     ("name", "alpha"), [p if p[0] == "litv2_s" else pytest.param(*p, marks=pytest.mark.slow) for p in PARAMETERS]
 )
 def test_parameter_counts(name, alpha):
-    network = mindcv_models.create_model(name, alpha=alpha)
+    network = create(name, alpha=alpha)
     assert sum(p.size for p in network.trainable_params()) == PARAMETERS[name, alpha]
 
 
@@ -187,14 +194,14 @@ def test_parameter_counts(name, alpha):
     ("name", "dense"), [p if p[0] == "litv2_s" else pytest.param(*p, marks=pytest.mark.slow) for p in DENSE_PARAMETERS]
 )
 def test_dense_parameter_counts(name, dense):
-    network = mindcv_models.create_model(name, features_only=True, dense=dense)
+    network = create(name, features_only=True, dense=dense)
     assert sum(p.size for p in network.trainable_params()) == DENSE_PARAMETERS[name, dense]
 
 
 def test_the_classifier_is_the_head_over_the_features_at_any_size():
     case = parity.case(FAMILY, "litv2_s")
     classifier, tensors = build(case), weights_of(case)
-    backbone = mindcv_models.create_model("litv2_s", features_only=True, out_indices=[1, 3])
+    backbone = create("litv2_s", features_only=True, out_indices=[1, 3])
     trunk = {name: value for name, value in tensors.items() if name.startswith(("patch_embed.", "layers."))}
     load_torch_state_dict(backbone, trunk)
     assert backbone.out_channels == [192, 768]
@@ -266,9 +273,7 @@ def test_every_official_checkpoint_has_a_place():
     for case in [parity.case(FAMILY, name) for name in ("litv2_s_alpha_0", "litv2_s_alpha_1", "seg_s_ws2_256x192")]:
         shapes = parity.manifest(FAMILY)[case["variant"]]
         counters = sum(name.endswith("num_batches_tracked") for name in shapes)
-        network = (
-            mindcv_models.create_model("litv2_s", alpha=case["kwargs"]["alpha"]) if case["num_classes"] else build(case)
-        )
+        network = create("litv2_s", alpha=case["kwargs"]["alpha"]) if case["num_classes"] else build(case)
         assert len(torch_names(network)) == len(shapes) - counters, case["id"]
     assert set(mindcv_models.list_models("litv2*")) == set(VARIANTS)
 
