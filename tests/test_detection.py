@@ -16,11 +16,15 @@ import infer
 import train
 import validate
 from mindcv_models.checkpoint import load_backbone, load_weights, save_checkpoint
+from mindcv_models.detection.data import eval_transform
 from mindcv_models.detection.losses import focal_loss, retinanet_losses
 from mindcv_models.detection.objective import RetinaNetObjective
 from mindcv_models.detection.predict import Limits
 from mindcv_models.detection.validator import Detector
+from mindcv_models.distributed import ONE_DEVICE
 from mindcv_models.models.registry import create_model
+from mindcv_models.options import parse
+from mindcv_models.tasks import task_of
 from tests.helpers import parity
 from tests.helpers.scripts import rows
 from tests.helpers.tiny_detector import (
@@ -79,6 +83,16 @@ def test_losses_are_divided_by_the_anchors_with_a_box():
     np.testing.assert_allclose(float(box), np.abs(deltas - targets)[0, :3].sum() / 4, rtol=1e-5)
     _, box = retinanet_losses(*map(ms.Tensor, (logits, deltas, np.full((2, 6), 3, np.int32), targets)))
     assert float(box) == 0
+
+
+@pytest.mark.parametrize(("given", "side"), [([], 96), (["--train_scale", "64", "64"], 64)])
+def test_training_may_resize_images_to_other_sides_than_validation(data, given, side):
+    task = task_of("retinanet")
+    words = [*NETWORK, "--dataset", "digits_scenes", "--data_dir", str(data), "--img_scale", "96", "96", *given]
+    options = task.prepare(parse(task.train_options, "", words), ONE_DEVICE)
+    images, *_ = next(task.train_loader(options, ONE_DEVICE).epoch(1))
+    assert images.shape[2:] == (side, side)
+    assert eval_transform(options).buckets.scale == (96, 96)
 
 
 class Outputs(nn.Cell):
@@ -204,6 +218,7 @@ def test_prediction_draws_and_tells(run, data, tmp_path):
     ("options", "message"),
     [
         (["--img_scale", "96"], "must be two numbers, such as 1333 800"),
+        (["--train_scale", "96"], "train_scale is 96, but must be two numbers, such as 800 480"),
         (["--num_classes", "3"], "num_classes is 3, but there are 10 categories"),
         (["--backbone", "pvt_v2_b0"], "gives no feature maps"),
         (["--window_size", "2"], "window_size"),

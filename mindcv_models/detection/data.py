@@ -56,12 +56,13 @@ def training_images(options: TrainOptions) -> CocoSet:
 
 def train_loader(options: TrainOptions, world: World) -> Loader:
     """Batches of what the model's objective takes."""
-    data, buckets = training_images(options), Buckets(tuple(options.img_scale))
+    data, scale = training_images(options), tuple(options.train_scale or options.img_scale)
+    buckets, prepare = Buckets(scale), Preparation(scale, *options.mean_and_std)
     groups = np.array([buckets.group(image) for image in data.images])
     order = GroupedOrder(groups, options.batch_size, options.seed, options.shuffle, world.rank, world.size)
     if options.steps_per_epoch:
         order = StepsOrder(order, options.steps_per_epoch, options.batch_size)
-    transform = system_of(options.model).train_transform(options, preparation(options), buckets, data)
+    transform = system_of(options.model).train_transform(options, prepare, buckets, data)
     return Loader(
         data, order, transform, options.batch_size,
         replace_bad=options.skip_bad_images, workers=threads(options.num_parallel_workers),

@@ -150,6 +150,10 @@ class TrainOptions(RunOptions, Head, Regions, CocoFolder, Scaling, Finding, _Rec
     """The options of ``train.py`` for a detector."""
 
     batch_size: int = option(2, "images per step and device", at_least=1, also=("b", "bs", "batch"))
+    train_scale: Optional[Tuple[int, ...]] = option(
+        None, "images are resized to fit these sides in training; default: img_scale, which validation uses",
+        at_least=32, at_most=MAX_SIDE, example="800 480",
+    )  # fmt: skip
     hflip: float = option(0.5, "chance that left and right change places", at_least=0, at_most=1, also=("flip",))
     ratio_range: Tuple[float, ...] = option(
         (1.0, 1.0), "smallest and largest random factor on the size of what is on an image: above 1 a random window of "
@@ -165,6 +169,7 @@ class TrainOptions(RunOptions, Head, Regions, CocoFolder, Scaling, Finding, _Rec
     )
 
     def check(self) -> None:
+        check_pair(self, "train_scale")
         check_pair(self, "ratio_range", rising=True)
         check_factors(self, "ratio_range")
 
