@@ -16,9 +16,10 @@ OUTPUT := outputs/fastvit_t8_digits
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=25
 
-# What the demos of detectors and segmenters start from: a classifier of the same digits, then the detector.
+# What the demos of detectors and segmenters start from: a classifier of the same digits, the detector, then Mask R-CNN.
 SINGLE := outputs/fastvit_t8_digits_scenes/fastvit_t8_best.ckpt
 DETECTOR := outputs/retinanet_fastvit_t8_digits/retinanet_best.ckpt
+INSTANCES := outputs/mask_rcnn_fastvit_t8_digits/mask_rcnn_best.ckpt
 
 .PHONY: demo demo-detection demo-segmentation demo-instances check test test-all docs lint clean
 
@@ -33,17 +34,19 @@ demo: $(VENV)/installed
 
 demo-detection: $(DETECTOR)
 
-demo-segmentation: $(DETECTOR)
+demo-segmentation: $(INSTANCES)
 	$(BIN)/python train.py --config configs/fastvit/semantic_fpn_fastvit_t8_digits.yaml --distribute False
 
-demo-instances: $(DETECTOR)
-	$(BIN)/python train.py --config configs/fastvit/mask_rcnn_fastvit_t8_digits.yaml --distribute False
+demo-instances: $(INSTANCES)
 
 $(SINGLE): | $(VENV)/installed
 	$(BIN)/python train.py --config configs/fastvit/fastvit_t8_digits_scenes.yaml --distribute False
 
 $(DETECTOR): $(SINGLE)
 	$(BIN)/python train.py --config configs/fastvit/retinanet_fastvit_t8_digits.yaml --distribute False
+
+$(INSTANCES): $(DETECTOR)
+	$(BIN)/python train.py --config configs/fastvit/mask_rcnn_fastvit_t8_digits.yaml --distribute False
 
 check: lint
 	$(PYTEST) -m "not slow and not process"
