@@ -15,6 +15,7 @@ from mindcv.utils import set_seed
 
 from .distributed import World, join_world, launch
 from .errors import InputError, RunError, Stopped, one_line
+from .graph_cache import use_graph_cache
 from .options import System
 
 __all__ = ["log_to_stderr", "output_folder", "run", "set_up"]
@@ -96,6 +97,8 @@ def set_up(options: System) -> World:
                 "install that back end's MindSpore and driver, or choose another device_target."
             ) from error
     ms.set_context(mode=options.mode)
+    if options.graph_cache is not None:
+        use_graph_cache(options.graph_cache)
     world = join_world(options.distribute)
     set_seed(options.seed, world.rank)
     return world

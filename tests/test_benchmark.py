@@ -327,10 +327,10 @@ def test_a_plot_without_matplotlib_is_refused_at_once(monkeypatch, capsys):
 
 
 def test_a_first_call_is_shown_as_a_multiple_of_the_yardsticks():
-    seconds = {"here": {"tiny": [3.0, 2.0, 9.0]}, "other": {"tiny": [4.0, 6.0, 5.0]}}
+    seconds = {"here": {"tiny": [3.0, 2.0, 9.0], "resnet": [2.0]}, "other": {"tiny": [4.0, 6.0, 5.0]}}
     expected = ("tiny", "training", "3.0 (2.0-9.0)", "1.50", "5.0 (4.0-6.0)", "0.60")
-    assert first_call_benchmark.row_of("tiny", True, 2.0, seconds) == expected
+    assert first_call_benchmark.row_of("tiny", True, ["resnet"], seconds) == expected
     del seconds["other"]
-    assert first_call_benchmark.row_of("tiny", True, 2.0, seconds) == expected[:4]
+    assert first_call_benchmark.row_of("tiny", True, ["resnet"], seconds) == expected[:4]
     with pytest.raises(InputError, match="other is nowhere, but must be a folder that has this project's"):
         first_call_benchmark.FirstCallOptions(other="nowhere").check()

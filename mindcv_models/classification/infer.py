@@ -30,7 +30,7 @@ def run(options: InferOptions, paths: Sequence[str]) -> int:
         InputError: the checkpoint or the class names are missing, damaged or of something else.
     """
     folder = output_folder(options.cam, "cam") if options.cam else None
-    set_up(System(options.mode, options.device_target))
+    set_up(System(options.mode, options.device_target, options.graph_cache))
     log_to_stderr()
     checkpoint = Path(options.ckpt_path) if options.ckpt_path else None
     names = find_class_names(options.class_names, checkpoint, options.num_classes)

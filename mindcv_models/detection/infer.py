@@ -36,7 +36,7 @@ SIDES = ("x1", "y1", "x2", "y2")
 def run(options: InferOptions, paths: Sequence[str]) -> int:
     """Predict the images at ``paths``; 1 if one could not be decoded."""
     folder = output_folder(options.output_dir, "output_dir") if options.output_dir else None
-    set_up(System(options.mode, options.device_target))
+    set_up(System(options.mode, options.device_target, options.graph_cache))
     names = class_names_of(options, COCO_CLASSES, "{}")
     network = build(options, len(names))
     if options.ckpt_path:

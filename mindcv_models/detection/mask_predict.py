@@ -6,6 +6,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
+from ..graph_cache import compile_cached
 from .paste import detect_regions, mask_regions, paste
 from .predict import LIMITS, Detections, Limits
 from .regions import Proposals
@@ -90,7 +91,9 @@ class MaskDetector:
             sizes: height and width of each, without padding, ``(B, 2)``.
             scales: width and height by those of the original, ``(B, 2)``.
         """
-        outputs = self.first(Tensor.from_numpy(images), Tensor(np.asarray(sizes, np.float32)))
+        inputs = Tensor.from_numpy(images), Tensor(np.asarray(sizes, np.float32))
+        compile_cached("graph of the regions", self.first, *inputs)
+        outputs = self.first(*inputs)
         regions, logits, deltas = (each.asnumpy() for each in outputs[:3])
         found = {
             row: detect_regions(logits[row], deltas[row], regions[row], sizes[row], scales[row], self.limits)
@@ -109,5 +112,7 @@ class MaskDetector:
         for row, objects in found.items():
             regions[row, : len(objects.boxes)] = mask_regions(objects.boxes, scales[row])
             labels[row, : len(objects.boxes)] = objects.labels
-        logits = self.second(Tensor(regions), Tensor(labels), *maps[:4]).asnumpy()
+        inputs = Tensor(regions), Tensor(labels), *maps[:4]
+        compile_cached("graph of the masks", self.second, *inputs)
+        logits = self.second(*inputs).asnumpy()
         return {row: logits[row, : len(objects.boxes)] for row, objects in found.items()}

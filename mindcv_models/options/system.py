@@ -18,6 +18,10 @@ class Device(Group):
     device_target: Optional[str] = option(
         None, "device to run on; default: the best that is there", ("Ascend", "GPU", "CPU"), also=("device",)
     )
+    graph_cache: Optional[bool] = option(
+        None, "read compiled graphs of earlier runs, and keep new ones; CPU, one process; default: the environment "
+        "variable MINDCV_MODELS_GRAPH_CACHE, 1 or 0"
+    )  # fmt: skip
 
 
 @dataclass

@@ -30,7 +30,7 @@ def run(options: InferOptions, paths: Sequence[str]) -> int:
     """Predict the pictures at ``paths``; 1 if one could not be decoded."""
     drawn = output_folder(options.output_dir, "output_dir") if options.output_dir else None
     maps = output_folder(options.labels_dir, "labels_dir") if options.labels_dir else None
-    set_up(System(options.mode, options.device_target))
+    set_up(System(options.mode, options.device_target, options.graph_cache))
     names = class_names_of(options, ADE20K_CLASSES)
     options.num_classes = len(names)
     network = build(options)

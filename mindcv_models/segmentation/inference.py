@@ -10,6 +10,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from ..data.geometry import normalise, pad_bottom_right, resize_image
+from ..graph_cache import compile_cached
 from .transforms import target_size
 
 __all__ = ["Inference", "InferenceSettings", "windows"]
@@ -118,7 +119,9 @@ class Inference:
                 batch = np.zeros((rows, *shape), np.float32)
                 for row, place in enumerate(chunk):
                     batch[row] = arrays[place]
-                logits = self.network(Tensor(batch)).asnumpy().astype(np.float32)
+                batch = Tensor(batch)
+                compile_cached("graph of the network", self.network, batch)
+                logits = self.network(batch).asnumpy().astype(np.float32)
                 for row, place in enumerate(chunk):
                     results[place] = logits[row]
         return results

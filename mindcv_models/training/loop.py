@@ -13,7 +13,6 @@ from ..data.order import DROP_PATH, generator
 from ..distributed import ONE_DEVICE, World, average_parameters, on_every_rank
 from ..errors import InputError, NotFiniteError, RunError, Stopped
 from ..evaluation import Result, Validator
-from ..graph_cache import compile_cached
 from ..options import RunOptions
 from .checkpoints import CheckpointManager
 from .drop_path import DropPathDraws
@@ -135,8 +134,6 @@ class Trainer:
         for batch in self._batches():
             if self.draws:
                 self.draws.fill(generator(options.seed, DROP_PATH, position.epoch, position.step, self.world.rank))
-            if self.first:
-                compile_cached(self.step, *batch)
             progress.step(self.step(*batch), self._rate(self._done()))
             self.first = False
             stopped = self.stop.check()

@@ -34,7 +34,7 @@ _FIXED = (
     "ema",
 )
 # Options that say nothing about the training.
-_SILENT = ("resume", "ckpt_save_dir", "pretrained_cache", "pretrained_mirror")
+_SILENT = ("resume", "ckpt_save_dir", "pretrained_cache", "pretrained_mirror", "graph_cache")
 # Parameters that come from elsewhere, or are filled anew in each step.
 _NOT_SAVED = ("learning_rate", "teacher.", "kept.")
 

@@ -6,6 +6,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 
 from ..distributed import ONE_DEVICE, AllReduceMean, World
+from ..graph_cache import compile_cached
 from .clipping import GlobalNormClip
 from .curvature import CurvatureStep
 from .ema import EMA
@@ -72,6 +73,7 @@ class TrainStep(nn.Cell):
     def __call__(self, *batch):
         if self.curvature is not None and self.begins_update():
             self.curvature.before_update(batch[0])
+        compile_cached("graph of the training step", self, *batch)
         return super().__call__(*batch)
 
     def begins_update(self) -> bool:
