@@ -298,10 +298,10 @@ def results(folder):
 def run_of(tmp_path, monkeypatch, capsys, caplog):
     """A function that trains with options, and returns the log and all results of the run."""
     data = image_folder(tmp_path / "data")
-    monkeypatch.setenv(VARIABLE, "0")  # and back after the test
     monkeypatch.setattr(cache, "_folder", lambda: tmp_path / "graphs")
 
     def run(name, *more):
+        monkeypatch.setenv(VARIABLE, "0")  # the option of the run before holds for the process
         caplog.clear()
         with caplog.at_level("INFO"):
             status, *_ = call("train", train_arguments(data, tmp_path / name, *more), monkeypatch, capsys)
@@ -331,7 +331,7 @@ def test_runs_with_graphs_from_the_cache_end_bit_for_bit_alike(run_of):
     assert plain[0] == []
     first, second = run_of("first", "--graph_cache", "True"), run_of("second", "--graph_cache", "True")
     assert first[0] == WRITTEN
-    assert second[0][0] == READ[0]  # that of validation may be compiled again: parsing the step marks the cells
+    assert second[0][0] == READ[0]  # that of validation is sometimes compiled again
     assert_equal_runs(plain, first)
     assert_equal_runs(plain, second)
     other = run_of("other", "--graph_cache", "True", "--label_smoothing", "0.2")
