@@ -22,7 +22,7 @@ __all__ = ["log_to_stderr", "output_folder", "run", "set_up"]
 
 # What MindSpore leaves in the working directory: its compiler of fused kernels when it first compiles one, and a graph
 # that could not be compiled. The latter stays where a traceback refers to it. Files come before their folders.
-_STRAYS = ("dsa_transfrom.log", "rank_0/om/analyze_fail.ir", "rank_0/om", "rank_0")
+_STRAYS = tuple(map(Path, ("dsa_transfrom.log", "rank_0/om/analyze_fail.ir", "rank_0/om", "rank_0")))
 
 _made: List[Path] = []  # folders that output_folder made, each before the one that it is in
 
@@ -43,7 +43,7 @@ def run(main) -> None:
     logging.raiseExceptions = False  # a closed or full standard output costs the log, not a traceback for each line
     if launch().rank > 0:
         logging.disable(logging.INFO)
-    strays = [path for path in map(Path.absolute, map(Path, _STRAYS)) if not path.exists()]
+    strays = [path for path in map(Path.absolute, _STRAYS) if not path.exists()]
     try:
         status = main() or 0
     except InputError as error:

@@ -13,7 +13,6 @@ import pytest
 import torch
 from mindcv.models.registry import is_model
 from mindspore import nn
-from mindspore.nn.utils import no_init_parameters
 
 import mindcv_models
 from mindcv_models.checkpoint import convert, load_weights
@@ -26,6 +25,7 @@ from mindcv_models.errors import InputError, RunError
 from mindcv_models.models import litv2
 from tests.helpers import hostile, parity
 from tests.helpers.launch import PATIENCE
+from tests.helpers.networks import create
 from tests.helpers.scripts import call
 
 pytestmark = pytest.mark.usefixtures("eager")
@@ -64,8 +64,7 @@ def shapes_only(shapes):
 @pytest.mark.process
 @pytest.mark.parametrize(("model", "options", "fused", "shapes"), list(variants()))
 def test_every_entry_of_every_variant_is_used_or_dropped_by_rule(model, options, fused, shapes):
-    with no_init_parameters():
-        network = mindcv_models.create_model(model, **options)
+    network = create(model, **options)
     if fused:
         network = mindcv_models.reparameterize(network)
     prefix = "backbone." if any(name.startswith("backbone.") for name in shapes) else ""
@@ -145,8 +144,7 @@ def test_a_system_converts_and_comes_back(folder, shallow_litv2, system):
 
 def test_two_entries_for_one_parameter_are_refused():
     both = {**FASTVIT["timm_t8"]["train"], "head.weight": [1000, 768]}
-    with no_init_parameters():
-        network = mindcv_models.create_model("fastvit_t8")
+    network = create("fastvit_t8")
     with pytest.raises(InputError, match=r"head\.weight and head\.fc\.weight are names of one parameter"):
         fit_state_dict(network, shapes_only(both))
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from mindcv.utils.amp import auto_mixed_precision
 from mindspore import nn
-from mindspore.nn.utils import no_init_parameters
 
 import mindcv_models
 from mindcv_models.checkpoint.names import is_counter, is_derived, torch_names
@@ -16,6 +15,7 @@ from mindcv_models.checkpoint.torch_weights import load_torch_state_dict
 from mindcv_models.errors import InputError
 from mindcv_models.models.fastervit import VARIANTS
 from tests.helpers import parity
+from tests.helpers.networks import create
 
 pytestmark = [pytest.mark.usefixtures("both_modes"), pytest.mark.process]
 
@@ -49,12 +49,6 @@ ANY_RES_PARAMETERS = [30_609_192, 52_043_688, 74_338_664, 156_383_784, 360_720_3
 def params(cases):
     """Test parameters, most of them marked slow."""
     return [pytest.param(case, id=case["id"], marks=[pytest.mark.slow] * (case["id"] not in FAST)) for case in cases]
-
-
-def create(name, **options):
-    """A network whose weights are still to be loaded."""
-    with no_init_parameters():
-        return mindcv_models.create_model(name, **options)
 
 
 def weights_for(network, salt="parity"):

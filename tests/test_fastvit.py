@@ -4,12 +4,12 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import nn, ops
-from mindspore.nn.utils import no_init_parameters
 
 import mindcv_models
 from mindcv_models.checkpoint.names import torch_names
 from mindcv_models.checkpoint.torch_weights import load_torch_state_dict
 from tests.helpers import parity
+from tests.helpers.networks import create
 
 pytestmark = [pytest.mark.usefixtures("both_modes"), pytest.mark.process]
 
@@ -50,12 +50,6 @@ def weights_of(case):
         if name.startswith("head."):
             shapes[name] = [case["num_classes"], *shapes[name][1:]]
     return parity.state_dict(shapes, case["salt"], case.get("layer_scale_factor", 1))
-
-
-def create(name, **options):
-    """A network whose weights are still to be loaded, or do not matter."""
-    with no_init_parameters():
-        return mindcv_models.create_model(name, **options)
 
 
 def build(case, **options):

@@ -7,7 +7,6 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import nn, ops
-from mindspore.nn.utils import no_init_parameters
 
 import mindcv_models
 from mindcv_models.checkpoint.names import torch_names
@@ -17,6 +16,7 @@ from mindcv_models.errors import InputError
 from mindcv_models.models.litv2 import VARIANTS, HiLo
 from mindcv_models.options import parse
 from tests.helpers import parity
+from tests.helpers.networks import create
 
 pytestmark = [pytest.mark.usefixtures("both_modes"), pytest.mark.process]
 
@@ -68,12 +68,6 @@ def weights_of(case):
         if name in shapes:
             shapes[name] = [case["num_classes"], *shapes[name][1:]]
     return parity.state_dict(shapes, case["salt"])
-
-
-def create(name, **options):
-    """A network whose weights are still to be loaded, or do not matter."""
-    with no_init_parameters():
-        return mindcv_models.create_model(name, **options)
 
 
 def build(case):

@@ -4,7 +4,6 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import nn
-from mindspore.nn.utils import no_init_parameters
 
 import mindcv_models
 from mindcv_models import backend
@@ -21,6 +20,7 @@ from mindcv_models.detection.two_stage import mask_loss, region_losses, rpn_loss
 from mindcv_models.errors import InputError
 from mindcv_models.models.mask_rcnn import RoIHead
 from tests.helpers import parity
+from tests.helpers.networks import create
 
 
 @pytest.mark.process
@@ -28,8 +28,7 @@ from tests.helpers import parity
     ("variant", "count"), [("litv2_s", 47_350_056), ("litv2_m", 68_336_424), ("litv2_b", 105_894_024)]
 )
 def test_names_shapes_and_numbers_of_parameters_are_the_official_ones(variant, count):
-    with no_init_parameters():
-        network = mindcv_models.create_model("mask_rcnn", backbone=variant, num_classes=80)
+    network = create("mask_rcnn", backbone=variant, num_classes=80)
     names = torch_names(network)
     found = {names[p.name]: p.shape for p in network.get_parameters()}
     official = parity.manifest("litv2")[f"mask_rcnn_{variant}"]

@@ -6,7 +6,6 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
-from mindspore.nn.utils import no_init_parameters
 
 import mindcv_models
 from mindcv_models.classification.objective import ClassificationObjective
@@ -15,7 +14,7 @@ from mindcv_models.errors import InputError
 from mindcv_models.options import RunOptions, parse
 from mindcv_models.training import CurvatureStep, LossScale, Schedule, TrainStep, build_optimizer
 from mindcv_models.training.groups import freeze, layer_of_parameters, parameter_groups
-from tests.helpers.networks import Linear, data
+from tests.helpers.networks import Linear, create, data
 
 RATE, DECAY = 0.1, 0.5
 
@@ -271,9 +270,8 @@ def test_layers_are_in_the_order_of_the_network(model, order):
 
 @pytest.mark.parametrize("backbone", ["litv2_s", "resnet18"])
 def test_layers_of_a_backbone_are_those_of_the_classifier_and_the_rest_is_one_more(backbone):
-    with no_init_parameters():
-        classifier = mindcv_models.create_model(backbone, num_classes=10)
-        detector = mindcv_models.create_model("retinanet", num_classes=3, backbone=backbone)
+    classifier = create(backbone, num_classes=10)
+    detector = create("retinanet", num_classes=3, backbone=backbone)
     expected, layers = layer_of_parameters(classifier), layer_of_parameters(detector)
     assert layers.keys() == {parameter.name for parameter in detector.get_parameters()}
     shared = [name for name in expected if f"backbone.{name}" in layers]

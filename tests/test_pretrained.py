@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from mindspore.nn.utils import no_init_parameters
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -37,6 +36,7 @@ from mindcv_models.segmentation.ade20k_classes import ADE20K_CLASSES
 from mindcv_models.tasks import task_of
 from mindcv_models.training import build_network
 from tests.helpers import dense_tiny, parity, tiny, tiny_detector  # noqa: F401, they register networks
+from tests.helpers.networks import create
 from tests.helpers.scripts import call
 from tests.helpers.server import serving
 from tools import pretrained_weights
@@ -246,8 +246,7 @@ def test_any_resolution_takes_the_weights_of_224(number):
         name: SimpleNamespace(shape=tuple(shape), dtype=np.dtype(np.float32))
         for name, shape in FASTERVIT[f"faster_vit_{number}_224"].items()
     }
-    with no_init_parameters():
-        network = mindcv_models.create_model(f"faster_vit_{number}_any_res")
+    network = create(f"faster_vit_{number}_any_res")
     report = fit_state_dict(network, shapes).report
     assert report.fresh == report.classifier == ()
     assert report.loaded == len(list(network.get_parameters()))

@@ -4,7 +4,6 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import nn
-from mindspore.nn.utils import no_init_parameters
 
 import mindcv_models
 from mindcv_models import backend
@@ -18,15 +17,14 @@ from mindcv_models.models.semantic_fpn import SemanticHead
 from mindcv_models.segmentation.export import AtImageSize, LabelsDifferError, export_segmenter, pixels_that_differ
 from mindcv_models.training.drop_path import DropPathDraws
 from tests.helpers import parity
-from tests.helpers.networks import filled
+from tests.helpers.networks import create, filled
 
 COUNTS = {"litv2_s": 31_449_486, "litv2_m": 52_435_854, "litv2_b": 89_993_518}
 
 
 @pytest.mark.parametrize("backbone", ["litv2_s", *(pytest.param(f"litv2_{v}", marks=pytest.mark.slow) for v in "mb")])
 def test_names_and_shapes_are_the_official_ones(backbone):
-    with no_init_parameters():
-        network = mindcv_models.create_model("semantic_fpn", backbone=backbone, num_classes=150)
+    network = create("semantic_fpn", backbone=backbone, num_classes=150)
     assert sum(p.size for p in network.trainable_params()) == COUNTS[backbone]
     own = {name: list(network.parameters_dict()[key].shape) for key, name in torch_names(network).items()}
     own.update((name, list(value.shape)) for name, value in official_buffers(network).items())

@@ -11,7 +11,7 @@ from .. import backend
 from ..cells import cast_network
 from ..checkpoint import create_pretrained
 from ..distributed import World
-from ..graph_cache import compile_cached
+from ..graph_cache import call_cached
 from ..input_size import explain_size_errors
 from ..models.registry import config_of, create_model
 from ..options import System
@@ -105,12 +105,7 @@ class TimedModel:
             network = (reparameterize(network) if job.reparam else network).set_train(False)
             shape = (job.batch_size, 3, *job.size)
             images = Tensor(np.random.default_rng(0).standard_normal(shape, np.float32))
-
-            def infer():
-                compile_cached("graph of the network", network, images)  # the first call only
-                return network(images)
-
-            return infer, network
+            return lambda: call_cached("graph of the network", network, images), network
         step, batch = training_of(job, network, world)
 
         def update():

@@ -10,7 +10,6 @@ from ..cells import cast_network
 from ..checkpoint import creator, load_weights
 from ..evaluation import csv_text, json_text
 from ..input_size import explain_size_errors
-from ..options import System
 from ..process import log_to_stderr, output_folder, set_up
 from ..reparameterize import reparameterize
 from .cam import draw_activations
@@ -30,7 +29,7 @@ def run(options: InferOptions, paths: Sequence[str]) -> int:
         InputError: the checkpoint or the class names are missing, damaged or of something else.
     """
     folder = output_folder(options.cam, "cam") if options.cam else None
-    set_up(System(options.mode, options.device_target, options.graph_cache))
+    set_up(options.alone)
     log_to_stderr()
     checkpoint = Path(options.ckpt_path) if options.ckpt_path else None
     names = find_class_names(options.class_names, checkpoint, options.num_classes)

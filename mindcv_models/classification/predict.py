@@ -13,7 +13,7 @@ from ..data.loader import Loader, threads
 from ..data.order import ShareOrder
 from ..distributed import ONE_DEVICE, World
 from ..errors import NotFiniteError
-from ..graph_cache import compile_cached
+from ..graph_cache import call_cached
 from .images import ImageSet
 from .loader import EvalSample
 from .transforms import CENTRE, EvalTransform, View
@@ -111,9 +111,8 @@ class Predictor:
         bad: Dict[int, str] = {}
         loader = image_loader(paths, self.transform, self.batch_size, self.workers, view, self.upright, bad, self.world)
         for images, numbers, _, valid in loader.epoch():
-            images = Tensor(images)
-            compile_cached("graph of the network", self.logits, images)
-            rows[numbers[valid]] = self.logits(images).asnumpy()[valid]
+            logits = call_cached("graph of the network", self.logits, Tensor(images))
+            rows[numbers[valid]] = logits.asnumpy()[valid]
         return rows, bad
 
     def _bad_over_ranks(self, bad, count):

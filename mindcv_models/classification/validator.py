@@ -12,7 +12,7 @@ from ..data.loader import Loader
 from ..distributed import ONE_DEVICE, World, sum_over_ranks
 from ..errors import InputError
 from ..evaluation import Result
-from ..graph_cache import compile_cached
+from ..graph_cache import call_cached
 from .loader import create_eval_loader
 from .objective import first_of
 from .options import ImageFolder
@@ -111,8 +111,7 @@ class Evaluator:
         for images, labels, decoded, valid in loader.epoch():
             counted = decoded & valid
             batch = Tensor(images), Tensor(labels), Tensor(counted)
-            compile_cached("graph of the validation", self.sums, *batch)
-            sums = self.sums(*batch).asnumpy()
+            sums = call_cached("graph of the validation", self.sums, *batch).asnumpy()
             totals += [*sums.astype(np.float64), counted.sum(), valid.sum()]
         self.network.set_train(was_training)
         loss, top1, topk, images, seen = sum_over_ranks(totals, self.world)

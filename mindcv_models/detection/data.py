@@ -3,6 +3,7 @@
 import functools
 import logging
 from pathlib import Path
+from typing import Optional, Tuple
 
 import numpy as np
 
@@ -57,12 +58,12 @@ def training_images(options: TrainOptions) -> CocoSet:
 def train_loader(options: TrainOptions, world: World) -> Loader:
     """Batches of what the model's objective takes."""
     data, scale = training_images(options), tuple(options.train_scale or options.img_scale)
-    buckets, prepare = Buckets(scale), Preparation(scale, *options.mean_and_std)
+    buckets = Buckets(scale)
     groups = np.array([buckets.group(image) for image in data.images])
     order = GroupedOrder(groups, options.batch_size, options.seed, options.shuffle, world.rank, world.size)
     if options.steps_per_epoch:
         order = StepsOrder(order, options.steps_per_epoch, options.batch_size)
-    transform = system_of(options.model).train_transform(options, prepare, buckets, data)
+    transform = system_of(options.model).train_transform(options, preparation(options, scale), buckets, data)
     return Loader(
         data, order, transform, options.batch_size,
         replace_bad=options.skip_bad_images, workers=threads(options.num_parallel_workers),
@@ -74,6 +75,6 @@ def eval_transform(options: Scaling) -> EvalTransform:
     return EvalTransform(preparation(options), Buckets(tuple(options.img_scale)), options.padding == "own")
 
 
-def preparation(options: Scaling) -> Preparation:
-    """How the options resize and normalise."""
-    return Preparation(tuple(options.img_scale), *options.mean_and_std)
+def preparation(options: Scaling, scale: Optional[Tuple[int, int]] = None) -> Preparation:
+    """How the options resize, to ``scale`` or theirs, and normalise."""
+    return Preparation(scale or tuple(options.img_scale), *options.mean_and_std)

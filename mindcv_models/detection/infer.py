@@ -14,7 +14,6 @@ from ..data.files import free_name
 from ..data.images import decoded
 from ..evaluation import csv_text, json_text
 from ..files import atomic_write
-from ..options import System
 from ..process import output_folder, set_up
 from .coco import Annotated, Raw
 from .coco_classes import COCO_CLASSES
@@ -36,7 +35,7 @@ SIDES = ("x1", "y1", "x2", "y2")
 def run(options: InferOptions, paths: Sequence[str]) -> int:
     """Predict the images at ``paths``; 1 if one could not be decoded."""
     folder = output_folder(options.output_dir, "output_dir") if options.output_dir else None
-    set_up(System(options.mode, options.device_target, options.graph_cache))
+    set_up(options.alone)
     names = class_names_of(options, COCO_CLASSES, "{}")
     network = build(options, len(names))
     if options.ckpt_path:

@@ -6,7 +6,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
-from ..graph_cache import compile_cached
+from ..graph_cache import call_cached
 from .paste import detect_regions, mask_regions, paste
 from .predict import LIMITS, Detections, Limits
 from .regions import Proposals
@@ -91,9 +91,8 @@ class MaskDetector:
             sizes: height and width of each, without padding, ``(B, 2)``.
             scales: width and height by those of the original, ``(B, 2)``.
         """
-        inputs = Tensor.from_numpy(images), Tensor(np.asarray(sizes, np.float32))
-        compile_cached("graph of the regions", self.first, *inputs)
-        outputs = self.first(*inputs)
+        sides = Tensor(np.asarray(sizes, np.float32))
+        outputs = call_cached("graph of the regions", self.first, Tensor.from_numpy(images), sides)
         regions, logits, deltas = (each.asnumpy() for each in outputs[:3])
         found = {
             row: detect_regions(logits[row], deltas[row], regions[row], sizes[row], scales[row], self.limits)
@@ -113,6 +112,5 @@ class MaskDetector:
             regions[row, : len(objects.boxes)] = mask_regions(objects.boxes, scales[row])
             labels[row, : len(objects.boxes)] = objects.labels
         inputs = Tensor(regions), Tensor(labels), *maps[:4]
-        compile_cached("graph of the masks", self.second, *inputs)
-        logits = self.second(*inputs).asnumpy()
+        logits = call_cached("graph of the masks", self.second, *inputs).asnumpy()
         return {row: logits[row, : len(objects.boxes)] for row, objects in found.items()}

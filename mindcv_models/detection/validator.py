@@ -12,7 +12,7 @@ from ..data.loader import Loader
 from ..data.order import ShareOrder
 from ..distributed import ONE_DEVICE, World, gather_bytes
 from ..evaluation import Result
-from ..graph_cache import compile_cached
+from ..graph_cache import call_cached
 from .anchors import retinanet_anchors
 from .coco import Annotated, CocoSet, Raw
 from .evaluate import NAMES, Evaluation, GroundTruth, to_results
@@ -92,9 +92,8 @@ class Detector:
             sizes: height and width of each, without padding, ``(B, 2)``.
             scales: width and height by those of the original, ``(B, 2)``.
         """
-        batch = Tensor.from_numpy(images)
-        compile_cached("graph of the network", self.network, batch)
-        logits, deltas = (output.astype(ms.float32).asnumpy() for output in self.network(batch))
+        outputs = call_cached("graph of the network", self.network, Tensor.from_numpy(images))
+        logits, deltas = (output.astype(ms.float32).asnumpy() for output in outputs)
         sizes_of_maps = self.anchors.sizes(*images.shape[2:])
         anchors, counts = self.anchors.all(sizes_of_maps), self.anchors.counts(sizes_of_maps)
         return [

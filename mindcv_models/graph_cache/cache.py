@@ -25,7 +25,7 @@ from ..errors import one_line
 from ..files import atomic_write
 from .describe import UndescribedError, check_sources, described
 
-__all__ = ["VARIABLE", "compile_cached", "use_graph_cache"]
+__all__ = ["VARIABLE", "call_cached", "compile_cached", "use_graph_cache"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,12 @@ def compile_cached(what: str, cell: nn.Cell, *inputs) -> Optional[str]:
     words = {"read": "read from", "written": "compiled, and written to"}[outcome]
     logger.info("%s: %s the graph cache in %.1f s", what, words, time.perf_counter() - start)
     return outcome
+
+
+def call_cached(what: str, cell: nn.Cell, *inputs):
+    """What ``cell`` gives for ``inputs``; before its first call, :func:`compile_cached`."""
+    compile_cached(what, cell, *inputs)
+    return cell(*inputs)
 
 
 @functools.cache

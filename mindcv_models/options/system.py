@@ -1,6 +1,6 @@
 """Options of the machine: the device, the processes, and what a run logs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Optional
 
 from .groups import Group, option
@@ -22,6 +22,11 @@ class Device(Group):
         None, "read compiled graphs of earlier runs, and keep new ones; CPU, one process; default: the environment "
         "variable MINDCV_MODELS_GRAPH_CACHE, 1 or 0"
     )  # fmt: skip
+
+    @property
+    def alone(self) -> "System":
+        """The same for a script of one process."""
+        return System(**{field.name: getattr(self, field.name) for field in fields(Device)})
 
 
 @dataclass

@@ -10,7 +10,6 @@ from ..data.files import free_name
 from ..data.images import decoded
 from ..data.loader import threads
 from ..evaluation import csv_text, json_text
-from ..options import System
 from ..process import output_folder, set_up
 from ..reparameterize import reparameterize
 from .ade20k_classes import ADE20K_CLASSES
@@ -30,7 +29,7 @@ def run(options: InferOptions, paths: Sequence[str]) -> int:
     """Predict the pictures at ``paths``; 1 if one could not be decoded."""
     drawn = output_folder(options.output_dir, "output_dir") if options.output_dir else None
     maps = output_folder(options.labels_dir, "labels_dir") if options.labels_dir else None
-    set_up(System(options.mode, options.device_target, options.graph_cache))
+    set_up(options.alone)
     names = class_names_of(options, ADE20K_CLASSES)
     options.num_classes = len(names)
     network = build(options)

@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from ..data.geometry import normalise, pad_bottom_right, resize_image
-from ..graph_cache import compile_cached
+from ..graph_cache import call_cached
 from .transforms import target_size
 
 __all__ = ["Inference", "InferenceSettings", "windows"]
@@ -119,9 +119,7 @@ class Inference:
                 batch = np.zeros((rows, *shape), np.float32)
                 for row, place in enumerate(chunk):
                     batch[row] = arrays[place]
-                batch = Tensor(batch)
-                compile_cached("graph of the network", self.network, batch)
-                logits = self.network(batch).asnumpy().astype(np.float32)
+                logits = call_cached("graph of the network", self.network, Tensor(batch)).asnumpy().astype(np.float32)
                 for row, place in enumerate(chunk):
                     results[place] = logits[row]
         return results

@@ -6,7 +6,7 @@ from mindspore import ParameterTuple, nn, ops
 from ..cells import running_statistics
 from ..distributed import AllReduceMean, World
 from ..errors import InputError
-from ..graph_cache import compile_cached
+from ..graph_cache import call_cached
 from .loss_scale import LossScale
 from .objective import Objective
 from .optimizer import SophiaG
@@ -45,8 +45,7 @@ class CurvatureStep(nn.Cell):
     def before_update(self, images):
         """Take the curvature at ``images`` if the optimizer is due for it."""
         if self.optimizer.is_due():
-            compile_cached("graph of the curvature", self, images)
-            self(images)
+            call_cached("graph of the curvature", self, images)
 
     def scaled_loss(self, images, draws):
         return self.objective.sampled(images, draws) * self.loss_scale.value

@@ -5,7 +5,9 @@ import dataclasses
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
+from mindspore.nn.utils import no_init_parameters
 
+import mindcv_models
 from mindcv_models.models import fastervit, fastvit, litv2
 from tests.helpers import parity
 
@@ -21,6 +23,12 @@ class Linear(nn.Cell):
 
     def construct(self, x):
         return ops.matmul(x, self.w)
+
+
+def create(name, **options):
+    """A network whose weights are still to be loaded, or do not matter."""
+    with no_init_parameters():
+        return mindcv_models.create_model(name, **options)
 
 
 def data(seed=0, count=4):
