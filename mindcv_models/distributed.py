@@ -20,7 +20,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from .backend import device_target, has_sync_batch_norm
 from .cells import replace_cells, set_value
 from .errors import InputError, RunError
-from .hosts import address_towards, end_together, meeting_address
+from .hosts import address_towards, end_together, leave, meeting_address, wait_for
 from .layers.custom import in_graph_mode
 from .shared_memory import mean_operator, share_memory
 
@@ -32,6 +32,7 @@ __all__ = [
     "broadcast_parameters",
     "join_world",
     "launch",
+    "leave_world",
     "on_every_rank",
     "sum_of_counts",
     "sum_over_ranks",
@@ -53,6 +54,8 @@ import mindspore
 mindspore.set_device("CPU")
 mindspore.communication.init()
 """
+
+_own_scheduler = False  # whether the ranks of this job, started by mpirun on the CPU, meet at _SCHEDULER
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,7 @@ def join_world(distribute: bool) -> World:
 
 
 def _meet_on_cpu():
+    global _own_scheduler
     from mpi4py import MPI
 
     world = MPI.COMM_WORLD
@@ -162,6 +166,18 @@ def _meet_on_cpu():
             stderr=subprocess.DEVNULL,
         )
     os.environ["MS_ROLE"] = "MS_WORKER"
+    _own_scheduler = True
+
+
+def leave_world(status: int) -> None:
+    """End this process with ``status`` if it is one of several that mpirun started on the CPU; else return.
+
+    MindSpore's own end takes its connections down while its thread still reads from them, which ended one rank in some
+    hundred jobs by a segmentation fault, with all results written. The scheduler that this project starts needs no
+    farewell; that of msrun waits for one.
+    """
+    if _own_scheduler:
+        leave(status)
 
 
 def _prepare_worker():
@@ -169,11 +185,11 @@ def _prepare_worker():
 
     It would listen at the address of the first interface, which may belong to another network. And a rank may come to
     a message minutes after the others, whose kernels were compiled on an earlier run: MindSpore waits 30 seconds.
-    Workers look for the scheduler at MindSpore's own pace: where they found it sooner, one crashed in its cluster
-    library in one of some fifty jobs.
+    A worker that does not find the scheduler at once, which starts as late as itself, sleeps 10 to 30 seconds.
     """
     os.environ.setdefault("MS_WORKER_IP", address_towards(os.environ["MS_SCHED_HOST"]))
     os.environ.setdefault("MS_NODE_TIMEOUT", "1800")
+    wait_for(os.environ["MS_SCHED_HOST"], int(os.environ["MS_SCHED_PORT"]), seconds=60)
 
 
 @functools.cache

@@ -9,7 +9,9 @@ import os
 import secrets
 import selectors
 import socket
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Dict, List, Sequence
 
@@ -17,12 +19,14 @@ import psutil
 
 from .errors import RunError
 
-__all__ = ["address_towards", "end_together", "meeting_address"]
+__all__ = ["address_towards", "end_together", "leave", "meeting_address", "wait_for"]
 
 _PATIENCE = 3  # seconds for an address to answer; those of another network often never do
 _GOODBYE, _LOST = b"g", b"l"  # this rank ends as it should; this rank ends because another one is lost
 # A host that has been silent for 10 seconds is asked four times, 5 seconds apart; then the connection breaks.
 _KEEPALIVE = {"SO_KEEPALIVE": 1, "TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
+
+_lines: Dict[socket.socket, int] = {}  # this rank's connections, and the ranks at their other ends
 
 
 def meeting_address(ranks) -> str:
@@ -90,6 +94,15 @@ def address_towards(host: str) -> str:
         raise RunError(f"cannot reach {host} from {socket.gethostname()} ({error}): check the address.") from error
 
 
+def wait_for(host: str, port: int, seconds: float) -> None:
+    """Wait until ``host`` takes connections at ``port``, at most ``seconds``."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            return socket.create_connection((host, port), timeout=_PATIENCE).close()
+        time.sleep(0.1)
+
+
 def end_together(rank: int, size: int, own_address: str, from_rank_0: Callable[[Sequence[float]], Sequence[float]]):
     """Connect every rank to rank 0, and end this process with status 1 once a rank at the other end is gone.
 
@@ -103,18 +116,26 @@ def end_together(rank: int, size: int, own_address: str, from_rank_0: Callable[[
         with socket.create_server((own_address, 0), backlog=size) as door:
             from_rank_0([*socket.inet_aton(own_address), door.getsockname()[1]])
             arrived = [door.accept()[0] for _ in range(1, size)]
-        lines = {line: int.from_bytes(line.recv(4), "big") for line in arrived}
+        _lines.update((line, int.from_bytes(line.recv(4), "big")) for line in arrived)
     else:
         *address, port = map(int, from_rank_0([0] * 5))
         line = socket.create_connection((socket.inet_ntoa(bytes(address)), port))
         line.sendall(rank.to_bytes(4, "big"))
-        lines = {line: 0}
-    for line in lines:
+        _lines[line] = 0
+    for line in _lines:
         for name, value in _KEEPALIVE.items():
             level = socket.SOL_SOCKET if name.startswith("SO_") else socket.IPPROTO_TCP
             line.setsockopt(level, getattr(socket, name), value)
-    atexit.register(_tell, lines, _GOODBYE)
-    threading.Thread(target=_watch, args=(lines,), daemon=True).start()
+    atexit.register(_tell, _lines, _GOODBYE)
+    threading.Thread(target=_watch, args=(_lines,), daemon=True).start()
+
+
+def leave(status: int) -> None:
+    """End this process with ``status`` without what is called at Python's end, MindSpore's own end among it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    _tell(_lines, _GOODBYE)
+    os._exit(status)
 
 
 def _watch(lines: Dict[socket.socket, int]):

@@ -13,7 +13,7 @@ from typing import List, Sequence
 import mindspore as ms
 from mindcv.utils import set_seed
 
-from .distributed import World, join_world, launch
+from .distributed import World, join_world, launch, leave_world
 from .errors import InputError, RunError, Stopped, one_line
 from .graph_cache import use_graph_cache
 from .options import System
@@ -65,6 +65,7 @@ def run(main) -> None:
     _clean_up(strays)
     _flush_output()
     gc.collect()  # cells freed at interpreter exit print warnings
+    leave_world(status)
     sys.exit(status)
 
 

@@ -92,6 +92,26 @@ def test_a_rank_that_is_gone_ends_this_one_which_tells_the_others(lines, monkeyp
     assert lines[0][1].recv(1) == hosts._LOST
 
 
+def test_a_worker_waits_for_the_scheduler(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        port = door.getsockname()[1]
+        hosts.wait_for("127.0.0.1", port, seconds=60)
+        assert door.accept()[0].recv(1) == b""
+    naps = []
+    monkeypatch.setattr(hosts.time, "sleep", naps.append)
+    hosts.wait_for("127.0.0.1", port, seconds=0.01)
+    assert naps
+
+
+def test_a_rank_that_leaves_says_goodbye(lines, monkeypatch):
+    monkeypatch.setattr(hosts, "_lines", {own: rank for rank, (own, _) in enumerate(lines, 1)})
+    monkeypatch.setattr(hosts.os, "_exit", sys.exit)
+    with pytest.raises(SystemExit) as end:
+        hosts.leave(3)
+    assert end.value.code == 3
+    assert [other.recv(2) for _, other in lines] == [hosts._GOODBYE] * 2
+
+
 def test_a_rank_that_was_told_ends_in_silence(lines, monkeypatch, capfd):
     hosts._tell([lines[0][1]], hosts._LOST)
     with pytest.raises(SystemExit) as end:

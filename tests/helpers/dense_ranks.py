@@ -14,6 +14,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 
+from mindcv_models import process
 from mindcv_models.distributed import World, join_world, launch, sum_over_ranks
 from mindcv_models.tasks import task_of
 from mindcv_models.training import Schedule, build_network, build_step
@@ -70,4 +71,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    process.run(main)

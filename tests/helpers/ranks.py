@@ -12,6 +12,7 @@ from mindspore import Tensor, nn
 from mindspore.common.api import _cell_graph_executor
 from mindspore.train.mind_ir_pb2 import ModelProto
 
+from mindcv_models import process
 from mindcv_models.classification.objective import ClassificationObjective
 from mindcv_models.distributed import average_parameters, broadcast_parameters, join_world, launch, sum_over_ranks
 from mindcv_models.training import TrainStep
@@ -94,4 +95,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    process.run(main)

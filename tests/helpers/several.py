@@ -17,7 +17,7 @@ from typing import List, NamedTuple
 import mindspore as ms
 
 from mindcv_models import process
-from mindcv_models.distributed import launch
+from mindcv_models.distributed import launch, leave_world
 from tests.helpers import dense_tiny, tiny, tiny_detector  # noqa: F401, they register their networks
 
 
@@ -67,6 +67,7 @@ def _printing_to(path):
 def main():
     folder, rank = Path(sys.argv[1]), launch().rank
     ms.communication.init = functools.cache(ms.communication.init)
+    process.leave_world = lambda status: None  # until the last script is done
     for number, (name, words) in enumerate(json.loads((folder / "scripts.json").read_text())):
         sys.argv = [f"{name}.py", *words]
         with _printing_to(folder / f"{number}-{rank}"):
@@ -74,6 +75,7 @@ def main():
                 process.run(importlib.import_module(name).main)
             except SystemExit as left:
                 (folder / f"{number}-{rank}.status").write_text(str(left.code))
+    leave_world(0)
 
 
 if __name__ == "__main__":
