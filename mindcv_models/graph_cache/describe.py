@@ -29,11 +29,11 @@ from mindspore.common.seed import _KERNEL_SEED
 __all__ = ["UndescribedError", "check_sources", "described", "fingerprint"]
 
 _PLAIN = {type(None), type(Ellipsis), bool, int, float, complex, str, bytes}
-# What a cell keeps of its compilations and of when it was made.
+# What a cell keeps of its compilations, also as a part of another one, and of when it was made.
 _BOOKKEEPING = {
     "_create_time", "_compile_cache", "_phase_cache", "_compile_phase", "arguments_key", "_id", "_phase", "_compiled",
     "_has_mutable_args_list", "sequence_modified", "_cell_init_args", "_init_flag", "_exist_objs",
-    "_exist_names", "_is_check_and_refresh",
+    "_exist_names", "_is_check_and_refresh", "_scope",
 }  # fmt: skip
 _NOT_CALLED = {"__init__", "__new__"}  # of a cell, by a graph
 _SETTINGS_OF_RUNS = {
@@ -295,7 +295,10 @@ def _(value: ops.Primitive):
 def _(value: nn.Cell):
     yield "class", type(value)
     yield "precision", str(value.get_mixed_precision_type())
-    yield from ((name, item) for name, item in vars(value).items() if name not in _BOOKKEEPING)
+    for name, item in vars(value).items():
+        is_unused_hook = name.startswith("_lazy_") and not item  # None until somebody asked for it
+        if name not in _BOOKKEEPING and not is_unused_hook:
+            yield name, item
 
 
 @_parts.register
