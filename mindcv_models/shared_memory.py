@@ -35,8 +35,9 @@ def share_memory(rank: int, size: int, total: Callable[[Sequence[float]], Sequen
         if rank == 0 and library:
             with contextlib.suppress(OSError, AttributeError):
                 library.bytes_shared.restype = ctypes.c_int64
-                own = _create(library.bytes_shared(size))
-                opened.callback(os.close, own[1])
+                file = os.memfd_create("mindcv_models")  # a file in memory, without a name
+                opened.callback(os.close, file)
+                own = [os.getpid(), file, _fill(file, library.bytes_shared(size))]
         process, file, word = map(int, total(own))
         found = False
         if process and library:
@@ -48,12 +49,12 @@ def share_memory(rank: int, size: int, total: Callable[[Sequence[float]], Sequen
     return _shared
 
 
-def _create(length):
-    """A file in memory, without a name, that ends in a secret word: this process, the file and the word."""
-    file, word = os.memfd_create("mindcv_models"), secrets.randbits(_WORD_BITS)
+def _fill(file, length):
+    """Take memory for ``length`` bytes and a secret word behind them, which is returned."""
+    word = secrets.randbits(_WORD_BITS)
     os.posix_fallocate(file, 0, length)
     os.pwrite(file, word.to_bytes(_WORD_BITS // 8, "big"), length)
-    return [os.getpid(), file, word]
+    return word
 
 
 def _has(file, word):
