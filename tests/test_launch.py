@@ -1,5 +1,6 @@
 """What a process makes of its environment: launchers, addresses of hosts, a home that is missing."""
 
+import fnmatch
 import logging
 import os
 import platform
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
+import prologue
 from mindcv_models import backend, distributed, process
 from mindcv_models.distributed import Launch, join_world, launch
 from mindcv_models.errors import InputError
@@ -136,6 +138,25 @@ def test_a_working_directory_that_is_gone_is_one_line(tmp_path):
     )
     line = "error: no working directory (No such file or directory): change to a folder that exists.\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
+
+
+@pytest.mark.skipif(not prologue.allocator(), reason="MindSpore's jemalloc is not for this machine")
+@pytest.mark.parametrize(("setting", "used"), [({}, True), ({"LD_PRELOAD": ""}, False)])
+def test_scripts_allocate_by_jemalloc(setting, used):
+    code = "import prologue, sys; prologue.begin(); print('jemalloc' in open('/proc/self/maps').read(), *sys.argv[1:])"
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "one", "two words"], env={**environment, **setting}, cwd=ROOT, capture_output=True,
+        text=True, timeout=PATIENCE, check=True,
+    )  # fmt: skip
+    assert done.stdout == f"{used} one two words\n"
+
+
+@pytest.mark.parametrize("card", ["/dev/davinci0", "/dev/nvidia0"])
+def test_the_allocator_of_a_machine_with_a_card_stays(card, monkeypatch):
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    monkeypatch.setattr(prologue.glob, "glob", lambda pattern: fnmatch.filter([card], pattern))
+    assert prologue.allocator() is None
 
 
 def test_warnings_of_other_packages_are_no_errors():

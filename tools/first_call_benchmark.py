@@ -31,9 +31,12 @@ from mindcv_models.process import run
 
 HERE = Path(__file__).resolve().parents[1]
 
-# Both checkouts run this; an older one has another name for the class.
+# Both checkouts run this, each as its scripts begin; an older one has no such beginning, or another name for the class.
 CHILD = """
-import json, sys
+import contextlib, json, sys
+with contextlib.suppress(ImportError):
+    import prologue
+    prologue.begin()
 from mindcv_models.benchmark import subject
 settings = json.loads(sys.argv[1])
 timed = getattr(subject, "TimedModel", None) or subject.Subject
