@@ -104,8 +104,7 @@ def jobs_of(options: BenchmarkOptions):
     size = options.image_size and (options.image_size[0], options.image_size[-1])
     common = Job("", image_size=size, reparam=options.reparam, pretrained=options.pretrained,
                  amp_level=options.amp_level, mode=options.mode, device_target=options.device_target,
-                 graph_cache=options.graph_cache,
-                 warmup=options.warmup, queued=options.queued)  # fmt: skip
+                 graph_cache=bool(options.graph_cache), warmup=options.warmup, queued=options.queued)  # fmt: skip
     for train in (False, True) if options.train else (False,):
         for batch_size in options.batch_size:
             yield [replace(common, model=m, train=train, batch_size=batch_size) for m in named(options.models)]

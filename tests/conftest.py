@@ -23,8 +23,10 @@ LONGEST = (
 def pytest_configure(config):
     """Let the processes of pytest-xdist allocate by jemalloc, which MindSpore brings: graphs compile faster with it.
 
-    What the tests start allocates as it does for users.
+    What the tests start allocates as it does for users. Graphs are not kept, unless a test asks for it or the variable
+    is set: hardly any is compiled a second time, and one process at a time can read them.
     """
+    os.environ.setdefault("MINDCV_MODELS_GRAPH_CACHE", "0")
     if hasattr(config, "workerinput"):
         os.environ.pop("LD_PRELOAD", None)
     elif config.getoption("numprocesses", None):

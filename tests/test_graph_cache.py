@@ -242,6 +242,21 @@ def test_eager_networks_and_several_ranks_go_without(monkeypatch, eager, caplog)
     ]
 
 
+def test_who_did_not_ask_for_the_cache_is_not_told_where_it_cannot_be_used(monkeypatch, eager, caplog):
+    cache._say_once.cache_clear()
+    monkeypatch.delenv(VARIABLE)
+    with caplog.at_level("INFO"):
+        assert compile_cached("network", Net(), Tensor([1.0])) is None
+    assert caplog.messages == []
+
+
+def test_the_cache_is_used_unless_it_is_switched_off(own_folder, monkeypatch):
+    monkeypatch.delenv(VARIABLE)
+    assert outcome(2.0, parameter(0.0)) == "written"
+    monkeypatch.setenv(VARIABLE, "0")
+    assert outcome(2.0, parameter(0.0)) is None
+
+
 NETWORK = """
 from mindspore import Parameter, Tensor, nn
 

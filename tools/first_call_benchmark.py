@@ -82,10 +82,10 @@ def first_call(checkout: Path, model: str, graphs: bool, train: bool, options: F
         InputError: the process failed; with its last line.
     """
     settings = {"model": model, "train": train, "batch_size": options.batch_size,
-                "image_size": [options.image_size] * 2, "warmup": 0}  # fmt: skip
+                "image_size": [options.image_size] * 2, "warmup": 0,
+                **({"graph_cache": True} if graphs else {})}  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         environment = {"GLOG_v": "3", **os.environ, "PYTHONPATH": str(checkout)}
-        environment["MINDCV_MODELS_GRAPH_CACHE"] = str(int(graphs))
         if not options.cached:
             environment["MS_COMPILER_CACHE_PATH"] = folder
         child = subprocess.run(

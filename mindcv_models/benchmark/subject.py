@@ -38,6 +38,7 @@ class Job:
         pretrained: give the model its published weights.
         reparam: time inference in the reparameterized form, if the model has one.
         image_size: height and width, or None for the model's default.
+        graph_cache: read the graphs of earlier processes, which makes the first call shorter.
         queued: number of consecutive calls without waiting in a turn, for the throughput.
     """
 
@@ -50,7 +51,7 @@ class Job:
     amp_level: str = "O0"
     mode: int = 0
     device_target: Optional[str] = None
-    graph_cache: Optional[bool] = None
+    graph_cache: bool = False
     warmup: int = 2
     queued: int = 2
 

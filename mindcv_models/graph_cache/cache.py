@@ -46,7 +46,7 @@ def use_graph_cache(wanted: bool) -> None:
 
 
 def compile_cached(what: str, cell: nn.Cell, *inputs) -> Optional[str]:
-    """Compile ``cell`` for ``inputs`` with the help of earlier processes, where that was asked for and is possible.
+    """Compile ``cell`` for ``inputs`` with the help of earlier processes, where that is possible and nobody forbade it.
 
     Otherwise the first call compiles the cell, as ever.
 
@@ -56,7 +56,7 @@ def compile_cached(what: str, cell: nn.Cell, *inputs) -> Optional[str]:
     Returns:
         ``"read"`` or ``"written"``, or None where the cache is not used.
     """
-    if os.environ.get(VARIABLE) != "1" or cell.compile_cache:
+    if os.environ.get(VARIABLE) == "0" or cell.compile_cache:
         return None
     start = time.perf_counter()
     try:
@@ -65,7 +65,8 @@ def compile_cached(what: str, cell: nn.Cell, *inputs) -> Optional[str]:
         with _alone(_place().with_name("graph_cache.lock")):
             outcome = _compile(cell, inputs, folder / digest, parameters)
     except (UndescribedError, UnsupportedError, OSError) as reason:
-        _say_once(f"{what}: compiled without the graph cache: {reason}")
+        level = logging.INFO if os.environ.get(VARIABLE) == "1" else logging.DEBUG  # who did not ask need not know
+        _say_once(level, f"{what}: compiled without the graph cache: {reason}")
         return None
     words = {"read": "read from", "written": "compiled, and written to"}[outcome]
     logger.info("%s: %s the graph cache in %.1f s", what, words, time.perf_counter() - start)
@@ -79,8 +80,8 @@ def call_cached(what: str, cell: nn.Cell, *inputs):
 
 
 @functools.cache
-def _say_once(text):
-    logger.info(text)
+def _say_once(level, text):
+    logger.log(level, text)
 
 
 def _folder() -> Path:

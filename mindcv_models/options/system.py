@@ -20,7 +20,7 @@ class Device(Group):
     )
     graph_cache: Optional[bool] = option(
         None, "read compiled graphs of earlier runs, and keep new ones; CPU, one process; default: the environment "
-        "variable MINDCV_MODELS_GRAPH_CACHE, 1 or 0"
+        "variable MINDCV_MODELS_GRAPH_CACHE, 1 or 0, or True"
     )  # fmt: skip
 
     @property
