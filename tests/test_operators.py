@@ -223,7 +223,7 @@ def loss_of(system):
     options = {"channels": 8, **({} if system == "semantic_fpn" else {"convs": 1})}
     network = mindcv_models.create_model(system, backbone=BACKBONES[system], num_classes=5, **options)
     if system == "semantic_fpn":
-        return Loss(SegmentationObjective(network), [np.zeros((1, *SIZE), np.int32)]).set_train()
+        return Loss(SegmentationObjective(network, dice_weight=1.0), [np.zeros((1, *SIZE), np.int32)]).set_train()
     found = system_of(system)
     training = TrainOptions(model=system, batch_size=1, num_classes=5, regions=16, region_samples=8, hflip=0.0)
     return Loss(found.objective(training, network), found.example(training, SIZE)[1:]).set_train()

@@ -431,6 +431,29 @@ def test_loss_counts_ignored_pixels_in_the_mean_only():
     np.testing.assert_allclose(float(loss), own.sum() / labels.size, rtol=1e-6)
 
 
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 0.0, 1.0]])
+def test_dice_is_over_the_classes_that_are_labelled(eager, weights):
+    """Of four classes the second is nowhere; where nothing is labelled the loss is 0."""
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((2, 4, 5, 6)).astype(np.float32) * 3
+    labels = rng.choice([IGNORED, 0, 2, 3], (2, 5, 6)).astype(np.int32)
+    e = np.exp(logits.astype(np.float64))
+    p = e / e.sum(1, keepdims=True) * (labels >= 0)[:, None]
+    t = labels[:, None] == np.arange(4)[:, None, None]
+    each = 1 - (2 * (p * t).sum((0, 2, 3)) + 1) / (p.sum((0, 2, 3)) + t.sum((0, 2, 3)) + 1)
+    expected = each[[0, 2, 3]].mean()
+    images = ms.Tensor(np.zeros((2, 3, 5, 6), np.float32))
+    objective = SegmentationObjective(Logits(logits), weights, 0.5)
+    assert objective.parts == ("pixel_accuracy", "dice")
+    loss, (accuracy, dice) = objective(images, ms.Tensor(labels))
+    plain, (same,) = SegmentationObjective(Logits(logits), weights)(images, ms.Tensor(labels))
+    np.testing.assert_allclose(float(dice), expected, rtol=1e-6)
+    np.testing.assert_allclose(float(loss), float(plain) + 0.5 * expected, rtol=1e-6)
+    assert float(accuracy) == float(same)
+    _, (_, dice) = objective(images, ms.Tensor(np.full_like(labels, IGNORED)))
+    assert float(dice) == 0
+
+
 def test_class_weights_are_one_for_each_class():
     options = replace(TrainOptions(), class_weights=(1.0, 2.0), num_classes=3)
     with pytest.raises(InputError, match="class_weights has 2 numbers, but there are 3 classes"):

@@ -182,6 +182,9 @@ class TrainOptions(RunOptions, Head, LabelMaps, Prepared, Transforms, Inferring,
         None, "factor on the loss of each class's pixels, in the order of the classes; default: 1 for all", at_least=0,
         example="1 1 0.5", also=("class_weight",),
     )  # fmt: skip
+    dice_weight: float = option(
+        0.0, "factor on the Dice loss beside the cross entropy: every class of a batch counts alike in it", at_least=0
+    )
 
 
 @dataclass

@@ -82,7 +82,7 @@ class Segmentation:
             raise InputError(
                 f"class_weights has {len(weights)} numbers, but there are {options.num_classes} classes: give one each."
             )
-        return SegmentationObjective(network, weights)
+        return SegmentationObjective(network, weights, options.dice_weight)
 
     def validator(self, options: TrainOptions, network: nn.Cell, world: World) -> SegmentationValidator:
         return SegmentationValidator(network, options, world)
