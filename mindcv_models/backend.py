@@ -13,6 +13,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -86,6 +87,7 @@ def _fused_kernels() -> bool:
     os.environ.setdefault("AKG_WHITE_LIST_PATH", str(Path(ms.__file__).parent / "_akg"))  # else it prints, per kernel
     ms.set_context(enable_graph_kernel=True, graph_kernel_flags=_GRAPH_KERNEL_FLAGS)
     _stop_openmp_spinning()
+    _keep_kernel_compiler()
     return True
 
 
@@ -188,6 +190,16 @@ def is_out_of_memory(error: Exception) -> bool:
 def has_sync_batch_norm() -> bool:
     """Whether MindSpore documents batch normalisation over the images of all devices (``nn.SyncBatchNorm``)."""
     return device_target() == "Ascend"
+
+
+def _keep_kernel_compiler() -> None:
+    """Block SIGPIPE, which Python ignores and MindSpore takes for the end of its kernel compiler.
+
+    Its handler closed the pipes to the compiler after any broken pipe or socket of the process, such as a closed
+    standard output: "Send request before Open() error" when the next kernel was compiled, and a wait without end when
+    one was compiled again. A call that writes still fails with EPIPE.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
 
 
 def _stop_openmp_spinning() -> None:

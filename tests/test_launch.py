@@ -152,6 +152,31 @@ def test_scripts_allocate_by_jemalloc(setting, used):
     assert done.stdout == f"{used} one two words\n"
 
 
+def test_a_broken_pipe_does_not_end_the_compiler_of_kernels(tmp_path):
+    code = (
+        "import socket, mindspore as ms\n"
+        "from mindspore import nn, ops\n"
+        "from mindcv_models import backend\n"
+        "class Net(nn.Cell):\n"
+        "    def construct(self, x): return ops.exp(x * 1.5) + x * 2 - ops.sqrt(x)\n"
+        "ms.set_context(mode=ms.GRAPH_MODE)\n"
+        "assert backend.fuse_elementwise()\n"
+        "Net()(ms.Tensor([1.0, 4.0]))\n"
+        "ours, theirs = socket.socketpair()\n"
+        "theirs.close()\n"
+        "try: ours.send(b'x')\n"
+        "except BrokenPipeError: print('broken', end=' ')\n"
+        "print(Net()(ms.Tensor([0.0, 0.0, 0.0])).asnumpy().tolist())\n"
+    )
+    (tmp_path / "script.py").write_text(code)  # MindSpore reads the text of a cell
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOG_v": "3", "MS_COMPILER_CACHE_PATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py")], env=environment, cwd=tmp_path, capture_output=True, text=True,
+        timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "broken [1.0, 1.0, 1.0]\n"), done.stderr
+
+
 @pytest.mark.parametrize("card", ["/dev/davinci0", "/dev/nvidia0"])
 def test_the_allocator_of_a_machine_with_a_card_stays(card, monkeypatch):
     monkeypatch.delenv("LD_PRELOAD", raising=False)
