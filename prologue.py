@@ -38,9 +38,10 @@ def allocator() -> Optional[str]:
 
     On Ascend, CANN brings its own; on GPU it was not tried.
     """
-    has_card = glob.glob("/dev/davinci[0-9]*") or glob.glob("/dev/nvidia[0-9]*")
+    if "LD_PRELOAD" in os.environ or glob.glob("/dev/davinci[0-9]*") or glob.glob("/dev/nvidia[0-9]*"):
+        return None
     spec = importlib.util.find_spec("mindspore")
-    if "LD_PRELOAD" in os.environ or has_card or spec is None:
+    if spec is None:
         return None
     path = os.path.join(os.path.dirname(spec.origin), "lib", "libjemalloc.so.2")
     is_one_word = not set(path) & set(" :")  # which separate libraries

@@ -140,7 +140,7 @@ def test_a_working_directory_that_is_gone_is_one_line(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
 
 
-@pytest.mark.skipif(not prologue.allocator(), reason="MindSpore's jemalloc is not for this machine")
+@pytest.mark.skipif(not prologue.allocator(), reason="jemalloc is not to be used here: a card, or a space in its path")
 @pytest.mark.parametrize(("setting", "used"), [({}, True), ({"LD_PRELOAD": ""}, False)])
 def test_scripts_allocate_by_jemalloc(setting, used):
     code = "import prologue, sys; prologue.begin(); print('jemalloc' in open('/proc/self/maps').read(), *sys.argv[1:])"
