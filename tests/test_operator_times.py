@@ -22,13 +22,37 @@ class Net(nn.Cell):
 
 def test_operators_are_found_with_kind_and_cell():
     images = ms.Tensor(np.ones((2, 3, 16, 16), np.float32))
-    operators, whole = operator_times.profile(Net(), images, 2)
+    net = Net()
+    operators, whole = operator_times.profile(lambda: net(images), net, 2)
     found = {operator.cell: operator for operator in operators}
     assert {cell: found[cell].kind for cell in ("stem", "body.0", "head")} == {
         "stem": "convolution 3x3 stride 2", "body.0": "convolution 5x5 depthwise", "head": "convolution 1x1",
     }  # fmt: skip
     assert [operator.kind for operator in operators].count("ReLU") == 1
     assert min(whole, *(operator.milliseconds for operator in operators)) > 0
+
+
+class Gradient(nn.Cell):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+        self.gradient = ms.grad(self.total, None, net.trainable_params())
+
+    def total(self, x):
+        return self.net(x).sum()
+
+    def construct(self, x):
+        return self.gradient(x)[0]
+
+
+def test_gradients_belong_to_their_cells():
+    images = ms.Tensor(np.ones((2, 3, 16, 16), np.float32))
+    step = Gradient(Net().set_train())
+    operators, _ = operator_times.profile(lambda: step(images), step, 2)
+    kinds = [(operator.cell, operator.kind) for operator in operators]
+    assert kinds.count(("net.stem", "convolution 3x3 stride 2")) == 1
+    assert kinds.count(("net.stem", "convolution 3x3 stride 2 backward")) == 1  # of its kernel
+    assert kinds.count(("net.head", "convolution 1x1 backward")) == 1  # of its input
 
 
 @pytest.mark.parametrize(
@@ -61,7 +85,7 @@ def test_the_table_adds_up(capsys):
         (["--model", "fastvit_t9"], "unknown model 'fastvit_t9': did you mean fastvit_t8?"),
         (["--steps", "0"], "steps is 0, but must be at least 1."),
         (["--cells", "-1"], "cells is -1, but must not be negative."),
-        (["--train"], "unknown option --train"),
+        (["--train", "perhaps"], "train is 'perhaps'"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(monkeypatch, capsys, arguments, message):

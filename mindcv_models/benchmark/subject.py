@@ -67,6 +67,8 @@ class TimedModel:
     Attributes:
         first: seconds of the first call, including compilation.
         device: the back end that the model runs on.
+        call: runs it once and returns a tensor, which may not be ready yet.
+        cell: what a call runs, the network or the training step.
 
     Raises:
         OutOfMemoryError: during construction, or in a turn.
@@ -106,8 +108,10 @@ class TimedModel:
             network = (reparameterize(network) if job.reparam else network).set_train(False)
             shape = (job.batch_size, 3, *job.size)
             images = Tensor(np.random.default_rng(0).standard_normal(shape, np.float32))
+            self.cell = network
             return lambda: call_cached("graph of the network", network, images), network
-        step, batch = training_of(job, network, world)
+        self.cell, batch = training_of(job, network, world)
+        step = self.cell
 
         def update():
             step(*batch)
