@@ -1,10 +1,17 @@
 """Normalization in the form that is fastest on each back end; the same parameters and functions everywhere."""
 
+import functools
+from pathlib import Path
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
+from mindspore.ops import signature as sig
 
 from .. import backend
+from .custom import Loops, in_graph_mode
+
+_SOURCE = Path(__file__).with_name("batch_norm.cc")
 
 
 def BatchNorm2d(channels, eps=1e-5) -> nn.BatchNorm2d:  # noqa: N802, it stands for a class
@@ -14,20 +21,56 @@ def BatchNorm2d(channels, eps=1e-5) -> nn.BatchNorm2d:  # noqa: N802, it stands 
 
 
 class FusibleBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation that is plain arithmetic in evaluation, fused with what surrounds it."""
+    """Batch normalisation by loops in C++ in training; in evaluation plain arithmetic, fused with what surrounds it."""
+
+    def __init__(self, channels, eps, momentum):
+        super().__init__(channels, eps=eps, momentum=momentum)
+        library = backend.compile_library(_SOURCE)
+        self.loops = library and _batch_norm_loops(library)
+        self.settings = Tensor([momentum, eps], ms.float32)
 
     def construct(self, x):
         if self.training:
-            return self.by_operator(x)
+            return self.over_batch(x)
         gain = self.gamma * ops.rsqrt(self.moving_variance + self.eps)
         shift = self.beta - self.moving_mean * gain
         return x * gain.reshape(-1, 1, 1) + shift.reshape(-1, 1, 1)
 
-    def by_operator(self, x):
+    def over_batch(self, x):
+        if self.use_batch_statistics is not None:
+            return super().construct(x)
+        parameters = self.gamma, self.beta, self.moving_mean, self.moving_variance
+        if self.loops is not None and in_graph_mode():
+            return self.loops(x.astype(ms.float32), *parameters, self.settings)[0].astype(x.dtype)
         # What nn.BatchNorm2d does with a map, without its branches: the compiler would make ten functions of them.
-        if self.use_batch_statistics is None:
-            return self.bn_train(x, self.gamma, self.beta, self.moving_mean, self.moving_variance)[0]
-        return super().construct(x)
+        return self.bn_train(x, *parameters)[0]
+
+
+@functools.cache
+def _batch_norm_loops(library: Path) -> Loops:
+    """Maps, gain, shift, running mean and variance, settings to the result and what its gradient needs of the batch.
+
+    The compiler has to know that the running statistics are written.
+    """
+
+    def gradients(x, gain, shift, running_mean, running_variance, settings, out, dout):
+        found = differentiate(x, dout[0], gain, out[1], out[2])
+        return *found, ops.zeros_like(running_mean), ops.zeros_like(running_variance), ops.zeros_like(settings)
+
+    differentiate = Loops(
+        f"{library}:differentiate", lambda x, _, gain, *__: (x, gain, gain), lambda x, *_: (x, x, x), "aot"
+    )
+    loops = Loops(
+        f"{library}:normalize", lambda x, gain, *_: (x, gain, gain), lambda x, *_: (x, x, x), "aot", bprop=gradients
+    )
+    loops.set_signatures(
+        tuple(
+            sig.make_sig(name, sig.sig_rw.RW_WRITE if name.startswith("running") else sig.sig_rw.RW_READ)
+            for name in ("x", "gain", "shift", "running_mean", "running_variance", "settings")
+        )
+    )
+    loops.add_prim_attr("side_effect_mem", True)
+    return loops
 
 
 class LayerNorm(nn.LayerNorm):
