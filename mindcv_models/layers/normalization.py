@@ -4,14 +4,12 @@ import functools
 from pathlib import Path
 
 import mindspore as ms
-import numpy as np
 from mindspore import Tensor, nn, ops
-from mindspore.ops import signature as sig
 
 from .. import backend
 from .custom import Loops, in_graph_mode
 
-_SOURCE = Path(__file__).with_name("batch_norm.cc")
+_SOURCE = Path(__file__).with_suffix(".cc")
 
 
 def BatchNorm2d(channels, eps=1e-5) -> nn.BatchNorm2d:  # noqa: N802, it stands for a class
@@ -48,49 +46,38 @@ class FusibleBatchNorm2d(nn.BatchNorm2d):
 
 @functools.cache
 def _batch_norm_loops(library: Path) -> Loops:
-    """Maps, gain, shift, running mean and variance, settings to the result and what its gradient needs of the batch.
-
-    The compiler has to know that the running statistics are written.
-    """
+    """Maps, gain, shift, running mean and variance, settings to the result and what its gradient needs of the batch."""
 
     def gradients(x, gain, shift, running_mean, running_variance, settings, out, dout):
         found = differentiate(x, dout[0], gain, out[1], out[2])
         return *found, ops.zeros_like(running_mean), ops.zeros_like(running_variance), ops.zeros_like(settings)
 
     differentiate = Loops(
-        f"{library}:differentiate", lambda x, _, gain, *__: (x, gain, gain), lambda x, *_: (x, x, x), "aot"
+        f"{library}:batch_norm_gradient", lambda x, _, gain, *__: (x, gain, gain), lambda x, *_: (x, x, x), "aot"
     )
-    loops = Loops(
-        f"{library}:normalize", lambda x, gain, *_: (x, gain, gain), lambda x, *_: (x, x, x), "aot", bprop=gradients
-    )
-    loops.set_signatures(
-        tuple(
-            sig.make_sig(name, sig.sig_rw.RW_WRITE if name.startswith("running") else sig.sig_rw.RW_READ)
-            for name in ("x", "gain", "shift", "running_mean", "running_variance", "settings")
-        )
-    )
-    loops.add_prim_attr("side_effect_mem", True)
-    return loops
+    return Loops(
+        f"{library}:batch_norm", lambda x, gain, *_: (x, gain, gain), lambda x, *_: (x, x, x), "aot", bprop=gradients,
+        writes=(False, False, False, True, True, False),
+    )  # fmt: skip
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer normalisation over the last axis, ``(..., C)``; means are matrix products where those are faster."""
+    """Layer normalisation over the last axis, ``(..., C)``: on the CPU by loops in C++, elsewhere by operators."""
+
+    operator = "layer_norm"
 
     def __init__(self, channels, epsilon=1e-5):
         super().__init__((channels,), epsilon=epsilon)
-        self.by_matmul = backend.average_by_matmul()
-        self.average = Tensor(np.full((channels, 1), 1 / channels, np.float32))
+        library = backend.compile_library(_SOURCE)
+        self.loops = library and _layer_norm_loops(library, self.operator)
+        self.epsilons = Tensor([epsilon], ms.float32)
 
     def construct(self, x):
-        if not self.by_matmul:
-            return self.over_last_axis(x)
-        wide = x.astype(ms.float32).reshape(-1, x.shape[-1])  # (N, C)
-        centred = wide - ops.matmul(wide, self.average)
-        variance = ops.matmul(centred * centred, self.average)  # (N, 1)
-        out = centred * ops.rsqrt(variance + self.epsilon) * self.gamma + self.beta
-        return out.reshape(x.shape).astype(x.dtype)
+        if self.loops is not None and in_graph_mode():
+            return self.loops(x.astype(ms.float32), self.gamma, self.beta, self.epsilons)[0].astype(x.dtype)
+        return self.by_operators(x)
 
-    def over_last_axis(self, x):
+    def by_operators(self, x):
         # ops.layer_norm would compile to an operator that only Ascend has.
         out, _, _ = self.layer_norm(x, self.gamma.astype(x.dtype), self.beta.astype(x.dtype))
         return out
@@ -99,16 +86,24 @@ class LayerNorm(nn.LayerNorm):
 class ChannelNorm(LayerNorm):
     """Layer normalisation over the channels of a map ``(B, C, H, W)``."""
 
-    def construct(self, x):
-        if self.by_matmul:
-            return self.by_products(x)
-        return self.over_last_axis(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    operator = "channel_norm"
 
-    def by_products(self, x):
-        b, c, h, w = x.shape
-        wide = x.astype(ms.float32).reshape(b, c, h * w)
-        average = ops.broadcast_to(self.average.reshape(1, 1, c), (b, 1, c))
-        centred = wide - ops.matmul(average, wide)  # (B, C, N) less its mean (B, 1, N)
-        variance = ops.matmul(average, centred * centred)
-        out = centred * ops.rsqrt(variance + self.epsilon) * self.gamma.reshape(-1, 1) + self.beta.reshape(-1, 1)
-        return out.reshape(b, c, h, w).astype(x.dtype)
+    def by_operators(self, x):
+        return super().by_operators(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
+@functools.cache
+def _layer_norm_loops(library: Path, name: str) -> Loops:
+    """Values, gain, shift, epsilon to the result and what its gradient needs: means and 1 / deviations of rows."""
+
+    def shape(x, *_):
+        rows = x[:-1] if name == "layer_norm" else [x[0], *x[2:]]
+        return x, rows, rows
+
+    def gradients(x, gain, shift, epsilon, out, dout):
+        return *differentiate(x, dout[0], gain, out[1], out[2]), ops.zeros_like(epsilon)
+
+    differentiate = Loops(
+        f"{library}:{name}_gradient", lambda x, _, gain, *__: (x, gain, gain), lambda x, *_: (x, x, x), "aot"
+    )
+    return Loops(f"{library}:{name}", shape, lambda x, *_: (x, x, x), "aot", bprop=gradients)

@@ -21,7 +21,7 @@ from mindspore.common.initializer import Normal
 
 from .. import backend
 from ..errors import InputError, refuse_pretrained
-from ..layers import GELU, BatchNorm2d, ChannelNorm, Conv2d, DeformableConv2d, Dense, GlobalAvgPool
+from ..layers import GELU, BatchNorm2d, ChannelNorm, Conv2d, DeformableConv2d, Dense, GlobalAvgPool, LayerNorm
 from .family import check_out_indices, image_config
 
 __all__ = ["HiLo", "LITv2", "LITv2Features"]
@@ -59,14 +59,12 @@ class Pointwise(nn.Dense):
         return self.conv2d(x, weight) + self.bias.reshape(-1, 1, 1)
 
 
-class TokenNorm(ChannelNorm):
+class TokenNorm(LayerNorm):
     """Layer normalisation of a map ``(B, C, H, W)`` over its channels, as tokens ``(B, H * W, C)``."""
 
     def construct(self, x):
         b, c, h, w = x.shape
-        if self.by_matmul:
-            return self.by_products(x).reshape(b, c, h * w).swapaxes(1, 2)
-        return self.over_last_axis(x.reshape(b, c, h * w).swapaxes(1, 2))
+        return super().construct(x.reshape(b, c, h * w).swapaxes(1, 2))
 
 
 def attend(q, k, v, scale: float):

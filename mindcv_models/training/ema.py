@@ -1,20 +1,26 @@
 """A moving average of a network's weights."""
 
 from contextlib import contextmanager
+from pathlib import Path
 
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from .. import backend
 from ..cells import set_value
+from ..layers.custom import Loops, in_graph_mode
 
 __all__ = ["EMA"]
+
+_SOURCE = Path(__file__).with_name("updates.cc")
 
 
 class EMA(nn.Cell):
     """The exponential moving average of every parameter, statistics of batch normalisation included.
 
-    Part of the compiled step. ``average <- decay * average + (1 - decay) * weight``; with ``ramp`` the decay starts
-    at 0 as ``decay * (1 - exp(-step / 2000))``, so that a short run is not dominated by its first weights.
+    Part of the compiled step, on the CPU as one operator. ``average <- decay * average + (1 - decay) * weight``; with
+    ``ramp`` the decay starts at 0 as ``decay * (1 - exp(-step / 2000))``, so that a short run is not dominated by its
+    first weights.
 
     Args:
         network: the network whose parameters are averaged; its state-dict names get the prefix ``ema.``.
@@ -32,13 +38,25 @@ class EMA(nn.Cell):
             for mean, weight in zip(self.averages, self.weights):
                 set_value(mean, weight.asnumpy())
         self.map = ops.HyperMap()
+        self.loops = None
+        library = backend.compile_library(_SOURCE)
+        if library is not None and all(weight.dtype == ms.float32 for weight in self.weights):
+            count = len(self.weights)
+            self.loops = Loops(
+                f"{library}:average", lambda *_: (1,), lambda first, *_: first, "aot",
+                writes=(False, *[True] * count, *[False] * count),
+            )  # fmt: skip
         self.step = Parameter(Tensor(0.0, ms.float32), name="ema_step", requires_grad=False)
 
     def construct(self):
         step = self.step + 1
         decay = self.decay * (1 - ops.exp(-step / 2000)) if self.ramp else ops.ones_like(step) * self.decay
-        new = self.map(ops.partial(average_in, decay), self.averages, self.weights)
-        return ops.depend(ops.assign(self.step, step), new)
+        return ops.depend(ops.assign(self.step, step), self.average_in(decay))
+
+    def average_in(self, decay):
+        if self.loops is not None and in_graph_mode():
+            return self.loops(decay.reshape(1), *self.averages, *self.weights)
+        return self.map(ops.partial(put_average, decay), self.averages, self.weights)
 
     @contextmanager
     def applied(self):
@@ -53,5 +71,5 @@ class EMA(nn.Cell):
                 set_value(weight, value)
 
 
-def average_in(decay, average, weight):
+def put_average(decay, average, weight):
     return ops.assign(average, decay * average + (1 - decay) * weight)

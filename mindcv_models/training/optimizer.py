@@ -5,6 +5,7 @@ core, and 18 ms here. Its LAMB has no CPU kernel; Sophia it has not.
 """
 
 import logging
+from pathlib import Path
 from typing import Sequence
 
 import mindspore as ms
@@ -12,7 +13,9 @@ import numpy as np
 from mindcv.optim import create_optimizer
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from .. import backend
 from ..errors import InputError
+from ..layers.custom import Loops, in_graph_mode
 from ..options import RunOptions
 from .clipping import GlobalNormClip
 from .groups import Group, parameter_groups
@@ -20,6 +23,7 @@ from .schedule import Rate, Schedule
 
 __all__ = ["AdamW", "GroupedOptimizer", "Lamb", "SophiaG", "build_optimizer"]
 
+_SOURCE = Path(__file__).with_name("updates.cc")
 # MindCV's optimizers that take two betas.
 _WITH_BETAS = ("adam", "lion", "nadam")
 
@@ -117,9 +121,9 @@ class GroupedOptimizer(nn.Cell):
 
 
 class AdamW(GroupedOptimizer):
-    """AdamW (arXiv:1711.05101) with bias correction, one fused operator a parameter.
+    """AdamW (arXiv:1711.05101) with bias correction: one operator a group on the CPU, elsewhere one a parameter.
 
-    The operator has no bias correction. It gets one through its arguments: with ``c1 = 1 - beta1^t`` and
+    The operators have no bias correction. They get one through their arguments: with ``c1 = 1 - beta1^t`` and
     ``c2 = sqrt(1 - beta2^t)``, the rate ``lr * c2 / c1``, the epsilon ``eps * c2`` and the decay ``decay * c1 / c2``
     make exactly ``w - lr * (m / c1 / (sqrt(v) / c2 + eps) + decay * w)``.
     """
@@ -130,6 +134,14 @@ class AdamW(GroupedOptimizer):
         self.eps = eps
         self.m, self.v = self.moments("adam_m"), self.moments("adam_v")
         self.fused = ops.AdamWeightDecay()
+        self.loops = ()
+        library = backend.compile_library(_SOURCE)
+        if library is not None and all(parameter.dtype == ms.float32 for parameter in self.parameters):
+            self.loops = tuple(
+                Loops(f"{library}:adamw", lambda *_: (1,), lambda first, *_: first, "aot",
+                      writes=(False, *[True] * 3 * (b - a), *[False] * (b - a)))
+                for a, b in self.parts
+            )  # fmt: skip
 
     def construct(self, gradients):
         rates, step = self.next_step()
@@ -138,7 +150,18 @@ class AdamW(GroupedOptimizer):
         arguments = ()
         for i in range(len(rates)):
             arguments += ((rates[i] * c2 / c1, self.eps * c2, self.decays[i] * c1 / c2),)
+        if self.loops and in_graph_mode():
+            return self.apply_to_groups(arguments, gradients, step)
         return self.apply(arguments, self.m, self.v, gradients, step)
+
+    def apply_to_groups(self, arguments, gradients, done):
+        for i in range(len(arguments)):
+            a, b = self.parts[i]
+            rate, eps, decay = arguments[i]
+            numbers = ops.stack((rate, self.beta1, self.beta2, eps, decay))
+            tensors = *self.parameters[a:b], *self.m[a:b], *self.v[a:b], *gradients[a:b]
+            done = ops.depend(done, self.loops[i](numbers, *tensors))
+        return done
 
     def update(self, arguments, weight, m, v, gradient):
         rate, eps, decay = arguments
