@@ -6,6 +6,7 @@ import math
 import mindspore as ms
 import numpy as np
 import pytest
+from mindcv.utils.amp import auto_mixed_precision
 from mindspore import nn, ops
 from scipy import special
 
@@ -24,6 +25,8 @@ from mindcv_models.layers import (
 )
 from mindcv_models.layers.activation import LoopGELU
 from mindcv_models.layers.convolution import FusibleConv2d
+from mindcv_models.layers.custom import Loops
+from mindcv_models.training import optimizer
 
 
 @pytest.fixture(params=[0, 1], ids=["graph", "pynative"])
@@ -225,6 +228,33 @@ def test_batch_norm_moves_its_statistics_once_a_step(mode):
             variance = 0.9 * variance + 0.1 * x.var((0, 2, 3), np.float64, ddof=1)
     np.testing.assert_allclose(norm.moving_mean.asnumpy(), mean, rtol=1e-6)
     np.testing.assert_allclose(norm.moving_variance.asnumpy(), variance, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("level", "cells"), [("O1", "[nn.BatchNorm2d]"), ("O2", None), ("O3", None)])
+def test_batch_norm_keeps_its_statistics_in_float32(level, cells):
+    network = nn.SequentialCell(nn.Conv2d(3, 5, 3), BatchNorm2d(5))
+    exact = copy.deepcopy(network).set_train(True)
+    auto_mixed_precision(network, level, cells)
+    x = ms.Tensor(np.random.default_rng(0).normal(3, 2, (3, 3, 16, 16)).astype(np.float32))
+    weights = ms.Tensor(np.ones((3, 5, 16, 16), np.float32))
+    for mine, right in zip(outcomes(network.set_train(True), x, weights), outcomes(exact, x, weights)):
+        np.testing.assert_allclose(mine, right, rtol=0, atol=1e-2 * max(1, np.abs(right).max()))
+    for mine, right in zip(network[1].get_parameters(), exact[1].get_parameters()):
+        assert mine.dtype == ms.float32
+        np.testing.assert_allclose(mine.asnumpy(), right.asnumpy(), rtol=1e-2, atol=1e-3)
+
+
+def test_loops_that_write_take_float32_only():
+    library = backend.compile_library(optimizer._SOURCE)
+    loops = Loops(f"{library}:average", lambda *_: (1,), lambda first, *_: first, "aot", writes=(False, True, False))
+    half = ms.Parameter(ms.Tensor([1.0, 2.0], ms.float16))
+
+    class Update(nn.Cell):
+        def construct(self, x):
+            return loops(x, half, x)
+
+    with pytest.raises(TypeError, match="write float32 parameters, not"):
+        Update()(ms.Tensor([0.5], ms.float32))
 
 
 def test_a_frozen_batch_norm_normalises_by_the_statistics_that_it_keeps(mode):

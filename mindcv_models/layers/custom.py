@@ -19,10 +19,13 @@ class Loops(ops.Custom):
             with RoIAlign of 7 x 7 and of 14 x 14 was given one's shape for the other, in two of a dozen runs of all
             tests and never alone.
         writes: for each input, whether it is a parameter that the operator writes; MindSpore has to know that too.
+
+    Raises:
+        TypeError: when compiled, an operator that writes is given anything but float32.
     """
 
-    def __init__(self, *args, attributes=None, writes: Sequence[bool] = (), **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, func, out_shape, out_dtype, *args, attributes=None, writes: Sequence[bool] = (), **kwargs):
+        super().__init__(func, out_shape, _float32_only(out_dtype) if writes else out_dtype, *args, **kwargs)
         if writes:
             kinds = [sig.sig_rw.RW_WRITE if write else sig.sig_rw.RW_READ for write in writes]
             self.set_signatures(tuple(sig.make_sig(f"input{k}", kind) for k, kind in enumerate(kinds)))
@@ -32,6 +35,17 @@ class Loops(ops.Custom):
 
     def __deepcopy__(self, memo):
         return self
+
+
+def _float32_only(out_dtype):
+    """What it gives, unless an input is cast, so that a copy would be written; with too few bytes in it."""
+
+    def checked(*types):
+        if any("Float32" not in str(kind) for kind in types):  # Tensor[Float32], or Ref[Tensor[Float32]] of a parameter
+            raise TypeError(f"operators in C++ write float32 parameters, not {', '.join(map(str, types))}.")
+        return out_dtype(*types)
+
+    return checked
 
 
 @ops.constexpr

@@ -27,6 +27,12 @@ class FusibleBatchNorm2d(nn.BatchNorm2d):
         self.loops = library and _batch_norm_loops(library)
         self.settings = Tensor([momentum, eps], ms.float32)
 
+    def add_flags(self, **flags):
+        """Float32 whatever is asked for: the loops write the running statistics, not cast copies of them."""
+        if flags.get("fp16") or flags.get("bf16"):
+            flags.update(fp16=False, bf16=False, fp32=True)
+        super().add_flags(**flags)
+
     def construct(self, x):
         if self.training:
             return self.over_batch(x)
@@ -74,7 +80,8 @@ class LayerNorm(nn.LayerNorm):
 
     def construct(self, x):
         if self.loops is not None and in_graph_mode():
-            return self.loops(x.astype(ms.float32), self.gamma, self.beta, self.epsilons)[0].astype(x.dtype)
+            gain, shift = self.gamma.astype(ms.float32), self.beta.astype(ms.float32)
+            return self.loops(x.astype(ms.float32), gain, shift, self.epsilons.astype(ms.float32))[0].astype(x.dtype)
         return self.by_operators(x)
 
     def by_operators(self, x):
