@@ -7,6 +7,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindcv_models.cells import set_value
 from mindcv_models.classification.objective import ClassificationObjective
+from mindcv_models.layers import BatchNorm2d
 from mindcv_models.training import EMA, LossScale, TrainStep
 from mindcv_models.training.clipping import GlobalNormClip
 from mindcv_models.training.groups import Group
@@ -132,6 +133,22 @@ def test_the_moving_average_follows_its_formula(ramp):
     with ema.applied():
         np.testing.assert_array_equal(network.w.asnumpy(), ema.averages[0].asnumpy())
     np.testing.assert_array_equal(network.w.asnumpy(), own)
+
+
+def test_the_moving_average_takes_the_statistics_of_the_same_step():
+    network = nn.SequentialCell(nn.Conv2d(3, 4, 3), BatchNorm2d(4), nn.Flatten(), nn.Dense(4 * 25, 2))
+    statistics = network[1].moving_mean
+    optimizer = AdamW([Group(network.trainable_params(), 1.0, 1.0, 0.0)], [Rate([RATE])])
+    ema = EMA(network, 0.9, False)
+    step = TrainStep(objective_of(network), optimizer, ema=ema)
+    average = statistics.asnumpy().astype(np.float64)
+    for seed in range(3):
+        x = np.random.default_rng(seed).normal(2, 1, (4, 3, 5, 5)).astype(np.float32)
+        step(Tensor(x), Tensor(np.zeros((4, 2), np.float32)))
+        average = 0.9 * average + 0.1 * statistics.asnumpy()
+    index = [parameter.name for parameter in ema.weights].index(statistics.name)
+    assert np.abs(average).min() > 1e-4
+    np.testing.assert_allclose(ema.averages[index].asnumpy(), average, rtol=1e-5)
 
 
 def test_a_compiled_step_goes_on_from_values_that_it_is_given():

@@ -1,18 +1,15 @@
 """A moving average of a network's weights."""
 
 from contextlib import contextmanager
-from pathlib import Path
 
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from .. import backend
 from ..cells import set_value
-from ..layers.custom import Loops, in_graph_mode
+from ..layers.custom import in_graph_mode
+from .updates import update_operator
 
 __all__ = ["EMA"]
-
-_SOURCE = Path(__file__).with_name("updates.cc")
 
 
 class EMA(nn.Cell):
@@ -38,14 +35,7 @@ class EMA(nn.Cell):
             for mean, weight in zip(self.averages, self.weights):
                 set_value(mean, weight.asnumpy())
         self.map = ops.HyperMap()
-        self.loops = None
-        library = backend.compile_library(_SOURCE)
-        if library is not None and all(weight.dtype == ms.float32 for weight in self.weights):
-            count = len(self.weights)
-            self.loops = Loops(
-                f"{library}:average", lambda *_: (1,), lambda first, *_: first, "aot",
-                writes=(False, *[True] * count, *[False] * count),
-            )  # fmt: skip
+        self.update = update_operator("average", self.averages, len(self.weights))
         self.step = Parameter(Tensor(0.0, ms.float32), name="ema_step", requires_grad=False)
 
     def construct(self):
@@ -54,8 +44,8 @@ class EMA(nn.Cell):
         return ops.depend(ops.assign(self.step, step), self.average_in(decay))
 
     def average_in(self, decay):
-        if self.loops is not None and in_graph_mode():
-            return self.loops(decay.reshape(1), *self.averages, *self.weights)
+        if self.update is not None and in_graph_mode():
+            return self.update(decay.reshape(1), *self.averages, *self.weights)
         return self.map(ops.partial(put_average, decay), self.averages, self.weights)
 
     @contextmanager
