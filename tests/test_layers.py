@@ -281,11 +281,12 @@ def test_the_gradients_of_layer_norms_are_exact(mode, cell, shape):
 
 
 @pytest.mark.parametrize("cell", [LayerNorm, ChannelNorm])
-@pytest.mark.parametrize("by_loops", [False, True])
-def test_layer_norms_are_exact(mode, cell, by_loops):
+@pytest.mark.parametrize(("by_loops", "by_matmul"), [(True, True), (False, True), (False, False)])
+def test_layer_norms_are_exact(mode, cell, by_loops, by_matmul):
     norm = randomize(cell(24, epsilon=1e-3))
     assert norm.loops is not None
     norm.loops = norm.loops if by_loops else None
+    norm.by_matmul = by_matmul
     x = np.random.default_rng(0).normal(5, 2, (3, 24, 4, 6) if cell is ChannelNorm else (3, 4, 6, 24))
     axis = 1 if cell is ChannelNorm else -1
     wide = np.moveaxis(x.astype(np.float32).astype(np.float64), axis, -1)
