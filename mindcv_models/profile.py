@@ -73,10 +73,6 @@ def _of_convolution(node: Node, graph, shapes):
     return shapes[node.inputs[0]][1] // attributes["group"] * math.prod(attributes["kernel_size"])
 
 
-def _of_loops(node: Node, graph, shapes):
-    return math.prod(shapes[node.inputs[1]][1:])  # layers.DepthwiseConv2d, the only custom operator
-
-
 def _of_product(node: Node, graph, shapes):
     """The length of the summed axis: the last of the left operand, or the one before it where that is transposed."""
     transposed = len(node.inputs) > 2 and graph.constants[node.inputs[2]]
@@ -89,7 +85,6 @@ def _of_dense(node: Node, graph, shapes):
 
 _COUNTED = {
     "Conv2D": _of_convolution,
-    "Custom": _of_loops,
     "MatMul": _of_product,
     "MatMulExt": _of_product,
     "BatchMatMul": _of_product,

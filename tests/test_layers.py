@@ -2,6 +2,9 @@
 
 import copy
 import math
+import os
+import subprocess
+import sys
 
 import mindspore as ms
 import numpy as np
@@ -17,11 +20,12 @@ from mindcv_models.layers import (
     ChannelNorm,
     Conv2d,
     Dense,
-    DepthwiseConv2d,
     GlobalAvgPool,
     LayerNorm,
+    LoopConv2d,
+    Pointwise,
     Winograd,
-    convolution,
+    products,
 )
 from mindcv_models.layers.activation import LoopGELU
 from mindcv_models.layers.convolution import FusibleConv2d
@@ -124,7 +128,7 @@ def assert_same(cell, reference, x, tolerance=1e-5):
         assert np.abs(mine - other).max() <= tolerance * np.abs(other).max()
 
 
-@pytest.mark.parametrize(("kernel", "stride"), DepthwiseConv2d.forms)
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (7, 1), (7, 2)])
 @pytest.mark.parametrize(
     ("size", "multiplier", "has_bias"),
     [((16, 16), 1, True), ((9, 13), 1, False), ((37, 20), 2, True), ((35, 70), 3, False), ((1, 1), 1, True),
@@ -133,9 +137,44 @@ def assert_same(cell, reference, x, tolerance=1e-5):
 def test_loops_equal_the_plain_depthwise_convolution(mode, size, kernel, stride, multiplier, has_bias):
     channels = (4, 4 * multiplier, kernel, stride)
     loops = Conv2d(*channels, group=4, has_bias=has_bias)
-    assert type(loops) is DepthwiseConv2d
+    assert type(loops) is LoopConv2d
     plain = nn.Conv2d(*channels, group=4, has_bias=has_bias, pad_mode="pad", padding=kernel // 2)
     assert_same(loops, plain, np.random.default_rng(0).standard_normal((2, 4, *size)))
+
+
+# On both sides of every edge of the loops: lanes of 8 or 16, tiles, panels, strips, small maps that are put together.
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (1, 1)])
+@pytest.mark.parametrize(
+    ("batch", "inputs", "outputs", "size", "has_bias"),
+    [(2, 8, 7, (9, 11), True), (1, 33, 50, (40, 8), False), (1, 17, 3, (1, 1), True), (3, 16, 24, (2, 5), True),
+     (2, 8, 100, (16, 17), False), (1, 64, 9, (61, 50), True), (2, 10, 16, (7, 200), True), (5, 300, 11, (4, 4), True)],
+)  # fmt: skip
+def test_loops_equal_the_plain_convolution(mode, kernel, stride, batch, inputs, outputs, size, has_bias):
+    loops = Conv2d(inputs, outputs, kernel, stride, has_bias=has_bias)
+    assert type(loops) is LoopConv2d
+    plain = nn.Conv2d(inputs, outputs, kernel, stride, has_bias=has_bias, pad_mode="pad", padding=kernel // 2)
+    assert_same(loops, plain, np.random.default_rng(0).standard_normal((batch, inputs, *size)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "outputs", "has_bias"),
+    [((3, 5), 7, True), ((2, 65, 33), 50, False), ((1, 1), 1, True), ((2, 3, 50, 300), 96, True), ((700, 16), 20, True),
+     ((4, 520), 200, False)],
+)  # fmt: skip
+def test_a_linear_layer_equals_the_plain_one(mode, shape, outputs, has_bias):
+    plain = nn.Dense(shape[-1], outputs, has_bias=has_bias, bias_init="uniform")
+    x = np.random.default_rng(0).standard_normal(shape)
+    assert_same(Dense(shape[-1], outputs, has_bias=has_bias), plain, x)
+
+
+@pytest.mark.parametrize(("shape", "outputs"), [((2, 5, 3, 3), 7), ((1, 40, 17, 16), 33), ((3, 16, 1, 2), 50)])
+def test_a_linear_layer_over_the_channels_of_a_map_equals_the_plain_one(mode, shape, outputs):
+    class Plain(nn.Dense):
+        def construct(self, x):
+            return super().construct(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+    plain = Plain(shape[1], outputs, bias_init="uniform")
+    assert_same(Pointwise(shape[1], outputs), plain, np.random.default_rng(0).standard_normal(shape))
 
 
 def test_loops_wait_for_what_comes_before(mode):
@@ -152,14 +191,51 @@ def test_loops_wait_for_what_comes_before(mode):
         assert np.abs(result - x.asnumpy()).max() <= 1e-5 * np.abs(result).max()
 
 
-def test_loops_do_not_depend_on_the_batch():
-    conv = Conv2d(6, 6, 7, group=6)
-    x = np.random.default_rng(0).standard_normal((5, 6, 21, 18)).astype(np.float32)
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "kernel", "stride", "group"),
+    [(6, 6, 7, 1, 6), (8, 9, 3, 1, 1), (8, 9, 3, 2, 1), (6, 50, 1, 1, 1)],
+)  # fmt: skip
+def test_loops_do_not_depend_on_the_batch(inputs, outputs, kernel, stride, group):
+    conv = Conv2d(inputs, outputs, kernel, stride, group=group)
+    x = np.random.default_rng(0).standard_normal((5, conv.in_channels, 11, 18)).astype(np.float32)
     alone = np.concatenate([conv(ms.Tensor(x[i : i + 1])).asnumpy() for i in range(5)])
     np.testing.assert_array_equal(conv(ms.Tensor(x)).asnumpy(), alone)
 
 
-@pytest.mark.parametrize(("group", "kernel", "stride"), [(1, 3, 1), (2, 3, 1), (4, 5, 1), (4, 3, 4), (4, 1, 1)])
+OUTCOMES = """
+import hashlib
+import mindspore as ms, numpy as np
+from mindcv_models.layers import Conv2d, Dense
+from tests.test_layers import outcomes
+rng, digest = np.random.default_rng(0), hashlib.sha256()
+def normal(shape):
+    return ms.Tensor(rng.standard_normal(shape).astype(np.float32))
+for cell, shape in ((Conv2d(40, 33, 3), (2, 40, 30, 17)), (Conv2d(40, 33, 3, 2), (2, 40, 30, 17)),
+                    (Conv2d(40, 33, 1), (3, 40, 9, 17)), (Dense(300, 70), (50, 300))):
+    for parameter in cell.get_parameters():
+        parameter.set_data(normal(parameter.shape))
+    x = normal(shape)
+    for outcome in outcomes(cell, x, normal(cell(x).shape)):
+        digest.update(outcome.tobytes())
+print(digest.hexdigest())
+"""
+
+
+def test_loops_do_not_depend_on_the_number_of_threads():
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", OUTCOMES], env={**os.environ, "OMP_NUM_THREADS": threads},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for threads in ("1", "3")
+    ]  # fmt: skip
+    assert found[0] == found[1]
+    assert len(found[0]) == 65
+
+
+@pytest.mark.parametrize(
+    ("group", "kernel", "stride"), [(1, 5, 1), (1, 3, 1), (1, 1, 2), (2, 3, 1), (4, 5, 1), (4, 3, 4), (4, 1, 1)]
+)
 @pytest.mark.parametrize(("has_bias", "training"), [(True, False), (True, True), (False, False)])
 def test_other_convolutions_equal_the_plain_one(mode, group, kernel, stride, has_bias, training):
     own = Conv2d(4, 6 * group, kernel, stride, group=group, has_bias=has_bias).set_train(training)
@@ -189,7 +265,7 @@ def test_without_its_loops_a_convolution_is_plain_and_a_warning_says_so(damage, 
     source.write_text("no C++" if damage == "compiler" else "int x;")
     if damage == "library":
         backend.library_of(source).write_bytes(b"no library")
-    monkeypatch.setattr(convolution, "_SOURCE", source)
+    monkeypatch.setattr(products, "_FOLDER", tmp_path)
     assert type(Conv2d(4, 4, 3, group=4)) is FusibleConv2d
     (record,) = caplog.records
     assert record.getMessage().startswith("depthwise runs several times slower: ")
@@ -340,8 +416,9 @@ def test_convolutions_by_tiles_are_convolutions():
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("shape", [(6, 4), (2, 3, 4), (2, 3, 5, 4)], ids=["rows", "tokens", "maps"])
-def test_a_linear_layer_is_mindspores_to_the_last_bit(shape, bias, mode):
-    plain, own = nn.Dense(4, 7, has_bias=bias), Dense(4, 7, has_bias=bias)
+def test_a_linear_layer_without_loops_is_mindspores_to_the_last_bit(shape, bias, mode):
+    with backend.portable_form():
+        plain, own = nn.Dense(4, 7, has_bias=bias), Dense(4, 7, has_bias=bias)
     for mine, theirs in zip(own.get_parameters(), plain.get_parameters()):
         mine.set_data(theirs)
     x = ms.Tensor(np.random.default_rng(0).standard_normal(shape), ms.float32)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import multiprocessing
+import os
 import signal
 import traceback
 from dataclasses import dataclass, field
@@ -107,6 +108,8 @@ class Worker:
 
     def __init__(self, job: Job):
         self.job = job
+        if "OMP_NUM_THREADS" not in os.environ:
+            os.unsetenv("OMP_NUM_THREADS")  # MindSpore has set it to 1, too late for this process but not for the next
         context = multiprocessing.get_context("spawn")  # a forked MindSpore hangs
         self.connection, child = context.Pipe()
         self.process = context.Process(target=serve, args=(child, job), daemon=True)

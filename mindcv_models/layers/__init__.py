@@ -1,9 +1,9 @@
 """Layers and operators that models are built of, in forms that every back end has and runs fast."""
 
 from .activation import GELU
-from .convolution import Conv2d, DepthwiseConv2d
+from .convolution import Conv2d, LoopConv2d
 from .deformable import DeformableConv2d, deformable_conv2d
-from .dense import Dense
+from .dense import Dense, Pointwise
 from .kernel import Kernel
 from .nms import NMS
 from .normalization import BatchNorm2d, ChannelNorm, LayerNorm
@@ -20,10 +20,11 @@ __all__ = [
     "Conv2d",
     "DeformableConv2d",
     "Dense",
-    "DepthwiseConv2d",
     "GlobalAvgPool",
     "Kernel",
     "LayerNorm",
+    "LoopConv2d",
+    "Pointwise",
     "RoIAlign",
     "Winograd",
     "deformable_conv2d",

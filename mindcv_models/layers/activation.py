@@ -1,5 +1,6 @@
 """Activations that MindSpore offers, but too slowly on one of its back ends."""
 
+import functools
 from pathlib import Path
 
 import mindspore as ms
@@ -31,14 +32,18 @@ class LoopGELU(nn.GELU):
 
     def __init__(self, library: Path):
         super().__init__(approximate=False)
-
-        def gradient(x, out, dout):
-            return (differentiate(x, dout),)
-
-        differentiate = Loops(f"{library}:gelu_gradient", lambda x, _: x, lambda x, _: x, "aot")
-        self.loops = Loops(f"{library}:gelu", lambda x: x, lambda x: x, "aot", bprop=gradient)
+        self.loops = _gelu_loops(library)
 
     def construct(self, x):
         if not in_graph_mode():
             return super().construct(x)
         return self.loops(x.astype(ms.float32)).astype(x.dtype)
+
+
+@functools.cache
+def _gelu_loops(library: Path) -> Loops:
+    def gradient(x, out, dout):
+        return (differentiate(x, dout),)
+
+    differentiate = Loops(f"{library}:gelu_gradient", lambda x, _: x, lambda x, _: x, "aot")
+    return Loops(f"{library}:gelu", lambda x: x, lambda x: x, "aot", bprop=gradient)

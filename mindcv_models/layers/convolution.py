@@ -1,26 +1,26 @@
 """Convolutions that MindSpore offers, but too slowly on one of its back ends."""
 
-from pathlib import Path
+from typing import Optional
 
 import mindspore as ms
-import numpy as np
-from mindspore import Tensor, nn
+from mindspore import nn
 
 from .. import backend
 from .custom import Loops, in_graph_mode
+from .products import depthwise, no_bias, products
 
-_SOURCE = Path(__file__).with_name("depthwise.cc")
+_DEPTHWISE = ((3, 1), (3, 2), (7, 1), (7, 2))  # sizes of the kernel and strides
+_FEWEST_CHANNELS = 8  # of a 3x3 convolution by loops: with fewer, the gradient of its weight leaves lanes empty
 
 
 def Conv2d(in_channels, out_channels, kernel_size, stride=1, *, group=1, **kwargs) -> nn.Conv2d:  # noqa: N802
     """``nn.Conv2d``, padded by half the kernel, in the form that is fastest on this back end."""
-    known = group == in_channels and group > 1 and (kernel_size, stride) in DepthwiseConv2d.forms
-    library = backend.compile_library(_SOURCE) if known else None
     options = {"pad_mode": "pad", "padding": kernel_size // 2, "group": group, **kwargs}
-    if library is None:
-        cell = FusibleConv2d if backend.fuse_elementwise() else nn.Conv2d
-        return cell(in_channels, out_channels, kernel_size, stride, **options)
-    return DepthwiseConv2d(library, in_channels, out_channels, kernel_size, stride, **options)
+    loops = _loops(in_channels, kernel_size, stride, group)
+    if loops is not None:
+        return LoopConv2d(loops, in_channels, out_channels, kernel_size, stride, **options)
+    cell = FusibleConv2d if backend.fuse_elementwise() else nn.Conv2d
+    return cell(in_channels, out_channels, kernel_size, stride, **options)
 
 
 class FusibleConv2d(nn.Conv2d):
@@ -34,38 +34,33 @@ class FusibleConv2d(nn.Conv2d):
         return out
 
 
-class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise convolution by loops in C++, 3 to 5 times as fast as the CPU's own; same function and parameters.
+class LoopConv2d(nn.Conv2d):
+    """A convolution with its bias by loops in C++, faster than the CPU's own; same function and parameters.
 
     In graph mode only: eagerly, MindSpore starts such an operator before its inputs have been computed.
 
     Args:
-        library: ``depthwise.cc``, compiled.
+        loops: maps ``(B, C, H, W)``, weight ``(D, C / group, K, K)`` and bias ``(D,)`` to the result.
     """
 
-    forms = ((3, 1), (3, 2), (7, 1), (7, 2))  # sizes of the kernel and strides
-
-    def __init__(self, library: Path, *args, **kwargs):
+    def __init__(self, loops: Loops, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        form = f"{self.kernel_size[0]}_{self.stride[0]}"
-        channels, stride = self.out_channels, self.stride[0]
-
-        def shape(x, *_):
-            return x[0], channels, (x[2] - 1) // stride + 1, (x[3] - 1) // stride + 1
-
-        def gradients(x, weight, bias, out, dout):
-            return differentiate(x, weight, dout)
-
-        differentiate = Loops(
-            f"{library}:differentiate_{form}",
-            lambda x, weight, _: (x, weight, weight[:1]), lambda x, weight, _: (x, weight, weight), "aot",
-        )  # fmt: skip
-        self.loops = Loops(f"{library}:convolve_{form}", shape, lambda x, *_: x, "aot", bprop=gradients)
-        self.no_bias = Tensor(np.zeros(channels, np.float32))
+        self.loops = loops
+        self.no_bias = None if self.has_bias else no_bias(self.out_channels)
 
     def construct(self, x):
         if not in_graph_mode():
             return super().construct(x)
         bias = self.bias if self.has_bias else self.no_bias
-        out = self.loops(x.astype(ms.float32), self.weight.astype(ms.float32), bias.astype(ms.float32))
-        return out.astype(x.dtype)
+        return self.loops(x.astype(ms.float32), self.weight.astype(ms.float32), bias.astype(ms.float32)).astype(x.dtype)
+
+
+def _loops(in_channels, size, stride, group) -> Optional[Loops]:
+    """The loops for a form of convolution; None if there are none, here or at all."""
+    if group == in_channels > 1 and (size, stride) in _DEPTHWISE:
+        return depthwise(size, stride)
+    if group == 1 and size == 3 and stride in (1, 2) and in_channels >= _FEWEST_CHANNELS:
+        return products("convolution.cc", f"convolve_{stride}", stride)
+    if group == 1 and size == stride == 1:
+        return products("products.cc", "pointwise")
+    return None

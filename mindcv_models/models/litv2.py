@@ -21,7 +21,17 @@ from mindspore.common.initializer import Normal
 
 from .. import backend
 from ..errors import InputError, refuse_pretrained
-from ..layers import GELU, BatchNorm2d, ChannelNorm, Conv2d, DeformableConv2d, Dense, GlobalAvgPool, LayerNorm
+from ..layers import (
+    GELU,
+    BatchNorm2d,
+    ChannelNorm,
+    Conv2d,
+    DeformableConv2d,
+    Dense,
+    GlobalAvgPool,
+    LayerNorm,
+    Pointwise,
+)
 from .family import check_out_indices, image_config
 
 __all__ = ["HiLo", "LITv2", "LITv2Features"]
@@ -45,18 +55,9 @@ def linear(in_channels: int, out_channels: int, bias: bool = True) -> Dense:
     return Dense(in_channels, out_channels, weight_init=Normal(0.02), bias_init="zeros", has_bias=bias)
 
 
-class Pointwise(nn.Dense):
-    """A linear layer over the channels of a map, with the weight of one: ``(B, in_channels, H, W)`` to
-    ``(B, out_channels, H, W)``.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__(in_channels, out_channels, weight_init=Normal(0.02), bias_init="zeros")
-        self.conv2d = ops.Conv2D(out_channels, (1, 1))  # the function checks its arguments in a dozen branches
-
-    def construct(self, x):
-        weight = self.weight.reshape(self.out_channels, self.in_channels, 1, 1)
-        return self.conv2d(x, weight) + self.bias.reshape(-1, 1, 1)
+def pointwise(in_channels: int, out_channels: int) -> Pointwise:
+    """The same over the channels of a map ``(B, in_channels, H, W)``."""
+    return Pointwise(in_channels, out_channels, weight_init=Normal(0.02), bias_init="zeros")
 
 
 class TokenNorm(LayerNorm):
@@ -208,10 +209,10 @@ class DWMlp(nn.Cell):
 
     def __init__(self, dim: int, drop_rate: float):
         super().__init__()
-        self.fc1 = Pointwise(dim, 4 * dim)
+        self.fc1 = pointwise(dim, 4 * dim)
         self.dwconv = DWConv(4 * dim)
         self.act = GELU()
-        self.fc2 = Pointwise(4 * dim, dim)
+        self.fc2 = pointwise(4 * dim, dim)
         self.drop = nn.Dropout(p=drop_rate) if drop_rate else nn.Identity()
 
     def construct(self, x):

@@ -1,0 +1,325 @@
+// Convolution of float32 maps with kernels of 3x3, padded by 1, and its gradients on the CPU, for ops.Custom ("aot").
+//
+// MindSpore's own operator copies maps to a matrix with a row for every tap of the kernel. Here some rows of the maps are
+// copied once, with zeros around them, and what a tap meets along a row of outputs is a run of adjacent numbers in that
+// copy. Every number is summed up in one order, so that results do not depend on the number of threads.
+
+#include <omp.h>
+
+#include <vector>
+
+#include "tiles.h"
+
+namespace {
+
+constexpr int kTaps = 9;
+constexpr int64_t kStripSize = 1 << 17;  // numbers in a strip, at most: half of a core's second cache
+
+struct Shapes {
+  Shapes(const int64_t *in, const int64_t *out)
+      : batch(in[0]), channels(in[1]), height(in[2]), width(in[3]), outputs(out[1]), out_height(out[2]),
+        out_width(out[3]) {}
+  int64_t in_size() const { return height * width; }
+  int64_t out_size() const { return out_height * out_width; }
+  int64_t batch, channels, height, width, outputs, out_height, out_width;
+};
+
+// Rows of a map with zeros around them, for `rows` x `columns` outputs. Every `stride`-th row and column lie in a plane of
+// their own, and each row ends where the zero before the next one is, so that outputs have a column more than needed.
+template <int stride>
+struct Strip {
+  Strip(int64_t rows, int64_t columns)
+      : rows(rows + 2 / stride), pitch(columns + 1), plane(this->rows * pitch), size(stride * stride * plane + kColumns) {}
+
+  // Where the number that the tap of row y and column x (0 to 2) meets lies, from that of the first output on.
+  int64_t tap(int y, int x) const {
+    return (y % stride * stride + x % stride) * plane + y / stride * pitch + x / stride;
+  }
+
+  // Calls function(place in the strip, pixel of the map, length) for the parts of the map's rows that outputs from row
+  // `first` on meet.
+  template <typename Function>
+  void each_row(int64_t height, int64_t width, int64_t first, Function function) const {
+    for (int phase = 0; phase < stride * stride; ++phase) {
+      const int64_t top = first * stride + phase / stride - 1, left = phase % stride - 1;
+      const int64_t begin = left < 0 ? 1 : 0, end = std::min(pitch, parts(width - left, stride));
+      for (int64_t row = 0; row < rows; ++row) {
+        const int64_t y = top + row * stride;
+        if (y >= 0 && y < height)
+          function(phase * plane + row * pitch + begin, y * width + left + begin * stride, end - begin);
+      }
+    }
+  }
+
+  void read(const float *map, int64_t height, int64_t width, int64_t first, float *strip) const {
+    std::fill_n(strip, size, 0.f);
+    each_row(height, width, first, [=](int64_t place, int64_t pixel, int64_t length) {
+      for (int64_t x = 0; x < length; ++x) strip[place + x] = map[pixel + x * stride];
+    });
+  }
+
+  const int64_t rows, pitch, plane, size;
+};
+
+// A tap of the kernel, 0 to 8, and where what it meets lies in a strip.
+struct Tap {
+  int index;
+  int64_t place;
+};
+
+// Some taps of a kernel: their weights, kRows outputs at a time, and where what they meet lies in the strips of all
+// channels.
+struct Kernel {
+  // The weight of output o, channel c and tap t is weight[o * output + c * channel + t].
+  template <int stride>
+  Kernel(const float *weight, int64_t outputs, int64_t output, int64_t channels, int64_t channel,
+         const std::vector<Tap> &taps, const Strip<stride> &strip)
+      : outputs(outputs), weights(unset(round_up(outputs, kRows) * channels * taps.size())) {
+    for (int64_t c = 0; c < channels; ++c)
+      for (const Tap &tap : taps) places.push_back(c * strip.size + tap.place);
+#pragma omp parallel for schedule(static)
+    for (int64_t first = 0; first < outputs; first += kRows) {
+      float *panel = weights.get() + first * depth();
+      for (int64_t c = 0; c < channels; ++c)
+        for (const Tap &tap : taps)
+          for (int64_t o = first; o < first + kRows; ++o)
+            *panel++ = o < outputs ? weight[o * output + c * channel + tap.index] : 0.f;
+    }
+  }
+  int64_t depth() const { return places.size(); }
+
+  int64_t outputs;
+  std::vector<int64_t> places;
+  std::unique_ptr<float[]> weights;
+};
+
+// Where the results of a strip go: `rows` x `columns` of them, `stride` apart in maps that are `width` wide.
+template <int stride>
+struct Target {
+  // Writes `count` results from the `first` one on, `pitch` of which are a row.
+  void write(const float *results, int64_t first, int64_t count, int64_t pitch, float *map) const {
+    for (int64_t i = 0; i < count;) {
+      const int64_t y = (first + i) / pitch, x = (first + i) % pitch, length = std::min(count - i, pitch - x);
+      if (y >= rows) return;
+      float *to = map + (y * width + x) * stride;
+      for (int64_t k = 0; k < std::min(length, columns - x); ++k) to[k * stride] = results[i + k];
+      i += length;
+    }
+  }
+  int64_t rows, columns, width;
+};
+
+// All results of a strip, in maps of `size` numbers.
+template <int stride>
+void convolve(const float *strip, int64_t pitch, const Kernel &kernel, const float *bias, const Target<stride> &target,
+              int64_t size, float *maps) {
+  each_run(target.rows * pitch, [&](int64_t first, auto lanes) {
+    for (int64_t o = 0; o < kernel.outputs; o += kRows) {
+      const float *weights = kernel.weights.get() + o * kernel.depth();
+      const int64_t rows = std::min<int64_t>(kRows, kernel.outputs - o);
+      Lane sums[kRows][lanes];
+      load<lanes>([&](int r, int) { return Lane{} + (bias && r < rows ? bias[o + r] : 0.f); }, sums);
+      multiply<lanes>(
+          kernel.depth(), [=](int r, int64_t k) { return weights[k * kRows + r]; },
+          [&](int64_t k, int c) { return strip + first + kernel.places[k] + c * kLane; }, sums);
+      float results[kRows * kColumns];
+      store<lanes>(sums, results, kColumns);
+      for (int64_t r = 0; r < rows; ++r)
+        target.write(results + r * kColumns, first, lanes * kLane, pitch, maps + (o + r) * size);
+    }
+  });
+}
+
+// Calls function(b, first, strips of all channels) for parts of `rows` rows of outputs of every image, in parallel.
+template <int stride, typename Function>
+void each_strip(const float *maps, int64_t batch, int64_t channels, int64_t height, int64_t width, int64_t out_height,
+                int64_t rows, const Strip<stride> &strip, Function function) {
+  const int64_t strips = parts(out_height, rows);
+#pragma omp parallel
+  {
+    const auto copy = unset(channels * strip.size);
+#pragma omp for schedule(dynamic)
+    for (int64_t task = 0; task < batch * strips; ++task) {
+      const int64_t b = task / strips, first = task % strips * rows;
+      for (int64_t c = 0; c < channels; ++c)
+        strip.read(maps + (b * channels + c) * height * width, height, width, first, copy.get() + c * strip.size);
+      function(b, first, copy.get());
+    }
+  }
+}
+
+// How many of `rows` rows of outputs a strip is for, so that it stays in the cache and every thread has one.
+int64_t rows_of_strip(int64_t rows, int64_t row_size, int64_t batch) {
+  const int64_t strips = std::max(parts(rows * row_size, kStripSize), parts(omp_get_max_threads(), batch));
+  return parts(rows, std::min(strips, rows));
+}
+
+// tensors: maps (B, C, H, W), weight (D, C, 3, 3), bias (D), result (B, D, Ho, Wo)
+template <int stride>
+void convolve(void **tensors, int64_t **dimensions) {
+  const float *maps = static_cast<float *>(tensors[0]), *weight = static_cast<float *>(tensors[1]);
+  const float *bias = static_cast<float *>(tensors[2]);
+  float *result = static_cast<float *>(tensors[3]);
+  const Shapes s(dimensions[0], dimensions[3]);
+  const int64_t row_size = s.channels * stride * stride * (s.out_width + 1);
+  const int64_t rows = rows_of_strip(s.out_height, row_size, s.batch);
+  const Strip<stride> strip(rows, s.out_width);
+  std::vector<Tap> taps;
+  for (int t = 0; t < kTaps; ++t) taps.push_back({t, strip.tap(t / 3, t % 3)});
+  const Kernel kernel(weight, s.outputs, s.channels * kTaps, s.channels, kTaps, taps, strip);
+  each_strip(maps, s.batch, s.channels, s.height, s.width, s.out_height, rows, strip,
+             [&](int64_t b, int64_t first, const float *copy) {
+               const Target<1> target{std::min(rows, s.out_height - first), s.out_width, s.out_width};
+               convolve(copy, strip.pitch, kernel, bias, target, s.out_size(),
+                        result + b * s.outputs * s.out_size() + first * s.out_width);
+             });
+}
+
+// Pixels whose row and column leave some remainders by the stride met the same taps: a part of the gradient of maps that
+// is a convolution of the gradient of the result.
+template <int stride>
+struct Remainder {
+  Remainder(int y, int x, const Shapes &s, const float *weight, const Strip<1> &strip)
+      : y(y), x(x), kernel(weight, s.channels, kTaps, s.outputs, s.channels * kTaps, taps(y, x, strip), strip) {}
+
+  // Pixel p * stride + remainder is what tap t of output q met where it equals q * stride + t - 1.
+  static std::vector<Tap> taps(int y, int x, const Strip<1> &strip) {
+    std::vector<Tap> found;
+    for (int t = 0; t < kTaps; ++t) {
+      const int down = y + 1 - t / 3, right = x + 1 - t % 3;
+      if (down % stride == 0 && right % stride == 0)
+        found.push_back({t, strip.tap(1 + down / stride, 1 + right / stride)});
+    }
+    return found;
+  }
+
+  int y, x;
+  Kernel kernel;
+};
+
+// tensors: gradient of the result, weight, maps (for their shape), gradient of maps
+template <int stride>
+void differentiate_maps(void **tensors, int64_t **dimensions) {
+  const float *gradient = static_cast<float *>(tensors[0]), *weight = static_cast<float *>(tensors[1]);
+  float *maps_gradient = static_cast<float *>(tensors[3]);
+  const Shapes s(dimensions[3], dimensions[0]);
+  const int64_t rows = rows_of_strip(s.out_height, s.outputs * (s.out_width + 1), s.batch);
+  const Strip<1> strip(rows, s.out_width);
+  std::vector<Remainder<stride>> remainders;
+  for (int r = 0; r < stride * stride; ++r) remainders.emplace_back(r / stride, r % stride, s, weight, strip);
+  each_strip(gradient, s.batch, s.outputs, s.out_height, s.out_width, s.out_height, rows, strip,
+             [&](int64_t b, int64_t first, const float *copy) {
+               for (const auto &part : remainders) {
+                 const int64_t y = first * stride + part.y;
+                 if (y >= s.height || part.x >= s.width) continue;
+                 const Target<stride> target{std::min(rows, parts(s.height - y, stride)),
+                                             parts(s.width - part.x, stride), s.width};
+                 convolve(copy, strip.pitch, part.kernel, nullptr, target, s.in_size(),
+                          maps_gradient + b * s.channels * s.in_size() + y * s.width + part.x);
+               }
+             });
+}
+
+// The strips of all channels of an image, with the channels of a pixel next to each other.
+template <int stride>
+struct Pixels {
+  explicit Pixels(const Shapes &s)
+      : shapes(s), strip(s.out_height, s.out_width), channels(round_up(s.channels, kLane)),
+        values(unset(strip.size * channels)) {
+    std::fill_n(values.get(), strip.size * channels, 0.f);
+  }
+
+  // Copies a lane of channels from `first` on. What fills the last lane up is a copy of the last channel.
+  void read(const float *maps, int64_t first) {
+    const float *sources[kLane];
+    for (int64_t c = 0; c < kLane; ++c)
+      sources[c] = maps + std::min(first + c, shapes.channels - 1) * shapes.in_size();
+    strip.each_row(shapes.height, shapes.width, 0, [&](int64_t place, int64_t pixel, int64_t length) {
+      for (int64_t x = 0; x < length; ++x) {
+        Lane pixels;
+        for (int c = 0; c < kLane; ++c) pixels[c] = sources[c][pixel + x * stride];
+        lane(values.get() + (place + x) * channels + first) = pixels;
+      }
+    });
+  }
+
+  // What the first output's weight in a column, a tap and a channel, meets; the next output's is `channels` further.
+  const float *met(int64_t column) const {
+    const int64_t tap = column / channels;
+    return values.get() + strip.tap(tap / 3, tap % 3) * channels + column % channels;
+  }
+
+  const Shapes &shapes;
+  const Strip<stride> strip;
+  const int64_t channels;  // with those that fill the last lane up
+  const std::unique_ptr<float[]> values;
+};
+
+// Adds what an image adds to the gradient of the weights of kRows outputs, for `count` columns.
+template <int stride>
+void weigh(const float *gradient, int64_t size, const Pixels<stride> &pixels, int64_t column, int64_t count, float *sums,
+           int64_t pitch) {
+  each_run(count, [&](int64_t first, auto lanes) {
+    const float *met[lanes];
+    for (int c = 0; c < lanes; ++c) met[c] = pixels.met(column + first + c * kLane);
+    float *to = sums + column + first;
+    Lane tile[kRows][lanes];
+    load<lanes>([&](int r, int c) { return lane(to + r * pitch + c * kLane); }, tile);
+    multiply<lanes>(size, [=](int r, int64_t k) { return gradient[r * size + k]; },
+                    [&](int64_t k, int c) { return met[c] + k * pixels.channels; }, tile);
+    store<lanes>(tile, to, pitch);
+  });
+}
+
+// tensors: maps, gradient of the result, weight (for its shape), gradients of weight and bias
+template <int stride>
+void differentiate_weight(void **tensors, int64_t **dimensions) {
+  const float *maps = static_cast<float *>(tensors[0]), *gradient = static_cast<float *>(tensors[1]);
+  float *weight_gradient = static_cast<float *>(tensors[3]), *bias_gradient = static_cast<float *>(tensors[4]);
+  const Shapes s(dimensions[0], dimensions[1]);
+  Pixels<stride> pixels(s);
+  const int64_t pitch = pixels.strip.pitch, size = s.out_height * pitch;
+  const int64_t outputs = round_up(s.outputs, kRows), columns = kTaps * pixels.channels;
+  const auto rows = unset(outputs * size), sums = unset(outputs * columns);
+  std::fill_n(rows.get(), outputs * size, 0.f);
+  std::fill_n(sums.get(), outputs * columns, 0.f);
+  std::fill_n(bias_gradient, s.outputs, 0.f);
+#pragma omp parallel
+  {
+    for (int64_t b = 0; b < s.batch; ++b) {
+#pragma omp for schedule(static) nowait
+      for (int64_t c = 0; c < s.channels; c += kLane) pixels.read(maps + b * s.channels * s.in_size(), c);
+#pragma omp for schedule(static)
+      for (int64_t o = 0; o < s.outputs; ++o) {
+        const float *source = gradient + (b * s.outputs + o) * s.out_size();
+        for (int64_t y = 0; y < s.out_height; ++y)
+          std::copy_n(source + y * s.out_width, s.out_width, rows.get() + o * size + y * pitch);
+        bias_gradient[o] += sum(source, s.out_size());
+      }
+#pragma omp for schedule(static) collapse(2)
+      for (int64_t column = 0; column < columns; column += kColumns)
+        for (int64_t o = 0; o < outputs; o += kRows)
+          weigh(rows.get() + o * size, size, pixels, column, std::min(kColumns, columns - column),
+                sums.get() + o * columns, columns);
+    }
+#pragma omp for schedule(static)
+    for (int64_t o = 0; o < s.outputs; ++o)
+      for (int64_t c = 0; c < s.channels; ++c)
+        for (int64_t t = 0; t < kTaps; ++t)
+          weight_gradient[(o * s.channels + c) * kTaps + t] = sums[o * columns + t * pixels.channels + c];
+  }
+}
+
+}  // namespace
+
+#define OPERATOR(name, function, stride)                                                                       \
+  extern "C" int name(int, void **tensors, int *, int64_t **dimensions, const char **, void *, void *) {      \
+    function<stride>(tensors, dimensions);                                                                    \
+    return 0;                                                                                                 \
+  }
+#define CONVOLUTION(stride)                                                            \
+  OPERATOR(convolve_##stride, convolve, stride)                                        \
+  OPERATOR(convolve_##stride##_gradient, differentiate_maps, stride)                   \
+  OPERATOR(convolve_##stride##_weight_gradient, differentiate_weight, stride)
+CONVOLUTION(1)
+CONVOLUTION(2)

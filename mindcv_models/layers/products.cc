@@ -1,0 +1,279 @@
+// Linear layers and 1x1 convolutions of float32 tensors, their biases and their gradients on the CPU, for ops.Custom
+// ("aot").
+//
+// MindSpore's products of matrices reach half to two thirds of what a core can do, and biases and their gradients are
+// operators of their own. Every number is summed up in one order, so that results do not depend on the number of threads.
+
+#include <omp.h>
+
+#include "tiles.h"
+
+namespace {
+
+constexpr int64_t kDepth = 256;      // rows of a panel, at most
+constexpr int64_t kTilesDown = 64;   // tiles below each other in a block of the result, at most
+constexpr int64_t kPanels = 16;      // panels beside each other, at most
+constexpr int64_t kSmallMap = 256;   // pixels of a map that is too small for a product of its own
+
+// The number in row i and column j of matrix b is data[b * batch + i * row + j * column].
+struct Matrix {
+  const float *at(int64_t b, int64_t i, int64_t j) const { return data + b * batch + i * row + j * column; }
+  const float *data;
+  int64_t row, column, batch;
+};
+
+// As Matrix, with adjacent columns; sums start from the bias of their row or of their column, if there is one.
+struct Result {
+  float *at(int64_t b, int64_t i, int64_t j) const { return data + b * batch + i * row + j; }
+  float *data;
+  int64_t row, batch;
+  const float *row_bias = nullptr, *column_bias = nullptr;
+};
+
+// What a tile starts from.
+struct Start {
+  const float *columns;
+  float rows[kRows];
+};
+
+struct Size {
+  int64_t rows, columns, depth;
+  int64_t results = 1, summands = 1;  // matrices of the result; products whose sum it is
+};
+
+// Copies `depth` rows of up to `pitch` columns to a panel, `pitch` from one row to the next; to be read by whole lanes.
+void pack(const float *from, int64_t row, int64_t column, int64_t depth, int64_t columns, float *panel, int64_t pitch) {
+  for (int64_t first = 0; first < columns; first += kLane) {
+    const float *sources[kLane];
+    for (int64_t c = 0; c < kLane; ++c) sources[c] = from + std::min(first + c, columns - 1) * column;
+    float *to = panel + first;
+    int64_t k = 0;
+    if (column == 1 && first + kLane <= columns) {
+      for (; k < depth; ++k) lane(to + k * pitch) = lane(sources[0] + k * row);
+    } else if (row == 1) {
+      for (; k + kLane <= depth; k += kLane) {
+        Lane square[kLane];
+        for (int c = 0; c < kLane; ++c) square[c] = lane(sources[c] + k);
+        transpose(square);
+        for (int c = 0; c < kLane; ++c) lane(to + (k + c) * pitch) = square[c];
+      }
+    }
+    for (; k < depth; ++k)
+      for (int c = 0; c < kLane; ++c) to[k * pitch + c] = sources[c][k * row];
+  }
+}
+
+// Adds `depth` products to a tile of kRows rows that are `pitch` apart; or, the first time, to a bias for each row or for
+// each column. The next numbers of the rows of the left factor are `step` apart. A function of its own, so that pointers
+// stay in registers.
+template <int lanes>
+__attribute__((noinline)) void add(const float *const (&left)[kRows], int64_t step, const float *panel, int64_t depth,
+                                   float *tile, int64_t pitch, const Start *start) {
+  Lane sums[kRows][lanes];
+  if (!start) load<lanes>([=](int r, int c) { return lane(tile + r * pitch + c * kLane); }, sums);
+  else if (start->columns) load<lanes>([=](int, int c) { return lane(start->columns + c * kLane); }, sums);
+  else load<lanes>([=](int r, int) { return Lane{} + start->rows[r]; }, sums);
+  multiply<lanes>(
+      depth, [&](int r, int64_t k) { return left[r][k * step]; },
+      [=](int64_t k, int c) { return panel + (k * lanes + c) * kLane; }, sums);
+  store<lanes>(sums, tile, pitch);
+}
+
+// The part of a result that a thread computes at a time.
+struct Block {
+  int64_t b, row, column, rows, columns;
+};
+
+// Adds the products of `depth` columns of the left factor from k on and as many rows of the right one, with space for
+// copies of both.
+void multiply(const Matrix &left, const Matrix &right, const Result &result, const Block &at, int64_t b, int64_t k,
+              int64_t depth, bool first, float *panels) {
+  each_run(at.columns, [&](int64_t begin, auto lanes) {
+    pack(right.at(b, k, at.column + begin), right.row, right.column, depth,
+         std::min<int64_t>(lanes * kLane, at.columns - begin), panels + begin * depth, lanes * kLane);
+  });
+  Matrix rows{left.at(b, at.row, k), left.row, left.column, 0};
+  if (left.column != 1) {  // adjacent numbers of a row may lie in different pages
+    const int64_t height = round_up(at.rows, kLane);
+    float *copy = panels + round_up(at.columns, kLane) * depth;
+    for (int64_t i = 0; i < at.rows; i += kLane)
+      pack(rows.at(0, i, 0), left.column, left.row, depth, std::min<int64_t>(kLane, at.rows - i), copy + i, height);
+    rows = {copy, 1, height, 0};
+  }
+  for (int64_t i = 0; i < at.rows; i += kRows) {
+    const int64_t row = at.row + i, high = std::min<int64_t>(kRows, at.rows - i);
+    const float *sources[kRows];
+    Start start{};
+    for (int64_t r = 0; r < kRows; ++r) {
+      sources[r] = rows.at(0, i + std::min(r, high - 1), 0);
+      if (result.row_bias) start.rows[r] = result.row_bias[row + std::min(r, high - 1)];
+    }
+    if (rows.column == 1)  // the next tile's rows are short, and nobody else sees them coming
+      for (int64_t r = kRows; r < std::min<int64_t>(2 * kRows, at.rows - i); ++r)
+        for (int64_t c = 0; c < depth; c += 16) __builtin_prefetch(rows.at(0, i + r, c));
+    each_run(at.columns, [&](int64_t begin, auto lanes) {
+      const int64_t column = at.column + begin, wide = std::min<int64_t>(lanes * kLane, at.columns - begin);
+      float *to = result.at(at.b, row, column), edge[kRows * kColumns], bias[kColumns];
+      const bool whole = high == kRows && wide == lanes * kLane;
+      if (result.column_bias) {
+        start.columns = result.column_bias + column;
+        if (!whole) start.columns = std::copy_n(start.columns, wide, bias) - wide;
+      }
+      float *tile = whole ? to : edge;
+      const int64_t pitch = whole ? result.row : kColumns;
+      if (!whole && !first)
+        for (int64_t r = 0; r < high; ++r) std::copy_n(to + r * result.row, wide, edge + r * kColumns);
+      add<lanes>(sources, rows.column, panels + begin * depth, depth, tile, pitch, first ? &start : nullptr);
+      if (!whole)
+        for (int64_t r = 0; r < high; ++r) std::copy_n(edge + r * kColumns, wide, to + r * result.row);
+    });
+  }
+}
+
+// result = left * right + bias: one product for each matrix of the result, or the sum of several.
+void multiply(const Size &size, const Matrix &left, const Matrix &right, const Result &result) {
+  const int64_t wanted = 2 * omp_get_max_threads();  // blocks
+  const int64_t tiles = parts(size.rows, kRows), panels = parts(size.columns, kColumns);
+  int64_t down = parts(tiles, kTilesDown), across = parts(panels, kPanels);
+  const auto split = [&](int64_t &count, int64_t most) {
+    count = std::min(most, count * parts(wanted, size.results * down * across));
+  };
+  if (size.rows > size.columns) split(down, tiles), split(across, panels);
+  else split(across, panels), split(down, tiles);
+  const int64_t height = parts(tiles, down) * kRows, heights = parts(size.rows, height);
+  const int64_t width = parts(panels, across) * kColumns, widths = parts(size.columns, width);
+  const int64_t depth = parts(size.depth, parts(size.depth, kDepth));
+#pragma omp parallel
+  {
+    float *space = scratch(depth * (round_up(width, kLane) + round_up(height, kLane)));
+#pragma omp for schedule(dynamic)
+    for (int64_t task = 0; task < size.results * heights * widths; ++task) {
+      const int64_t row = task / widths % heights * height, column = task % widths * width;
+      const Block at{task / widths / heights, row, column, std::min(height, size.rows - row),
+                     std::min(width, size.columns - column)};
+      for (int64_t s = 0; s < size.summands; ++s)
+        for (int64_t k = 0; k < size.depth; k += depth)
+          multiply(left, right, result, at, at.b + s, k, std::min(depth, size.depth - k), s == 0 && k == 0, space);
+    }
+  }
+}
+
+// Maps (B, C, H, W) as one matrix for each image, (C, H * W), or as one for all, (C, B * H * W), of small ones.
+struct Maps {
+  Maps(const int64_t *shape, int64_t channels)
+      : images(shape[0]), channels(channels), pixels(shape[2] * shape[3]), together(images > 1 && pixels < kSmallMap) {}
+
+  int64_t matrices() const { return together ? 1 : images; }
+  int64_t columns() const { return together ? images * pixels : pixels; }
+  // The numbers of the matrices; of small maps they are copied to `space`.
+  float *read(float *maps, std::unique_ptr<float[]> &space) const {
+    if (!together) return maps;
+    space = unset(images * channels * pixels);
+    each_map([&](int64_t map, int64_t place) { std::copy_n(maps + map, pixels, space.get() + place); });
+    return space.get();
+  }
+  // Where the numbers are to be written, `space` for small maps, which `write` copies.
+  float *target(float *maps, std::unique_ptr<float[]> &space) const {
+    if (!together) return maps;
+    space = unset(images * channels * pixels);
+    return space.get();
+  }
+  void write(const std::unique_ptr<float[]> &space, float *maps) const {
+    if (together) each_map([&](int64_t map, int64_t place) { std::copy_n(space.get() + place, pixels, maps + map); });
+  }
+
+  const int64_t images, channels, pixels;
+  const bool together;
+
+ private:
+  template <typename Function>
+  void each_map(Function function) const {
+#pragma omp parallel for schedule(static)
+    for (int64_t c = 0; c < channels; ++c)
+      for (int64_t b = 0; b < images; ++b) function((b * channels + c) * pixels, (c * images + b) * pixels);
+  }
+};
+
+// result = weight * maps + bias, where the weight of output d and channel c is weight[d * output + c * channel].
+void convolve(const Maps &from, float *maps, const float *weight, int64_t output, int64_t channel, const float *bias,
+              const Maps &to, float *result) {
+  std::unique_ptr<float[]> space, result_space;
+  const int64_t columns = from.columns();
+  multiply({to.channels, columns, from.channels, from.matrices()}, {weight, output, channel, 0},
+           {from.read(maps, space), columns, 1, from.channels * columns},
+           {to.target(result, result_space), columns, to.channels * columns, bias});
+  to.write(result_space, result);
+}
+
+float *tensor(void **tensors, int index) { return static_cast<float *>(tensors[index]); }
+
+}  // namespace
+
+#define OPERATOR(name) \
+  extern "C" int name(int, void **tensors, int *, int64_t **dimensions, const char **, void *, void *)
+
+// tensors: x (N, C), weight (D, C), bias (D), result (N, D)
+OPERATOR(dense) {
+  const int64_t n = dimensions[0][0], c = dimensions[0][1], d = dimensions[1][0];
+  multiply({n, d, c}, {tensor(tensors, 0), c, 1, 0}, {tensor(tensors, 1), 1, c, 0},
+           {tensor(tensors, 3), d, 0, nullptr, tensor(tensors, 2)});
+  return 0;
+}
+
+// tensors: gradient of the result, weight, x (for its shape), gradient of x
+OPERATOR(dense_gradient) {
+  const int64_t n = dimensions[0][0], c = dimensions[1][1], d = dimensions[1][0];
+  multiply({n, c, d}, {tensor(tensors, 0), d, 1, 0}, {tensor(tensors, 1), c, 1, 0}, {tensor(tensors, 3), c, 0});
+  return 0;
+}
+
+// tensors: x, gradient of the result, weight (for its shape), gradients of weight and bias
+OPERATOR(dense_weight_gradient) {
+  const int64_t n = dimensions[0][0], c = dimensions[0][1], d = dimensions[1][1];
+  const float *gradient = tensor(tensors, 1);
+  float *bias_gradient = tensor(tensors, 4);
+  multiply({d, c, n}, {gradient, 1, d, 0}, {tensor(tensors, 0), c, 1, 0}, {tensor(tensors, 3), c, 0});
+  const int64_t width = round_up(parts(d, omp_get_max_threads()), kColumns);
+#pragma omp parallel for schedule(static)
+  for (int64_t first = 0; first < d; first += width) {
+    const int64_t count = std::min(width, d - first);
+    std::fill_n(bias_gradient + first, count, 0.f);
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = first; j < first + count; ++j) bias_gradient[j] += gradient[i * d + j];
+  }
+  return 0;
+}
+
+// tensors: maps (B, C, H, W), weight (D, C, ...), bias (D), result (B, D, H, W)
+OPERATOR(pointwise) {
+  const Maps maps(dimensions[0], dimensions[0][1]), result(dimensions[0], dimensions[1][0]);
+  convolve(maps, tensor(tensors, 0), tensor(tensors, 1), maps.channels, 1, tensor(tensors, 2), result,
+           tensor(tensors, 3));
+  return 0;
+}
+
+// tensors: gradient of the result, weight, maps (for their shape), gradient of maps
+OPERATOR(pointwise_gradient) {
+  const Maps result(dimensions[0], dimensions[0][1]), maps(dimensions[2], dimensions[2][1]);
+  convolve(result, tensor(tensors, 0), tensor(tensors, 1), 1, maps.channels, nullptr, maps, tensor(tensors, 3));
+  return 0;
+}
+
+// tensors: maps, gradient of the result, weight (for its shape), gradients of weight and bias
+OPERATOR(pointwise_weight_gradient) {
+  const Maps maps(dimensions[0], dimensions[0][1]), result(dimensions[1], dimensions[1][1]);
+  std::unique_ptr<float[]> space, result_space;
+  const int64_t columns = maps.columns();
+  const float *gradient = result.read(tensor(tensors, 1), result_space);
+  multiply({result.channels, maps.channels, columns, 1, maps.matrices()}, {gradient, columns, 1, result.channels * columns},
+           {maps.read(tensor(tensors, 0), space), 1, columns, maps.channels * columns},
+           {tensor(tensors, 3), maps.channels, 0});
+  float *bias_gradient = tensor(tensors, 4);
+#pragma omp parallel for schedule(static)
+  for (int64_t d = 0; d < result.channels; ++d) {
+    float total = 0;
+    for (int64_t b = 0; b < maps.matrices(); ++b) total += sum(gradient + (b * result.channels + d) * columns, columns);
+    bias_gradient[d] = total;
+  }
+  return 0;
+}

@@ -1,0 +1,116 @@
+// What products of matrices and convolutions on the CPU share: tiles of their results, summed up in vector registers.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <numeric>
+#include <type_traits>
+
+namespace {
+
+// The sums of a tile and what they are summed up from take nearly all registers.
+#ifdef __AVX512F__
+constexpr int kLane = 16, kRows = 8;
+#else
+constexpr int kLane = 8, kRows = 4;
+#endif
+constexpr int kLanes = 3;
+constexpr int64_t kColumns = kLanes * kLane;
+
+typedef float Lane __attribute__((vector_size(kLane * sizeof(float)), aligned(sizeof(float)), may_alias));
+
+inline const Lane &lane(const float *from) { return *reinterpret_cast<const Lane *>(from); }
+inline Lane &lane(float *at) { return *reinterpret_cast<Lane *>(at); }
+
+inline int64_t parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
+inline int64_t round_up(int64_t count, int64_t unit) { return parts(count, unit) * unit; }
+
+inline std::unique_ptr<float[]> unset(int64_t count) { return std::unique_ptr<float[]>(new float[count]); }
+
+// Numbers that are not set at the start and belong to the thread until it asks for others.
+inline float *scratch(int64_t count) {
+  static thread_local std::unique_ptr<float[]> space;
+  static thread_local int64_t size = 0;
+  if (size < count) space = unset(size = count);
+  return space.get();
+}
+
+inline float sum(const float *values, int64_t count) {
+  Lane lanes = {};
+  int64_t i = 0;
+  for (; i + kLane <= count; i += kLane) lanes += lane(values + i);
+  float total = std::accumulate(values + i, values + count, 0.f);
+  for (int k = 0; k < kLane; ++k) total += lanes[k];
+  return total;
+}
+
+// sums[r][c] += left(r, k) * the lane at right(k, c), for k from 0 to depth - 1 in this order.
+template <int lanes, typename Left, typename Right>
+inline void multiply(int64_t depth, Left left, Right right, Lane (&sums)[kRows][lanes]) {
+  for (int64_t k = 0; k < depth; ++k) {
+    Lane factors[lanes];
+#pragma GCC unroll 3
+    for (int c = 0; c < lanes; ++c) factors[c] = lane(right(k, c));
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const float factor = left(r, k);
+#pragma GCC unroll 3
+      for (int c = 0; c < lanes; ++c) sums[r][c] += factor * factors[c];
+    }
+  }
+}
+
+// sums[r][c] = get(r, c)
+template <int lanes, typename Get>
+inline void load(Get get, Lane (&sums)[kRows][lanes]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 3
+    for (int c = 0; c < lanes; ++c) sums[r][c] = get(r, c);
+}
+
+// Writes the sums to rows that are `pitch` apart.
+template <int lanes>
+inline void store(const Lane (&sums)[kRows][lanes], float *to, int64_t pitch) {
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 3
+    for (int c = 0; c < lanes; ++c) lane(to + r * pitch + c * kLane) = sums[r][c];
+}
+
+// Makes rows of the columns of a square: pairs of rows exchange halves, then quarters, and so on.
+inline void transpose(Lane (&square)[kLane]) {
+  typedef int Indices __attribute__((vector_size(kLane * sizeof(int))));
+#pragma GCC unroll 4
+  for (int half = kLane / 2; half > 0; half /= 2) {
+    Indices low, high;
+    for (int i = 0; i < kLane; ++i) {
+      low[i] = i & half ? kLane + i - half : i;
+      high[i] = i & half ? kLane + i : i + half;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kLane; ++i) {
+      if (i & half) continue;
+      const Lane first = square[i], second = square[i + half];
+      square[i] = __builtin_shuffle(first, second, low);
+      square[i + half] = __builtin_shuffle(first, second, high);
+    }
+  }
+}
+
+// Calls function(first, lanes) for runs of columns; the number of lanes is a constant. A tile of one lane takes longer
+// than half of one of two, so that four lanes are two runs of two.
+template <typename Function>
+inline void each_run(int64_t columns, Function function) {
+  for (int64_t first = 0; first < columns;) {
+    const int64_t left = parts(columns - first, kLane);
+    if (left == 1) function(first, std::integral_constant<int, 1>());
+    else if (left == 2 || left == 4) function(first, std::integral_constant<int, 2>());
+    else function(first, std::integral_constant<int, 3>());
+    first += (left == 4 ? 2 : std::min<int64_t>(left, kLanes)) * kLane;
+  }
+}
+
+}  // namespace
