@@ -24,6 +24,7 @@ from mindcv_models.layers import (
     LayerNorm,
     LoopConv2d,
     Pointwise,
+    SelfAttention,
     Winograd,
     products,
 )
@@ -429,3 +430,26 @@ def test_a_linear_layer_without_loops_is_mindspores_to_the_last_bit(shape, bias,
     np.testing.assert_array_equal(*outputs)
     for mine, theirs in zip(*slopes):
         np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize(
+    ("count", "length", "heads", "width"), [(3, 1, 1, 8), (2, 49, 2, 32), (1, 53, 3, 20), (2, 130, 1, 50), (5, 4, 2, 7)]
+)
+def test_attention_by_loops_equals_the_one_by_operators(count, length, heads, width, bias):
+    class Cell(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.attention = SelfAttention(heads, width**-0.5)
+            table = np.random.default_rng(3).standard_normal((1, heads, length, length)).astype(np.float32)
+            self.table = ms.Parameter(ms.Tensor(3 * table), name="table") if bias else None
+
+        def construct(self, qkv):
+            return self.attention(qkv, self.table)
+
+    own = Cell()
+    assert own.attention.loops is not None
+    with backend.portable_form():
+        plain = Cell()
+    x = 2 * np.random.default_rng(0).standard_normal((count, length, 3 * heads * width))
+    assert_same(own, plain, x, tolerance=2e-6)

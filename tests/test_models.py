@@ -234,7 +234,7 @@ def test_options_that_cannot_be_meant_are_one_line():
     [
         ("litv2_s", {"window_size": 2.5}, "HiLo: window_size=2.5 is no side of a window; give a whole number from 1."),
         ("litv2_s", {"drop_rate": 5}, "litv2_s does not take {'drop_rate': 5} (For 'Dropout'"),
-        ("faster_vit_0_any_res", {"dim": -64}, "does not take {'dim': -64} (For 'FusibleConv2d', the 'out_channels'"),
+        ("faster_vit_0_any_res", {"dim": -64}, "does not take {'dim': -64} (For 'LoopConv2d', the 'out_channels'"),
         ("retinanet", {"backbone": "litv2_s", "channels": 2.5}, "retinanet does not take {'backbone': 'litv2_s', 'ch"),
         ("resnet18", {"groups": 2}, "resnet18 does not take {'groups': 2} (BasicBlock only supports groups=1)"),
     ],

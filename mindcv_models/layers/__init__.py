@@ -1,6 +1,7 @@
 """Layers and operators that models are built of, in forms that every back end has and runs fast."""
 
 from .activation import GELU
+from .attention import SelfAttention
 from .convolution import Conv2d, LoopConv2d
 from .deformable import DeformableConv2d, deformable_conv2d
 from .dense import Dense, Pointwise
@@ -26,6 +27,7 @@ __all__ = [
     "LoopConv2d",
     "Pointwise",
     "RoIAlign",
+    "SelfAttention",
     "Winograd",
     "deformable_conv2d",
     "resize",

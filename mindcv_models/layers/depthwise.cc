@@ -149,6 +149,15 @@ inline Lane load(const float *from) {
   return lane;
 }
 
+inline double sum(const float *values, int64_t count) {
+  Lane lanes = {};
+  const int64_t whole = count / kLane * kLane;
+  for (int64_t i = 0; i < whole; i += kLane) lanes += load(values + i);
+  double total = std::accumulate(values + whole, values + count, 0.);
+  for (int lane = 0; lane < kLane; ++lane) total += lanes[lane];
+  return total;
+}
+
 // What the taps of row `y` of the kernel add to the gradient of its weights: sums over the result.
 template <int size, int stride>
 void weigh(Padded<size, stride> &map, int64_t y, const Rows &rows, double *sums) {
@@ -207,7 +216,7 @@ int differentiate(void **tensors, int64_t **dimensions) {
         for (int64_t m = 0; m < s.multiplier; ++m) {
           const float *source = result_gradient + (plane * s.multiplier + m) * s.out_size();
           rows.read(source);
-          bias_sums[m] = std::accumulate(source, source + s.out_size(), bias_sums[m]);
+          bias_sums[m] += sum(source, s.out_size());
           const float *kernel = weight + (channel * s.multiplier + m) * taps;
           for (int64_t y = 0; y < size; ++y) {
             weigh(map, y, rows, sums.data() + m * taps + y * size);

@@ -41,28 +41,6 @@ struct Size {
   int64_t results = 1, summands = 1;  // matrices of the result; products whose sum it is
 };
 
-// Copies `depth` rows of up to `pitch` columns to a panel, `pitch` from one row to the next; to be read by whole lanes.
-void pack(const float *from, int64_t row, int64_t column, int64_t depth, int64_t columns, float *panel, int64_t pitch) {
-  for (int64_t first = 0; first < columns; first += kLane) {
-    const float *sources[kLane];
-    for (int64_t c = 0; c < kLane; ++c) sources[c] = from + std::min(first + c, columns - 1) * column;
-    float *to = panel + first;
-    int64_t k = 0;
-    if (column == 1 && first + kLane <= columns) {
-      for (; k < depth; ++k) lane(to + k * pitch) = lane(sources[0] + k * row);
-    } else if (row == 1) {
-      for (; k + kLane <= depth; k += kLane) {
-        Lane square[kLane];
-        for (int c = 0; c < kLane; ++c) square[c] = lane(sources[c] + k);
-        transpose(square);
-        for (int c = 0; c < kLane; ++c) lane(to + (k + c) * pitch) = square[c];
-      }
-    }
-    for (; k < depth; ++k)
-      for (int c = 0; c < kLane; ++c) to[k * pitch + c] = sources[c][k * row];
-  }
-}
-
 // Adds `depth` products to a tile of kRows rows that are `pitch` apart; or, the first time, to a bias for each row or for
 // each column. The next numbers of the rows of the left factor are `step` apart. A function of its own, so that pointers
 // stay in registers.

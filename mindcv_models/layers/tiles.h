@@ -100,6 +100,29 @@ inline void transpose(Lane (&square)[kLane]) {
   }
 }
 
+// Copies `depth` rows of up to `pitch` columns to a panel, `pitch` from one row to the next; to be read by whole lanes.
+inline void pack(const float *from, int64_t row, int64_t column, int64_t depth, int64_t columns, float *panel,
+                 int64_t pitch) {
+  for (int64_t first = 0; first < columns; first += kLane) {
+    const float *sources[kLane];
+    for (int64_t c = 0; c < kLane; ++c) sources[c] = from + std::min(first + c, columns - 1) * column;
+    float *to = panel + first;
+    int64_t k = 0;
+    if (column == 1 && first + kLane <= columns) {
+      for (; k < depth; ++k) lane(to + k * pitch) = lane(sources[0] + k * row);
+    } else if (row == 1) {
+      for (; k + kLane <= depth; k += kLane) {
+        Lane square[kLane];
+        for (int c = 0; c < kLane; ++c) square[c] = lane(sources[c] + k);
+        transpose(square);
+        for (int c = 0; c < kLane; ++c) lane(to + (k + c) * pitch) = square[c];
+      }
+    }
+    for (; k < depth; ++k)
+      for (int c = 0; c < kLane; ++c) to[k * pitch + c] = sources[c][k * row];
+  }
+}
+
 // Calls function(first, lanes) for runs of columns; the number of lanes is a constant. A tile of one lane takes longer
 // than half of one of two, so that four lanes are two runs of two.
 template <typename Function>

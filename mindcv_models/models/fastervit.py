@@ -31,7 +31,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
 from ..errors import InputError, refuse_pretrained
-from ..layers import GELU, BatchNorm2d, ChannelNorm, Conv2d, Dense, GlobalAvgPool, LayerNorm
+from ..layers import GELU, BatchNorm2d, ChannelNorm, Conv2d, Dense, GlobalAvgPool, LayerNorm, SelfAttention
 from .family import check_out_indices, image_config
 
 __all__ = ["FasterViT", "FasterViTFeatures"]
@@ -201,21 +201,15 @@ class Attention(nn.Cell):
 
     def __init__(self, dim: int, variant: "Variant", num_heads: int, length: int, side: Optional[int] = None):
         super().__init__()
-        self.num_heads, self.head_dim = num_heads, dim // num_heads
-        self.scale = variant.qk_scale or self.head_dim**-0.5
         self.qkv = dense(dim, 3 * dim, bias=variant.qkv_bias)
         self.pos_emb_funct = PositionBias(num_heads, length, side)
-        self.attn_drop = dropout(variant.attn_drop_rate)
+        scale = variant.qk_scale or (dim // num_heads) ** -0.5
+        self.attention = SelfAttention(num_heads, scale, dropout(variant.attn_drop_rate))
         self.proj = dense(dim, dim)
         self.proj_drop = dropout(variant.drop_rate)
 
     def construct(self, x):
-        _, length, dim = x.shape
-        qkv = self.qkv(x).reshape(-1, length, 3, self.num_heads, self.head_dim)
-        q, k, v = ops.unstack(qkv.transpose(2, 0, 3, 1, 4))  # (N, heads, L, head_dim) each
-        scores = ops.matmul(q * self.scale, k.swapaxes(2, 3)) + self.pos_emb_funct(length)  # (N, heads, L, L)
-        x = ops.matmul(self.attn_drop(ops.softmax(scores, axis=-1)), v)
-        x = x.transpose(0, 2, 1, 3).reshape(-1, length, dim)  # (N, L, C)
+        x = self.attention(self.qkv(x), self.pos_emb_funct(x.shape[1]))
         return self.proj_drop(self.proj(x))
 
 

@@ -19,7 +19,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
 from ..errors import refuse_pretrained
-from ..layers import GELU, BatchNorm2d, Conv2d, Dense, GlobalAvgPool, Kernel
+from ..layers import GELU, BatchNorm2d, Conv2d, Dense, GlobalAvgPool, Kernel, SelfAttention
 from .family import check_out_indices, image_config
 
 __all__ = ["FastViT", "FastViTFeatures"]
@@ -193,18 +193,14 @@ class Attention(nn.Cell):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.num_heads = dim // self.head_dim
-        self.scale = self.head_dim**-0.5
+        self.attention = SelfAttention(dim // self.head_dim, self.head_dim**-0.5)
         self.qkv = Dense(dim, 3 * dim, weight_init=Normal(0.02), has_bias=False)
         self.proj = Dense(dim, dim, weight_init=Normal(0.02), bias_init="zeros")
 
     def construct(self, x):
         b, c, h, w = x.shape
         tokens = x.reshape(b, c, h * w).transpose(0, 2, 1)  # (B, N, C)
-        qkv = self.qkv(tokens).reshape(b, h * w, 3, self.num_heads, self.head_dim)
-        q, k, v = ops.unstack(qkv.transpose(2, 0, 3, 1, 4))  # (B, heads, N, 32) each
-        attention = ops.softmax(ops.matmul(q * self.scale, k.swapaxes(2, 3)), axis=-1)  # (B, heads, N, N)
-        tokens = ops.matmul(attention, v).transpose(0, 2, 1, 3).reshape(b, h * w, c)
+        tokens = self.attention(self.qkv(tokens))
         return self.proj(tokens).transpose(0, 2, 1).reshape(b, c, h, w)
 
 

@@ -11,7 +11,7 @@ from .tensors import scaled
 
 __all__ = ["GlobalNormClip"]
 
-_SOURCE = Path(__file__).with_name("norm.cc")
+_SOURCE = Path(__file__).with_name("updates.cc")
 
 
 class GlobalNormClip(nn.Cell):

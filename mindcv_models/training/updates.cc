@@ -1,7 +1,8 @@
-// Updates of many float32 parameters by one operator on the CPU, for ops.Custom ("aot"), in place.
+// Updates of many float32 parameters by one operator on the CPU, for ops.Custom ("aot"), in place; and the norm of their
+// gradients.
 //
 // MindSpore has an operator for each parameter, and starting them takes longer than what they compute. Every number is
-// computed on its own, so that results do not depend on the number of threads.
+// computed on its own and each tensor's sum too, so that results do not depend on the number of threads.
 
 #pragma GCC optimize("no-math-errno")  // so that square roots become vector instructions
 
@@ -15,22 +16,41 @@
 namespace {
 
 constexpr int64_t kPart = 1 << 14;  // numbers that a thread takes at a time
+constexpr int64_t kLane = 16;       // sums that the compiler turns into vector instructions
+constexpr int64_t kBlock = 4096;    // numbers that are added up in float32
 
 struct Part {
   int tensor;
   int64_t begin, end;
 };
 
+int64_t size_of(int dimensions, const int64_t *shape) {
+  return std::accumulate(shape, shape + dimensions, int64_t{1}, std::multiplies<int64_t>());
+}
+
 // Calls function(k, begin, end) for all parts of the tensors k, whose shapes are given.
 template <typename Function>
 void each_part(int count, const int *dimensions, int64_t *const *shapes, Function function) {
   std::vector<Part> parts;
   for (int k = 0; k < count; ++k) {
-    const int64_t size = std::accumulate(shapes[k], shapes[k] + dimensions[k], int64_t{1}, std::multiplies<int64_t>());
+    const int64_t size = size_of(dimensions[k], shapes[k]);
     for (int64_t begin = 0; begin < size; begin += kPart) parts.push_back({k, begin, std::min(size, begin + kPart)});
   }
 #pragma omp parallel for schedule(dynamic)
   for (size_t i = 0; i < parts.size(); ++i) function(parts[i].tensor, parts[i].begin, parts[i].end);
+}
+
+double sum_of_squares_of(const float *values, int64_t size) {
+  double sum = 0;
+  for (int64_t begin = 0; begin < size; begin += kBlock) {
+    const int64_t end = std::min(size, begin + kBlock), whole = begin + (end - begin) / kLane * kLane;
+    float lanes[kLane] = {};
+    for (int64_t i = begin; i < whole; i += kLane)
+      for (int64_t k = 0; k < kLane; ++k) lanes[k] += values[i + k] * values[i + k];
+    for (int64_t i = whole; i < end; ++i) lanes[i - whole] += values[i] * values[i];
+    sum = std::accumulate(lanes, lanes + kLane, sum);
+  }
+  return sum;
 }
 
 }  // namespace
@@ -69,5 +89,17 @@ extern "C" int average(int total, void **tensors, int *dimensions, int64_t **sha
     for (int64_t i = begin; i < end; ++i) averages[i] = keep * averages[i] + (1 - keep) * values[i];
   });
   *static_cast<float *>(tensors[total - 1]) = 0;
+  return 0;
+}
+
+// tensors: any number of them; then the sum (1)
+extern "C" int sum_of_squares(int count, void **tensors, int *dimensions, int64_t **shapes, const char **, void *,
+                              void *) {
+  std::vector<double> sums(count - 1);
+#pragma omp parallel for schedule(dynamic)
+  for (int k = 0; k < count - 1; ++k) {
+    sums[k] = sum_of_squares_of(static_cast<const float *>(tensors[k]), size_of(dimensions[k], shapes[k]));
+  }
+  *static_cast<float *>(tensors[count - 1]) = static_cast<float>(std::accumulate(sums.begin(), sums.end(), 0.));
   return 0;
 }
