@@ -63,6 +63,8 @@ def test_gradients_belong_to_their_cells():
         ("Conv2D", nn.Conv2d(8, 8, 3, group=2), "convolution 3x3 grouped"),
         ("BiasAdd", nn.Conv2d(8, 8, 3), "BiasAdd"),
         ("Conv2D", None, "Conv2D"),
+        ("Custom", nn.LayerNorm((8,)), "LayerNorm in C++"),
+        ("Custom", None, "Custom"),
         ("GraphKernel_Mul_Add_fusion", None, "fused arithmetic"),
     ],
 )  # fmt: skip

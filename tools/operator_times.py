@@ -85,13 +85,14 @@ def _operator(row, cells, steps):
 def _kind(primitive, cell, backward=False):
     if primitive.startswith("GraphKernel"):
         return "fused arithmetic"
+    own = primitive == "Custom" and cell is not None
     if not primitive.startswith(("Conv2D", "Custom")) or not hasattr(cell, "kernel_size"):
-        return primitive
+        return f"{type(cell).__name__} in C++" + (" backward" if backward else "") if own else primitive
     size, stride = cell.kernel_size[0], cell.stride[0]
     kind = f"convolution {size}x{size}" + (f" stride {stride}" if stride > 1 else "")
     if cell.group > 1:
         kind += " depthwise" if cell.group == cell.in_channels else " grouped"
-    return kind + (" in C++" if primitive == "Custom" else "") + (" backward" if backward else "")
+    return kind + (" in C++" if own else "") + (" backward" if backward else "")
 
 
 def show(operators, whole, cells):

@@ -1,37 +1,20 @@
 // Multi-head self-attention of float32 tokens and its gradient on the CPU, for ops.Custom ("aot").
 //
-// Queries, keys and values are read where the linear layer before put them, (N, L, 3 * heads * D). A thread computes a head
-// of a sequence at a time, so that its scores stay in the caches, and no sum is split between threads.
+// Queries, keys and values are read where the linear layer before put them, (N, L, 3 * heads * D). A thread computes a
+// head of a sequence at a time, so that its scores stay in the caches, and no sum is split between threads.
 
 #include <omp.h>
 
 #include <cmath>
-#include <cstring>
 
+#include "power.h"
 #include "tiles.h"
 
 namespace {
 
-#ifdef __AVX512F__
-#pragma GCC target("prefer-vector-width=512")  // all of a register; the compiler takes half of it else
-#endif
-
-// e^x for x <= 0, as 2^k 2^f with f in [-1/2, 1/2].
+// e^x for x <= 0; NaN stays.
 inline float exponential(float x) {
-  const float shift = 12582912.f;  // 1.5 * 2^23: what is added to it is rounded to a whole number
-  const float z = (x > -87.f ? x : -87.f) * 1.44269504088896341f;
-  const float shifted = z + shift, f = z - (shifted - shift);
-  float power = f * 1.5345822235e-4f + 1.3399935652e-3f;
-  power = power * f + 9.6184889610e-3f;
-  power = power * f + 5.5503287661e-2f;
-  power = power * f + 2.4022646890e-1f;
-  power = power * f + 6.9314720574e-1f;
-  power = power * f + 1.f;
-  uint32_t bits, whole;
-  std::memcpy(&bits, &power, sizeof(bits));
-  std::memcpy(&whole, &shifted, sizeof(whole));
-  bits += whole << 23;
-  std::memcpy(&power, &bits, sizeof(bits));
+  const float power = power_of_two((x > -87.f ? x : -87.f) * 1.44269504088896341f);  // log2(e)
   return x == x ? power : x;
 }
 
@@ -122,7 +105,8 @@ extern "C" int attention(int, void **tensors, int *dimensions, int64_t **shapes,
 }
 
 // tensors: qkv, bias, settings, gradient of the result; gradients of qkv and bias
-extern "C" int attention_gradient(int, void **tensors, int *dimensions, int64_t **shapes, const char **, void *, void *) {
+extern "C" int attention_gradient(int, void **tensors, int *dimensions, int64_t **shapes, const char **, void *,
+                                  void *) {
   const Attention a(tensors, dimensions, shapes);
   const float *gradient = static_cast<float *>(tensors[3]);
   float *to = static_cast<float *>(tensors[4]), *bias_gradient = static_cast<float *>(tensors[5]);
@@ -130,7 +114,7 @@ extern "C" int attention_gradient(int, void **tensors, int *dimensions, int64_t 
 #pragma omp parallel for schedule(dynamic)
   for (int64_t head = 0; head < a.heads; ++head) {
     float *shares = scratch(a.space()), *slopes = shares + a.square(), *panels = slopes + a.square();
-    for (int64_t n = 0; n < a.batch; ++n) {
+    for (int64_t n = 0; n < a.batch; ++n) {  // not by several threads: the bias has one gradient for all sequences
       const Rows out{gradient + n * a.length * a.channels + head * a.depth, a.channels, 1};
       const Rows queries = a.part(n, head, 0), keys = a.part(n, head, 1), values = a.part(n, head, 2);
       const auto write = [&](const Rows &left, const Rows &right, int64_t part, float factor) {

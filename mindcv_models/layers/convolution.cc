@@ -1,8 +1,8 @@
 // Convolution of float32 maps with kernels of 3x3, padded by 1, and its gradients on the CPU, for ops.Custom ("aot").
 //
-// MindSpore's own operator copies maps to a matrix with a row for every tap of the kernel. Here some rows of the maps are
-// copied once, with zeros around them, and what a tap meets along a row of outputs is a run of adjacent numbers in that
-// copy. Every number is summed up in one order, so that results do not depend on the number of threads.
+// MindSpore's own operator copies maps to a matrix with a row for every tap of the kernel. Here some rows of the maps
+// are copied once, with zeros around them, and what a tap meets along a row of outputs is a run of adjacent numbers in
+// that copy. Every number is summed up in one order, so that results do not depend on the number of threads.
 
 #include <omp.h>
 
@@ -24,12 +24,13 @@ struct Shapes {
   int64_t batch, channels, height, width, outputs, out_height, out_width;
 };
 
-// Rows of a map with zeros around them, for `rows` x `columns` outputs. Every `stride`-th row and column lie in a plane of
-// their own, and each row ends where the zero before the next one is, so that outputs have a column more than needed.
+// Rows of a map with zeros around them, for `rows` x `columns` outputs. Every `stride`-th row and column lie in a plane
+// of their own, and each row ends where the zero before the next one is: outputs have a column more than needed.
 template <int stride>
 struct Strip {
   Strip(int64_t rows, int64_t columns)
-      : rows(rows + 2 / stride), pitch(columns + 1), plane(this->rows * pitch), size(stride * stride * plane + kColumns) {}
+      : rows(rows + 2 / stride), pitch(columns + 1), plane(this->rows * pitch),
+        size(stride * stride * plane + kColumns) {}
 
   // Where the number that the tap of row y and column x (0 to 2) meets lies, from that of the first output on.
   int64_t tap(int y, int x) const {
@@ -175,8 +176,8 @@ void convolve(void **tensors, int64_t **dimensions) {
              });
 }
 
-// Pixels whose row and column leave some remainders by the stride met the same taps: a part of the gradient of maps that
-// is a convolution of the gradient of the result.
+// Pixels whose row and column leave some remainders by the stride met the same taps: a part of the gradient of maps
+// that is a convolution of the gradient of the result.
 template <int stride>
 struct Remainder {
   Remainder(int y, int x, const Shapes &s, const float *weight, const Strip<1> &strip)
@@ -257,8 +258,8 @@ struct Pixels {
 
 // Adds what an image adds to the gradient of the weights of kRows outputs, for `count` columns.
 template <int stride>
-void weigh(const float *gradient, int64_t size, const Pixels<stride> &pixels, int64_t column, int64_t count, float *sums,
-           int64_t pitch) {
+void weigh(const float *gradient, int64_t size, const Pixels<stride> &pixels, int64_t column, int64_t count,
+           float *sums, int64_t pitch) {
   each_run(count, [&](int64_t first, auto lanes) {
     const float *met[lanes];
     for (int c = 0; c < lanes; ++c) met[c] = pixels.met(column + first + c * kLane);

@@ -7,34 +7,17 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
+
+#include "power.h"
 
 namespace {
 
 constexpr int64_t kRun = 64;          // numbers in a loop that the compiler turns into vector instructions
 constexpr int64_t kBlock = 64 * kRun;  // numbers that a thread takes at a time; fewer than four are left to one thread
 
-#ifdef __AVX512F__
-#pragma GCC target("prefer-vector-width=512")  // all of a register; the compiler takes half of it else
-#endif
-
-// exp(-t^2 / 2) for t from 0 to 13, as 2^k 2^f with f in [-1/2, 1/2].
+// exp(-t^2 / 2) for t from 0 to 13.
 inline float bell(float t) {
-  const float shift = 12582912.f;  // 1.5 * 2^23: what is added to it is rounded to a whole number
-  const float z = t * t * -0.721347520444481703f;  // log2(e) / 2
-  const float shifted = z + shift, f = z - (shifted - shift);
-  float power = f * 1.5345822235e-4f + 1.3399935652e-3f;
-  power = power * f + 9.6184889610e-3f;
-  power = power * f + 5.5503287661e-2f;
-  power = power * f + 2.4022646890e-1f;
-  power = power * f + 6.9314720574e-1f;
-  power = power * f + 1.f;
-  uint32_t bits, whole;
-  std::memcpy(&bits, &power, sizeof(bits));
-  std::memcpy(&whole, &shifted, sizeof(whole));
-  bits += whole << 23;
-  std::memcpy(&power, &bits, sizeof(bits));
-  return power;
+  return power_of_two(t * t * -0.721347520444481703f);  // log2(e) / 2
 }
 
 // 1 / (e^{t^2/2} Phi(-t)), Mills' ratio the other way up, within 8e-9 / max(1, t) of Phi(-t) on [0, 6].

@@ -1,8 +1,8 @@
 // Linear layers and 1x1 convolutions of float32 tensors, their biases and their gradients on the CPU, for ops.Custom
 // ("aot").
 //
-// MindSpore's products of matrices reach half to two thirds of what a core can do, and biases and their gradients are
-// operators of their own. Every number is summed up in one order, so that results do not depend on the number of threads.
+// MindSpore's own products are about as fast, but biases, their gradients and transposed copies are operators of their
+// own there. Every number is summed up in one order, so that results do not depend on the number of threads.
 
 #include <omp.h>
 
@@ -10,10 +10,10 @@
 
 namespace {
 
-constexpr int64_t kDepth = 256;      // rows of a panel, at most
-constexpr int64_t kTilesDown = 64;   // tiles below each other in a block of the result, at most
-constexpr int64_t kPanels = 16;      // panels beside each other, at most
-constexpr int64_t kSmallMap = 256;   // pixels of a map that is too small for a product of its own
+constexpr int64_t kDepth = 256;     // rows of a panel, at most
+constexpr int64_t kTilesDown = 64;  // tiles below each other in a block of the result, at most
+constexpr int64_t kPanels = 16;     // panels beside each other, at most
+constexpr int64_t kSmallMap = 256;  // pixels of a map that is too small for a product of its own
 
 // The number in row i and column j of matrix b is data[b * batch + i * row + j * column].
 struct Matrix {
@@ -41,9 +41,9 @@ struct Size {
   int64_t results = 1, summands = 1;  // matrices of the result; products whose sum it is
 };
 
-// Adds `depth` products to a tile of kRows rows that are `pitch` apart; or, the first time, to a bias for each row or for
-// each column. The next numbers of the rows of the left factor are `step` apart. A function of its own, so that pointers
-// stay in registers.
+// Adds `depth` products to a tile of kRows rows that are `pitch` apart; or, the first time, to a bias for each row or
+// for each column. The next numbers of the rows of the left factor are `step` apart. A function of its own, so that
+// pointers stay in registers.
 template <int lanes>
 __attribute__((noinline)) void add(const float *const (&left)[kRows], int64_t step, const float *panel, int64_t depth,
                                    float *tile, int64_t pitch, const Start *start) {
@@ -143,18 +143,16 @@ struct Maps {
 
   int64_t matrices() const { return together ? 1 : images; }
   int64_t columns() const { return together ? images * pixels : pixels; }
-  // The numbers of the matrices; of small maps they are copied to `space`.
-  float *read(float *maps, std::unique_ptr<float[]> &space) const {
+  // Where the numbers of the matrices lie, or are to be written: in the maps, or in `space` for small ones.
+  float *place(float *maps, std::unique_ptr<float[]> &space) const {
     if (!together) return maps;
     space = unset(images * channels * pixels);
-    each_map([&](int64_t map, int64_t place) { std::copy_n(maps + map, pixels, space.get() + place); });
     return space.get();
   }
-  // Where the numbers are to be written, `space` for small maps, which `write` copies.
-  float *target(float *maps, std::unique_ptr<float[]> &space) const {
-    if (!together) return maps;
-    space = unset(images * channels * pixels);
-    return space.get();
+  float *read(float *maps, std::unique_ptr<float[]> &space) const {
+    float *to = place(maps, space);
+    if (together) each_map([&](int64_t map, int64_t place) { std::copy_n(maps + map, pixels, to + place); });
+    return to;
   }
   void write(const std::unique_ptr<float[]> &space, float *maps) const {
     if (together) each_map([&](int64_t map, int64_t place) { std::copy_n(space.get() + place, pixels, maps + map); });
@@ -179,7 +177,7 @@ void convolve(const Maps &from, float *maps, const float *weight, int64_t output
   const int64_t columns = from.columns();
   multiply({to.channels, columns, from.channels, from.matrices()}, {weight, output, channel, 0},
            {from.read(maps, space), columns, 1, from.channels * columns},
-           {to.target(result, result_space), columns, to.channels * columns, bias});
+           {to.place(result, result_space), columns, to.channels * columns, bias});
   to.write(result_space, result);
 }
 
@@ -243,7 +241,8 @@ OPERATOR(pointwise_weight_gradient) {
   std::unique_ptr<float[]> space, result_space;
   const int64_t columns = maps.columns();
   const float *gradient = result.read(tensor(tensors, 1), result_space);
-  multiply({result.channels, maps.channels, columns, 1, maps.matrices()}, {gradient, columns, 1, result.channels * columns},
+  multiply({result.channels, maps.channels, columns, 1, maps.matrices()},
+           {gradient, columns, 1, result.channels * columns},
            {maps.read(tensor(tensors, 0), space), 1, columns, maps.channels * columns},
            {tensor(tensors, 3), maps.channels, 0});
   float *bias_gradient = tensor(tensors, 4);
