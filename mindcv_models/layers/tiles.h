@@ -46,13 +46,22 @@ inline float sum(const float *values, int64_t count) {
   return total;
 }
 
+// A lane that stays in a register: GCC would read it again for every product of AVX2, which has fewer ports to read
+// than it needs for that.
+inline Lane in_register(Lane value) {
+#ifdef __x86_64__
+  asm("" : "+v"(value));
+#endif
+  return value;
+}
+
 // sums[r][c] += left(r, k) * the lane at right(k, c), for k from 0 to depth - 1 in this order.
 template <int lanes, typename Left, typename Right>
 inline void multiply(int64_t depth, Left left, Right right, Lane (&sums)[kRows][lanes]) {
   for (int64_t k = 0; k < depth; ++k) {
     Lane factors[lanes];
 #pragma GCC unroll 3
-    for (int c = 0; c < lanes; ++c) factors[c] = lane(right(k, c));
+    for (int c = 0; c < lanes; ++c) factors[c] = in_register(lane(right(k, c)));
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const float factor = left(r, k);
@@ -103,21 +112,21 @@ inline void transpose(Lane (&square)[kLane]) {
 // Copies `depth` rows of up to `pitch` columns to a panel, `pitch` from one row to the next; to be read by whole lanes.
 inline void pack(const float *from, int64_t row, int64_t column, int64_t depth, int64_t columns, float *panel,
                  int64_t pitch) {
-  for (int64_t first = 0; first < columns; first += kLane) {
+  const int64_t whole = column == 1 ? columns / kLane * kLane : 0;
+  for (int64_t k = 0; k < depth; ++k)
+    for (int64_t c = 0; c < whole; c += kLane) lane(panel + k * pitch + c) = lane(from + k * row + c);
+  for (int64_t first = whole; first < columns; first += kLane) {
     const float *sources[kLane];
     for (int64_t c = 0; c < kLane; ++c) sources[c] = from + std::min(first + c, columns - 1) * column;
     float *to = panel + first;
     int64_t k = 0;
-    if (column == 1 && first + kLane <= columns) {
-      for (; k < depth; ++k) lane(to + k * pitch) = lane(sources[0] + k * row);
-    } else if (row == 1) {
+    if (row == 1)
       for (; k + kLane <= depth; k += kLane) {
         Lane square[kLane];
         for (int c = 0; c < kLane; ++c) square[c] = lane(sources[c] + k);
         transpose(square);
         for (int c = 0; c < kLane; ++c) lane(to + (k + c) * pitch) = square[c];
       }
-    }
     for (; k < depth; ++k)
       for (int c = 0; c < kLane; ++c) to[k * pitch + c] = sources[c][k * row];
   }
