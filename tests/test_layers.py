@@ -9,6 +9,7 @@ import sys
 import mindspore as ms
 import numpy as np
 import pytest
+import torch
 from mindcv.utils.amp import auto_mixed_precision
 from mindspore import nn, ops
 from scipy import special
@@ -415,6 +416,17 @@ def test_convolutions_by_tiles_are_convolutions():
     np.testing.assert_allclose(found, exact, rtol=0, atol=1e-5)
 
 
+def attention_in_float64(qkv, weights, heads, table):
+    """What :func:`outcomes` has, by PyTorch."""
+    qkv = torch.tensor(qkv, dtype=torch.float64, requires_grad=True)
+    bias = None if table is None else torch.tensor(table.asnumpy(), dtype=torch.float64, requires_grad=True)
+    count, length, _ = qkv.shape
+    q, k, v = qkv.reshape(count, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).reshape(weights.shape)
+    (out * torch.tensor(weights)).sum().backward()
+    return [each.detach().numpy() for each in (out, qkv.grad, *([] if bias is None else [bias.grad]))]
+
+
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("shape", [(6, 4), (2, 3, 4), (2, 3, 5, 4)], ids=["rows", "tokens", "maps"])
 def test_a_linear_layer_without_loops_is_mindspores_to_the_last_bit(shape, bias, mode):
@@ -436,7 +448,7 @@ def test_a_linear_layer_without_loops_is_mindspores_to_the_last_bit(shape, bias,
 @pytest.mark.parametrize(
     ("count", "length", "heads", "width"), [(3, 1, 1, 8), (2, 49, 2, 32), (1, 53, 3, 20), (2, 130, 1, 50), (5, 4, 2, 7)]
 )
-def test_attention_by_loops_equals_the_one_by_operators(count, length, heads, width, bias):
+def test_attention_by_loops_and_by_operators_is_exact(count, length, heads, width, bias):
     class Cell(nn.Cell):
         def __init__(self):
             super().__init__()
@@ -451,5 +463,10 @@ def test_attention_by_loops_equals_the_one_by_operators(count, length, heads, wi
     assert own.attention.loops is not None
     with backend.portable_form():
         plain = Cell()
-    x = 2 * np.random.default_rng(0).standard_normal((count, length, 3 * heads * width))
-    assert_same(own, plain, x, tolerance=2e-6)
+    rng = np.random.default_rng(0)
+    x = 2 * rng.standard_normal((count, length, 3 * heads * width)).astype(np.float32)
+    weights = rng.standard_normal((count, length, heads * width)).astype(np.float32)
+    exact = attention_in_float64(x, weights, heads, own.table)
+    for cell in (own, plain):
+        for found, expected in zip(outcomes(cell, ms.Tensor(x), ms.Tensor(weights)), exact, strict=True):
+            assert np.abs(found - expected).max() <= 2e-6 * np.abs(expected).max()
