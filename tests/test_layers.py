@@ -25,6 +25,7 @@ from mindcv_models.layers import (
     LayerNorm,
     LoopConv2d,
     Pointwise,
+    ScaledResidual,
     SelfAttention,
     Winograd,
     products,
@@ -414,6 +415,25 @@ def test_convolutions_by_tiles_are_convolutions():
     exact, found = (out.asnumpy() for out in network(ms.Tensor(x)))
     assert exact.std() > 0.5
     np.testing.assert_allclose(found, exact, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (1, 48, 16, 16), (3, 5, 1, 1), (2, 7, 33, 9)])
+def test_scaled_residual_by_loops_equals_the_one_by_operators(shape):
+    class Cell(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            scale = np.random.default_rng(3).standard_normal((shape[1], 1, 1)).astype(np.float32)
+            self.scale = ms.Parameter(ms.Tensor(scale), name="scale")
+            self.residual = ScaledResidual()
+
+        def construct(self, x):
+            return self.residual(x, self.scale, ops.sin(x))
+
+    own = Cell().set_train()
+    assert own.residual.loops is not None
+    with backend.portable_form():
+        plain = Cell().set_train()
+    assert_same(own, plain, np.random.default_rng(0).standard_normal(shape), tolerance=2e-6)
 
 
 def attention_in_float64(qkv, weights, heads, table):

@@ -9,6 +9,7 @@ from .kernel import Kernel
 from .nms import NMS
 from .normalization import BatchNorm2d, ChannelNorm, LayerNorm
 from .pooling import GlobalAvgPool
+from .residual import ScaledResidual
 from .resize import resize, resize_nearest
 from .roi_align import RoIAlign
 from .winograd import Winograd
@@ -27,6 +28,7 @@ __all__ = [
     "LoopConv2d",
     "Pointwise",
     "RoIAlign",
+    "ScaledResidual",
     "SelfAttention",
     "Winograd",
     "deformable_conv2d",

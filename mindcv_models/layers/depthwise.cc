@@ -82,8 +82,12 @@ void sum_taps(Padded<size, stride> &map, int64_t offset, const float *kernel, fl
     }
   }
   for (int64_t row = 0; row < std::min<int64_t>(rows, height); ++row)
-    for (int64_t x = 0; x < std::min<int64_t>(columns, width); ++x)
-      out[row * pitch + x] = sums[row][x / kLane][x % kLane] + bias;
+    for (int64_t x = 0; x < std::min<int64_t>(columns, width); x += kLane) {
+      const Lane result = sums[row][x / kLane] + bias;
+      float *to = out + row * pitch + x;
+      if (x + kLane <= width) std::memcpy(to, &result, sizeof(Lane));
+      else for (int64_t i = 0; i < width - x; ++i) to[i] = result[i];
+    }
 }
 
 // The tiles of the result below each other from column `x` on; returns how many columns that are.
@@ -93,6 +97,17 @@ int64_t sum_strip(Padded<size, stride> &map, int64_t x, const float *kernel, flo
     sum_taps<columns>(map, y * map.pitch() + x, kernel, bias, out + y * s.out_width + x, s.out_width, s.out_height - y,
                       s.out_width - x);
   return columns;
+}
+
+// A whole result.
+template <int size, int stride>
+void sum_plane(Padded<size, stride> &map, const float *kernel, float bias, float *out, const Shapes &s) {
+  for (int64_t x = 0; x < s.out_width;) {
+    const int64_t left = s.out_width - x;
+    x += left > 2 * kLane ? sum_strip<4 * kLane>(map, x, kernel, bias, out, s)
+         : left > kLane   ? sum_strip<2 * kLane>(map, x, kernel, bias, out, s)
+                          : sum_strip<kLane>(map, x, kernel, bias, out, s);
+  }
 }
 
 // tensors: maps (B, C, H, W), weight (C * M, 1, K, K), bias (C * M), result (B, C * M, Ho, Wo)
@@ -110,14 +125,8 @@ int convolve(void **tensors, int64_t **dimensions) {
       map.read(maps + plane * s.in_size());
       for (int64_t m = 0; m < s.multiplier; ++m) {
         const int64_t channel = plane % s.channels * s.multiplier + m;
-        const float *kernel = weight + channel * size * size;
-        float *out = result + (plane * s.multiplier + m) * s.out_size();
-        for (int64_t x = 0; x < s.out_width;) {
-          const int64_t left = s.out_width - x;
-          x += left > 2 * kLane ? sum_strip<4 * kLane>(map, x, kernel, biases[channel], out, s)
-               : left > kLane   ? sum_strip<2 * kLane>(map, x, kernel, biases[channel], out, s)
-                                : sum_strip<kLane>(map, x, kernel, biases[channel], out, s);
-        }
+        sum_plane(map, weight + channel * size * size, biases[channel],
+                  result + (plane * s.multiplier + m) * s.out_size(), s);
       }
     }
   }
@@ -200,6 +209,8 @@ int differentiate(void **tensors, int64_t **dimensions) {
   float *bias_gradient = static_cast<float *>(tensors[5]);
   const Shapes s(dimensions[0], dimensions[2]);
   constexpr int64_t taps = size * size;
+  // The gradient of a map is then the convolution of the result's gradient with the kernel turned by 180 degrees.
+  const bool turned = stride == 1 && s.multiplier == 1;
 #pragma omp parallel
   {
     Padded<size, stride> map(s), gradient(s);
@@ -212,18 +223,23 @@ int differentiate(void **tensors, int64_t **dimensions) {
       for (int64_t b = 0; b < s.batch; ++b) {
         const int64_t plane = b * s.channels + channel;
         map.read(maps + plane * s.in_size());
-        gradient.clear();
+        if (!turned) gradient.clear();
         for (int64_t m = 0; m < s.multiplier; ++m) {
           const float *source = result_gradient + (plane * s.multiplier + m) * s.out_size();
           rows.read(source);
           bias_sums[m] += sum(source, s.out_size());
           const float *kernel = weight + (channel * s.multiplier + m) * taps;
-          for (int64_t y = 0; y < size; ++y) {
-            weigh(map, y, rows, sums.data() + m * taps + y * size);
-            spread(gradient, y, kernel + y * size, rows);
+          for (int64_t y = 0; y < size; ++y) weigh(map, y, rows, sums.data() + m * taps + y * size);
+          if (turned) {
+            float kernel_turned[taps];
+            std::reverse_copy(kernel, kernel + taps, kernel_turned);
+            gradient.read(source);
+            sum_plane(gradient, kernel_turned, 0, maps_gradient + plane * s.in_size(), s);
+          } else {
+            for (int64_t y = 0; y < size; ++y) spread(gradient, y, kernel + y * size, rows);
           }
         }
-        gradient.write(maps_gradient + plane * s.in_size());
+        if (!turned) gradient.write(maps_gradient + plane * s.in_size());
       }
       std::copy(sums.begin(), sums.end(), weight_gradient + channel * s.multiplier * taps);
       std::copy(bias_sums.begin(), bias_sums.end(), bias_gradient + channel * s.multiplier);

@@ -19,7 +19,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
 from ..errors import refuse_pretrained
-from ..layers import GELU, BatchNorm2d, Conv2d, Dense, GlobalAvgPool, Kernel, SelfAttention
+from ..layers import GELU, BatchNorm2d, Conv2d, Dense, GlobalAvgPool, Kernel, ScaledResidual, SelfAttention
 from .family import check_out_indices, image_config
 
 __all__ = ["FastViT", "FastViTFeatures"]
@@ -171,6 +171,7 @@ class RepMixer(nn.Cell):
         self.norm = SkipNorm(dim)
         self.mixer = MobileOneBlock(dim, dim, 3, groups=dim, act=False)
         self.layer_scale = layer_scale(dim, layer_scale_init)
+        self.residual = ScaledResidual()
 
     def fuse(self) -> nn.Cell:
         conv = self.mixer.rbr_conv[0].conv
@@ -179,7 +180,7 @@ class RepMixer(nn.Cell):
         return FusedBlock((Kernel.identity(conv.in_channels, size, groups) + mixed).conv(like=conv))
 
     def construct(self, x):
-        return x + self.layer_scale * (self.mixer(x) - self.norm(x))
+        return self.residual(x, self.layer_scale, self.mixer(x) - self.norm(x))
 
 
 class Attention(nn.Cell):
@@ -242,10 +243,11 @@ class RepMixerBlock(nn.Cell):
         self.convffn = ConvFFN(dim, int(dim * mlp_ratio), drop_rate)
         self.layer_scale = layer_scale(dim, layer_scale_init)
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+        self.residual = ScaledResidual()
 
     def construct(self, x):
         x = self.token_mixer(x)
-        return x + self.drop_path(self.layer_scale * self.convffn(x))
+        return self.residual(x, self.layer_scale, self.drop_path(self.convffn(x)))
 
 
 class AttentionBlock(nn.Cell):
@@ -262,10 +264,11 @@ class AttentionBlock(nn.Cell):
         self.layer_scale_1 = layer_scale(dim, layer_scale_init)
         self.layer_scale_2 = layer_scale(dim, layer_scale_init)
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+        self.residual = ScaledResidual()
 
     def construct(self, x):
-        x = x + self.drop_path(self.layer_scale_1 * self.token_mixer(self.norm(x)))
-        return x + self.drop_path(self.layer_scale_2 * self.convffn(x))
+        x = self.residual(x, self.layer_scale_1, self.drop_path(self.token_mixer(self.norm(x))))
+        return self.residual(x, self.layer_scale_2, self.drop_path(self.convffn(x)))
 
 
 class RepCPE(nn.Cell):
