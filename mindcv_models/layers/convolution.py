@@ -9,7 +9,7 @@ from .. import backend
 from .custom import Loops, in_graph_mode
 from .products import depthwise, no_bias, products
 
-_DEPTHWISE = ((3, 1), (3, 2), (7, 1), (7, 2))  # sizes of the kernel and strides
+_DEPTHWISE = ((1, 1), (1, 2), (3, 1), (3, 2), (7, 1), (7, 2))  # sizes of the kernel and strides
 _FEWEST_CHANNELS = 8  # of a 3x3 convolution by loops: with fewer, the gradient of its weight leaves lanes empty
 
 

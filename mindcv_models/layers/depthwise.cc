@@ -258,6 +258,8 @@ int differentiate(void **tensors, int64_t **dimensions) {
 #define DEPTHWISE(size, stride)             \
   OPERATOR(convolve, convolve, size, stride) \
   OPERATOR(differentiate, differentiate, size, stride)
+DEPTHWISE(1, 1)
+DEPTHWISE(1, 2)
 DEPTHWISE(3, 1)
 DEPTHWISE(3, 2)
 DEPTHWISE(7, 1)
