@@ -49,7 +49,7 @@ inline float sum(const float *values, int64_t count) {
 // A lane that stays in a register: GCC would read it again for every product of AVX2, which has fewer ports to read
 // than it needs for that.
 inline Lane in_register(Lane value) {
-#ifdef __x86_64__
+#ifdef __AVX__
   asm("" : "+v"(value));
 #endif
   return value;
