@@ -436,17 +436,6 @@ def test_scaled_residual_by_loops_equals_the_one_by_operators(shape):
     assert_same(own, plain, np.random.default_rng(0).standard_normal(shape), tolerance=2e-6)
 
 
-def attention_in_float64(qkv, weights, heads, table):
-    """What :func:`outcomes` has, by PyTorch."""
-    qkv = torch.tensor(qkv, dtype=torch.float64, requires_grad=True)
-    bias = None if table is None else torch.tensor(table.asnumpy(), dtype=torch.float64, requires_grad=True)
-    count, length, _ = qkv.shape
-    q, k, v = qkv.reshape(count, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
-    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).reshape(weights.shape)
-    (out * torch.tensor(weights)).sum().backward()
-    return [each.detach().numpy() for each in (out, qkv.grad, *([] if bias is None else [bias.grad]))]
-
-
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("shape", [(6, 4), (2, 3, 4), (2, 3, 5, 4)], ids=["rows", "tokens", "maps"])
 def test_a_linear_layer_without_loops_is_mindspores_to_the_last_bit(shape, bias, mode):
@@ -462,6 +451,17 @@ def test_a_linear_layer_without_loops_is_mindspores_to_the_last_bit(shape, bias,
     np.testing.assert_array_equal(*outputs)
     for mine, theirs in zip(*slopes):
         np.testing.assert_array_equal(mine, theirs)
+
+
+def attention_in_float64(qkv, weights, heads, table):
+    """What :func:`outcomes` has, by PyTorch."""
+    qkv = torch.tensor(qkv, dtype=torch.float64, requires_grad=True)
+    bias = None if table is None else torch.tensor(table.asnumpy(), dtype=torch.float64, requires_grad=True)
+    count, length, _ = qkv.shape
+    q, k, v = qkv.reshape(count, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).reshape(weights.shape)
+    (out * torch.tensor(weights)).sum().backward()
+    return [each.detach().numpy() for each in (out, qkv.grad, *([] if bias is None else [bias.grad]))]
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
@@ -489,4 +489,5 @@ def test_attention_by_loops_and_by_operators_is_exact(count, length, heads, widt
     exact = attention_in_float64(x, weights, heads, own.table)
     for cell in (own, plain):
         for found, expected in zip(outcomes(cell, ms.Tensor(x), ms.Tensor(weights)), exact, strict=True):
+            assert found.shape == expected.shape
             assert np.abs(found - expected).max() <= 2e-6 * np.abs(expected).max()
