@@ -116,8 +116,8 @@ def compile_library(source: Path) -> Optional[Path]:
 
 
 def library_of(source: Path) -> Path:
-    """Where the library of a source is kept; another one than that of other code, headers beside it or flags."""
-    code = b"".join(path.read_bytes() for path in [source, *sorted(source.parent.glob("*.h"))])
+    """Where the library of a source is kept; another one than that of other code, headers or flags."""
+    code = b"".join(path.read_bytes() for path in [source, *sorted(Path(__file__).parent.glob("*/*.h"))])
     digest = hashlib.sha256(code + " ".join(_COMPILER).encode()).hexdigest()[:16]
     return Path(os.environ["MS_COMPILER_CACHE_PATH"]).resolve() / f"{source.stem}_{digest}.so"
 

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "../layers/parallel.h"
+
 namespace {
 
 // The samples of an axis: the bin of each, its cell and the share of the next cell; of `outputs` bins over `cells`.
@@ -72,12 +74,11 @@ extern "C" int mask_targets(int, void **tensors, int *, int64_t **dimensions, co
   const uint8_t *crops = static_cast<uint8_t *>(tensors[2]);
   float *targets = static_cast<float *>(tensors[5]);
   const int64_t rows = dimensions[0][1], side = dimensions[5][2];
-#pragma omp parallel for schedule(static)
-  for (int64_t n = 0; n < dimensions[0][0] * rows; ++n) {
+  parallel::each(dimensions[0][0] * rows, [&](int64_t n) {
     const int64_t image = n / rows;
     const int32_t *place = places + (image * dimensions[3][1] + owners[n]) * 5;
     const Crop crop{crops + image * dimensions[2][1] + place[0], place[1], place[2], place[3], place[4]};
     target_of(regions + 4 * n, crop, sizes + 2 * image, side, targets + n * side * side);
-  }
+  });
   return 0;
 }

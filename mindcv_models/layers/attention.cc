@@ -3,10 +3,9 @@
 // Queries, keys and values are read where the linear layer before put them, (N, L, 3 * heads * D). A thread computes a
 // head of a sequence at a time, so that its scores stay in the caches, and no sum is split between threads.
 
-#include <omp.h>
-
 #include <cmath>
 
+#include "parallel.h"
 #include "power.h"
 #include "tiles.h"
 
@@ -93,14 +92,13 @@ Rows transposed(const Rows &rows) { return {rows.data, rows.column, rows.row}; }
 extern "C" int attention(int, void **tensors, int *dimensions, int64_t **shapes, const char **, void *, void *) {
   const Attention a(tensors, dimensions, shapes);
   float *result = static_cast<float *>(tensors[3]);
-#pragma omp parallel for schedule(static)
-  for (int64_t task = 0; task < a.batch * a.heads; ++task) {
+  parallel::each(a.batch * a.heads, [&](int64_t task) {
     const int64_t n = task / a.heads, head = task % a.heads;
     float *shares = scratch(a.space()), *panels = shares + 2 * a.square();
     a.shares(n, head, shares, panels);
     product({shares, a.length, 1}, a.part(n, head, 2), a.length, a.length, a.depth, 1,
             result + n * a.length * a.channels + head * a.depth, a.channels, panels);
-  }
+  });
   return 0;
 }
 
@@ -111,8 +109,7 @@ extern "C" int attention_gradient(int, void **tensors, int *dimensions, int64_t 
   const float *gradient = static_cast<float *>(tensors[3]);
   float *to = static_cast<float *>(tensors[4]), *bias_gradient = static_cast<float *>(tensors[5]);
   std::fill_n(bias_gradient, a.bias ? a.heads * a.square() : 1, 0.f);
-#pragma omp parallel for schedule(dynamic)
-  for (int64_t head = 0; head < a.heads; ++head) {
+  parallel::each(a.heads, [&](int64_t head) {
     float *shares = scratch(a.space()), *slopes = shares + a.square(), *panels = slopes + a.square();
     for (int64_t n = 0; n < a.batch; ++n) {  // not by several threads: the bias has one gradient for all sequences
       const Rows out{gradient + n * a.length * a.channels + head * a.depth, a.channels, 1};
@@ -137,6 +134,6 @@ extern "C" int attention_gradient(int, void **tensors, int *dimensions, int64_t 
       write(transposed(slope), queries, 1, a.scale);
       write(transposed(share), out, 2, 1);
     }
-  }
+  });
   return 0;
 }

@@ -4,10 +4,9 @@
 // are copied once, with zeros around them, and what a tap meets along a row of outputs is a run of adjacent numbers in
 // that copy. Every number is summed up in one order, so that results do not depend on the number of threads.
 
-#include <omp.h>
-
 #include <vector>
 
+#include "parallel.h"
 #include "tiles.h"
 
 namespace {
@@ -78,14 +77,14 @@ struct Kernel {
       : outputs(outputs), weights(unset(round_up(outputs, kRows) * channels * taps.size())) {
     for (int64_t c = 0; c < channels; ++c)
       for (const Tap &tap : taps) places.push_back(c * strip.size + tap.place);
-#pragma omp parallel for schedule(static)
-    for (int64_t first = 0; first < outputs; first += kRows) {
+    parallel::each(parts(outputs, kRows), [&](int64_t part) {
+      const int64_t first = part * kRows;
       float *panel = weights.get() + first * depth();
       for (int64_t c = 0; c < channels; ++c)
         for (const Tap &tap : taps)
           for (int64_t o = first; o < first + kRows; ++o)
             *panel++ = o < outputs ? weight[o * output + c * channel + tap.index] : 0.f;
-    }
+    });
   }
   int64_t depth() const { return places.size(); }
 
@@ -136,17 +135,13 @@ template <int stride, typename Function>
 void each_strip(const float *maps, int64_t batch, int64_t channels, int64_t height, int64_t width, int64_t out_height,
                 int64_t rows, const Strip<stride> &strip, Function function) {
   const int64_t strips = parts(out_height, rows);
-#pragma omp parallel
-  {
-    const auto copy = unset(channels * strip.size);
-#pragma omp for schedule(dynamic)
-    for (int64_t task = 0; task < batch * strips; ++task) {
-      const int64_t b = task / strips, first = task % strips * rows;
-      for (int64_t c = 0; c < channels; ++c)
-        strip.read(maps + (b * channels + c) * height * width, height, width, first, copy.get() + c * strip.size);
-      function(b, first, copy.get());
-    }
-  }
+  parallel::each(batch * strips, [&](int64_t task) {
+    float *copy = scratch(channels * strip.size);
+    const int64_t b = task / strips, first = task % strips * rows;
+    for (int64_t c = 0; c < channels; ++c)
+      strip.read(maps + (b * channels + c) * height * width, height, width, first, copy + c * strip.size);
+    function(b, first, copy);
+  });
 }
 
 // How many of `rows` rows of outputs a strip is for, so that it stays in the cache and every thread has one.
@@ -285,30 +280,27 @@ void differentiate_weight(void **tensors, int64_t **dimensions) {
   std::fill_n(rows.get(), outputs * size, 0.f);
   std::fill_n(sums.get(), outputs * columns, 0.f);
   std::fill_n(bias_gradient, s.outputs, 0.f);
-#pragma omp parallel
-  {
-    for (int64_t b = 0; b < s.batch; ++b) {
-#pragma omp for schedule(static) nowait
-      for (int64_t c = 0; c < s.channels; c += kLane) pixels.read(maps + b * s.channels * s.in_size(), c);
-#pragma omp for schedule(static)
-      for (int64_t o = 0; o < s.outputs; ++o) {
-        const float *source = gradient + (b * s.outputs + o) * s.out_size();
-        for (int64_t y = 0; y < s.out_height; ++y)
-          std::copy_n(source + y * s.out_width, s.out_width, rows.get() + o * size + y * pitch);
-        bias_gradient[o] += sum(source, s.out_size());
-      }
-#pragma omp for schedule(static) collapse(2)
-      for (int64_t column = 0; column < columns; column += kColumns)
-        for (int64_t o = 0; o < outputs; o += kRows)
-          weigh(rows.get() + o * size, size, pixels, column, std::min(kColumns, columns - column),
-                sums.get() + o * columns, columns);
-    }
-#pragma omp for schedule(static)
-    for (int64_t o = 0; o < s.outputs; ++o)
-      for (int64_t c = 0; c < s.channels; ++c)
-        for (int64_t t = 0; t < kTaps; ++t)
-          weight_gradient[(o * s.channels + c) * kTaps + t] = sums[o * columns + t * pixels.channels + c];
+  const int64_t lanes = parts(s.channels, kLane), down = outputs / kRows;
+  for (int64_t b = 0; b < s.batch; ++b) {
+    parallel::each(lanes + s.outputs, [&](int64_t task) {
+      if (task < lanes) return pixels.read(maps + b * s.channels * s.in_size(), task * kLane);
+      const int64_t o = task - lanes;
+      const float *source = gradient + (b * s.outputs + o) * s.out_size();
+      for (int64_t y = 0; y < s.out_height; ++y)
+        std::copy_n(source + y * s.out_width, s.out_width, rows.get() + o * size + y * pitch);
+      bias_gradient[o] += sum(source, s.out_size());
+    });
+    parallel::each(parts(columns, kColumns) * down, [&](int64_t task) {
+      const int64_t column = task / down * kColumns, o = task % down * kRows;
+      weigh(rows.get() + o * size, size, pixels, column, std::min(kColumns, columns - column),
+            sums.get() + o * columns, columns);
+    });
   }
+  parallel::each(s.outputs, [&](int64_t o) {
+    for (int64_t c = 0; c < s.channels; ++c)
+      for (int64_t t = 0; t < kTaps; ++t)
+        weight_gradient[(o * s.channels + c) * kTaps + t] = sums[o * columns + t * pixels.channels + c];
+  });
 }
 
 }  // namespace

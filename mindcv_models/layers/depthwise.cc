@@ -10,6 +10,8 @@
 #include <numeric>
 #include <vector>
 
+#include "parallel.h"
+
 namespace {
 
 constexpr int64_t kLane = 8;          // numbers that are computed at a time
@@ -117,11 +119,9 @@ int convolve(void **tensors, int64_t **dimensions) {
   const float *biases = static_cast<float *>(tensors[2]);
   float *result = static_cast<float *>(tensors[3]);
   const Shapes s(dimensions[0], dimensions[3]);
-#pragma omp parallel
-  {
+  parallel::each_range(s.batch * s.channels, [&](int64_t first, int64_t end) {
     Padded<size, stride> map(s);
-#pragma omp for schedule(static)
-    for (int64_t plane = 0; plane < s.batch * s.channels; ++plane) {
+    for (int64_t plane = first; plane < end; ++plane) {
       map.read(maps + plane * s.in_size());
       for (int64_t m = 0; m < s.multiplier; ++m) {
         const int64_t channel = plane % s.channels * s.multiplier + m;
@@ -129,7 +129,7 @@ int convolve(void **tensors, int64_t **dimensions) {
                   result + (plane * s.multiplier + m) * s.out_size(), s);
       }
     }
-  }
+  });
   return 0;
 }
 
@@ -211,13 +211,11 @@ int differentiate(void **tensors, int64_t **dimensions) {
   constexpr int64_t taps = size * size;
   // The gradient of a map is then the convolution of the result's gradient with the kernel turned by 180 degrees.
   const bool turned = stride == 1 && s.multiplier == 1;
-#pragma omp parallel
-  {
+  parallel::each_range(s.channels, [&](int64_t first, int64_t end) {
     Padded<size, stride> map(s), gradient(s);
     Rows rows(s.out_height, s.out_width, size);
     std::vector<double> sums(s.multiplier * taps), bias_sums(s.multiplier);
-#pragma omp for schedule(static)
-    for (int64_t channel = 0; channel < s.channels; ++channel) {
+    for (int64_t channel = first; channel < end; ++channel) {
       std::fill(sums.begin(), sums.end(), 0.);
       std::fill(bias_sums.begin(), bias_sums.end(), 0.);
       for (int64_t b = 0; b < s.batch; ++b) {
@@ -244,7 +242,7 @@ int differentiate(void **tensors, int64_t **dimensions) {
       std::copy(sums.begin(), sums.end(), weight_gradient + channel * s.multiplier * taps);
       std::copy(bias_sums.begin(), bias_sums.end(), bias_gradient + channel * s.multiplier);
     }
-  }
+  });
   return 0;
 }
 

@@ -8,12 +8,13 @@
 #include <cmath>
 #include <cstdint>
 
+#include "parallel.h"
 #include "power.h"
 
 namespace {
 
 constexpr int64_t kRun = 64;          // numbers in a loop that the compiler turns into vector instructions
-constexpr int64_t kBlock = 64 * kRun;  // numbers that a thread takes at a time; fewer than four are left to one thread
+constexpr int64_t kBlock = 64 * kRun;  // numbers that a thread takes at a time
 
 // exp(-t^2 / 2) for t from 0 to 13.
 inline float bell(float t) {
@@ -59,21 +60,20 @@ inline void one_run(const float *__restrict x, const float *__restrict y, float 
 
 template <typename Function>
 int each(int64_t size, const float *x, const float *y, float *result, Function function) {
-#pragma omp parallel for schedule(static) if (size >= 4 * kBlock)
-  for (int64_t block = 0; block < size; block += kBlock) {
-    const int64_t end = std::min(size, block + kBlock);
-    for (int64_t i = block; i < end; i += kRun) {
+  parallel::each_range((size + kBlock - 1) / kBlock, [&](int64_t first, int64_t last) {
+    const int64_t end = std::min(size, last * kBlock);
+    for (int64_t i = first * kBlock; i < end; i += kRun) {
       if (i + kRun <= end) {
         one_run(x + i, y + i, result + i, function);
         continue;
       }
-      float last[3][kRun] = {};  // the end of the tensor, filled up with zeros
-      std::copy(x + i, x + end, last[0]);
-      std::copy(y + i, y + end, last[1]);
-      one_run(last[0], last[1], last[2], function);
-      std::copy_n(last[2], end - i, result + i);
+      float filled[3][kRun] = {};  // the end of the tensor, filled up with zeros
+      std::copy(x + i, x + end, filled[0]);
+      std::copy(y + i, y + end, filled[1]);
+      one_run(filled[0], filled[1], filled[2], function);
+      std::copy_n(filled[2], end - i, result + i);
     }
-  }
+  });
   return 0;
 }
 

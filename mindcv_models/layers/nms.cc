@@ -3,13 +3,14 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "parallel.h"
+
 // tensors: boxes (B, R, 4) in descending order of score, threshold (1); 1 for boxes that stay, 0 for others (B, R)
 extern "C" int suppress(int, void **tensors, int *, int64_t **dimensions, const char **, void *, void *) {
   const float *all = static_cast<float *>(tensors[0]), threshold = *static_cast<float *>(tensors[1]);
   float *result = static_cast<float *>(tensors[2]);
   const int64_t images = dimensions[0][0], rows = dimensions[0][1];
-#pragma omp parallel for schedule(dynamic)
-  for (int64_t image = 0; image < images; ++image) {
+  parallel::each(images, [&](int64_t image) {
     const float *boxes = all + image * rows * 4;
     float *kept = result + image * rows;
     std::fill_n(kept, rows, 1.f);
@@ -24,6 +25,6 @@ extern "C" int suppress(int, void **tensors, int *, int64_t **dimensions, const 
         if (common > threshold * (area + (b[2] - b[0]) * (b[3] - b[1]) - common)) kept[j] = 0.f;
       }
     }
-  }
+  });
   return 0;
 }

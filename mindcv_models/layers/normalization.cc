@@ -12,6 +12,8 @@
 #include <numeric>
 #include <vector>
 
+#include "parallel.h"
+
 namespace {
 
 constexpr int64_t kLane = 16;     // sums that the compiler turns into vector instructions
@@ -133,8 +135,7 @@ int normalize_layer(void **tensors, const Layer &of) {
   const float *shift = static_cast<float *>(tensors[2]), epsilon = *static_cast<float *>(tensors[3]);
   float *result = static_cast<float *>(tensors[4]), *means = static_cast<float *>(tensors[5]);
   float *scales = static_cast<float *>(tensors[6]);
-#pragma omp parallel for schedule(static)
-  for (int64_t task = 0; task < of.tasks(); ++task) {
+  parallel::each(of.tasks(), [&](int64_t task) {
     if (of.inner == 1) {
       for (int64_t row = task * Layer::kRows; row < std::min(of.outer, (task + 1) * Layer::kRows); ++row)
         normalize_row(values + row * of.channels, of.channels, gain, shift, epsilon, result + row * of.channels,
@@ -144,7 +145,7 @@ int normalize_layer(void **tensors, const Layer &of) {
       normalize_strip(values + strip.offset, of, strip.width, gain, shift, epsilon, result + strip.offset,
                       means + strip.position, scales + strip.position);
     }
-  }
+  });
   return 0;
 }
 
@@ -157,8 +158,7 @@ int differentiate_layer(void **tensors, const Layer &of) {
                                                                  static_cast<float *>(tensors[7])};
   const int64_t channels = of.channels, tasks = of.tasks();
   std::vector<float> parts(2 * tasks * channels);  // of each task: the gradients of gain and of shift
-#pragma omp parallel for schedule(static)
-  for (int64_t task = 0; task < tasks; ++task) {
+  parallel::each(tasks, [&](int64_t task) {
     float *of_gain = parts.data() + 2 * task * channels, *of_shift = of_gain + channels;
     if (of.inner == 1) {
       for (int64_t row = task * Layer::kRows; row < std::min(of.outer, (task + 1) * Layer::kRows); ++row)
@@ -169,7 +169,7 @@ int differentiate_layer(void **tensors, const Layer &of) {
       differentiate_strip(values + strip.offset, gradient + strip.offset, of, strip.width, gain,
                           means + strip.position, scales + strip.position, result + strip.offset, of_gain, of_shift);
     }
-  }
+  });
   std::vector<double> sums(2 * channels);
   for (int64_t task = 0; task < tasks; ++task)
     for (int64_t i = 0; i < 2 * channels; ++i) sums[i] += parts[2 * task * channels + i];
@@ -212,8 +212,7 @@ extern "C" int batch_norm(int, void **tensors, int *, int64_t **dimensions, cons
   float *scales = static_cast<float *>(tensors[8]);
   const Shape s(dimensions[0]);
   const double count = s.count(), keep = settings[0];
-#pragma omp parallel for schedule(static)
-  for (int64_t channel = 0; channel < s.channels; ++channel) {
+  parallel::each(s.channels, [&](int64_t channel) {
     double total = 0, squares = 0;
     for (int64_t b = 0; b < s.batch; ++b) {
       const float *map = maps + s.offset(b, channel);
@@ -235,7 +234,7 @@ extern "C" int batch_norm(int, void **tensors, int *, int64_t **dimensions, cons
     running_mean[channel] = keep * running_mean[channel] + (1 - keep) * mean;
     running_variance[channel] =
         keep * running_variance[channel] + (1 - keep) * squares / std::max(count - 1, 1.);  // unbiased
-  }
+  });
   return 0;
 }
 
@@ -248,8 +247,7 @@ extern "C" int batch_norm_gradient(int, void **tensors, int *, int64_t **dimensi
   float *maps_gradient = static_cast<float *>(tensors[5]), *gain_gradient = static_cast<float *>(tensors[6]);
   float *shift_gradient = static_cast<float *>(tensors[7]);
   const Shape s(dimensions[0]);
-#pragma omp parallel for schedule(static)
-  for (int64_t channel = 0; channel < s.channels; ++channel) {
+  parallel::each(s.channels, [&](int64_t channel) {
     const float mean = means[channel], scale = scales[channel];
     double total = 0, products = 0;  // of the gradient, and of the gradient and the centred map
     for (int64_t b = 0; b < s.batch; ++b) {
@@ -266,6 +264,6 @@ extern "C" int batch_norm_gradient(int, void **tensors, int *, int64_t **dimensi
     }
     gain_gradient[channel] = products * scale;
     shift_gradient[channel] = total;
-  }
+  });
   return 0;
 }

@@ -4,8 +4,7 @@
 // MindSpore's own products are about as fast, but biases, their gradients and transposed copies are operators of their
 // own there. Every number is summed up in one order, so that results do not depend on the number of threads.
 
-#include <omp.h>
-
+#include "parallel.h"
 #include "tiles.h"
 
 namespace {
@@ -121,19 +120,15 @@ void multiply(const Size &size, const Matrix &left, const Matrix &right, const R
   const int64_t height = parts(tiles, down) * kRows, heights = parts(size.rows, height);
   const int64_t width = parts(panels, across) * kColumns, widths = parts(size.columns, width);
   const int64_t depth = parts(size.depth, parts(size.depth, kDepth));
-#pragma omp parallel
-  {
+  parallel::each(size.results * heights * widths, [&](int64_t task) {
     float *space = scratch(depth * (round_up(width, kLane) + round_up(height, kLane)));
-#pragma omp for schedule(dynamic)
-    for (int64_t task = 0; task < size.results * heights * widths; ++task) {
-      const int64_t row = task / widths % heights * height, column = task % widths * width;
-      const Block at{task / widths / heights, row, column, std::min(height, size.rows - row),
-                     std::min(width, size.columns - column)};
-      for (int64_t s = 0; s < size.summands; ++s)
-        for (int64_t k = 0; k < size.depth; k += depth)
-          multiply(left, right, result, at, at.b + s, k, std::min(depth, size.depth - k), s == 0 && k == 0, space);
-    }
-  }
+    const int64_t row = task / widths % heights * height, column = task % widths * width;
+    const Block at{task / widths / heights, row, column, std::min(height, size.rows - row),
+                   std::min(width, size.columns - column)};
+    for (int64_t s = 0; s < size.summands; ++s)
+      for (int64_t k = 0; k < size.depth; k += depth)
+        multiply(left, right, result, at, at.b + s, k, std::min(depth, size.depth - k), s == 0 && k == 0, space);
+  });
 }
 
 // Maps (B, C, H, W) as one matrix for each image, (C, H * W), or as one for all, (C, B * H * W), of small ones.
@@ -164,9 +159,9 @@ struct Maps {
  private:
   template <typename Function>
   void each_map(Function function) const {
-#pragma omp parallel for schedule(static)
-    for (int64_t c = 0; c < channels; ++c)
+    parallel::each(channels, [&](int64_t c) {
       for (int64_t b = 0; b < images; ++b) function((b * channels + c) * pixels, (c * images + b) * pixels);
+    });
   }
 };
 
@@ -209,14 +204,12 @@ OPERATOR(dense_weight_gradient) {
   const float *gradient = tensor(tensors, 1);
   float *bias_gradient = tensor(tensors, 4);
   multiply({d, c, n}, {gradient, 1, d, 0}, {tensor(tensors, 0), c, 1, 0}, {tensor(tensors, 3), c, 0});
-  const int64_t width = round_up(parts(d, omp_get_max_threads()), kColumns);
-#pragma omp parallel for schedule(static)
-  for (int64_t first = 0; first < d; first += width) {
-    const int64_t count = std::min(width, d - first);
-    std::fill_n(bias_gradient + first, count, 0.f);
+  parallel::each_range(parts(d, kColumns), [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * kColumns, last = std::min(d, end * kColumns);
+    std::fill(bias_gradient + first, bias_gradient + last, 0.f);
     for (int64_t i = 0; i < n; ++i)
-      for (int64_t j = first; j < first + count; ++j) bias_gradient[j] += gradient[i * d + j];
-  }
+      for (int64_t j = first; j < last; ++j) bias_gradient[j] += gradient[i * d + j];
+  });
   return 0;
 }
 
@@ -246,11 +239,10 @@ OPERATOR(pointwise_weight_gradient) {
            {maps.read(tensor(tensors, 0), space), 1, columns, maps.channels * columns},
            {tensor(tensors, 3), maps.channels, 0});
   float *bias_gradient = tensor(tensors, 4);
-#pragma omp parallel for schedule(static)
-  for (int64_t d = 0; d < result.channels; ++d) {
+  parallel::each(result.channels, [&](int64_t d) {
     float total = 0;
     for (int64_t b = 0; b < maps.matrices(); ++b) total += sum(gradient + (b * result.channels + d) * columns, columns);
     bias_gradient[d] = total;
-  }
+  });
   return 0;
 }

@@ -1,6 +1,7 @@
 // A residual branch of float32 maps with a scale for each channel, and its gradient on the CPU, for ops.Custom ("aot"):
 // each in one pass over memory. Every number is summed up in one order, whatever the number of threads.
 
+#include "parallel.h"
 #include "tiles.h"
 
 namespace {
@@ -37,11 +38,10 @@ extern "C" int add_scaled(int, void **tensors, int *, int64_t **shapes, const ch
   const float *x = static_cast<float *>(tensors[0]), *scales = static_cast<float *>(tensors[1]);
   const float *branch = static_cast<float *>(tensors[2]);
   float *result = static_cast<float *>(tensors[3]);
-#pragma omp parallel for schedule(static)
-  for (int64_t map = 0; map < maps.batch * maps.channels; ++map) {
+  parallel::each(maps.batch * maps.channels, [&](int64_t map) {
     const float scale = scales[map % maps.channels];
     for (int64_t i = map * maps.pixels; i < (map + 1) * maps.pixels; ++i) result[i] = x[i] + scale * branch[i];
-  }
+  });
   return 0;
 }
 
@@ -51,14 +51,13 @@ extern "C" int add_scaled_gradient(int, void **tensors, int *, int64_t **shapes,
   const float *scales = static_cast<float *>(tensors[0]), *branch = static_cast<float *>(tensors[1]);
   const float *gradient = static_cast<float *>(tensors[2]);
   float *scales_gradient = static_cast<float *>(tensors[3]), *branch_gradient = static_cast<float *>(tensors[4]);
-#pragma omp parallel for schedule(static)
-  for (int64_t c = 0; c < maps.channels; ++c) {
+  parallel::each(maps.channels, [&](int64_t c) {
     double total = 0;
     for (int64_t b = 0; b < maps.batch; ++b) {
       const int64_t at = maps.offset(b, c);
       total += differentiate(branch + at, gradient + at, scales[c], maps.pixels, branch_gradient + at);
     }
     scales_gradient[c] = total;
-  }
+  });
   return 0;
 }

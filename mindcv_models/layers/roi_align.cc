@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "parallel.h"
+
 namespace {
 
 // The weights of an axis: output i sums the cells first[i] to first[i] + count[i], with the weights from start[i] on.
@@ -71,14 +73,13 @@ struct Problem {
     }
     regions.resize(batch * count);
     const float *boxes = static_cast<float *>(tensors[1]), *chosen = static_cast<float *>(tensors[2]);
-#pragma omp parallel for schedule(static)
-    for (int64_t r = 0; r < batch * count; ++r) {
+    parallel::each(batch * count, [&](int64_t r) {
       const int64_t k = static_cast<int64_t>(chosen[r]);
       const Level &level = levels[k];
       const float *box = boxes + 4 * r;
       regions[r] = {k, axis_weights(box[1], box[3], level.scale, size, level.height),
                     axis_weights(box[0], box[2], level.scale, size, level.width)};
-    }
+    });
   }
   int64_t batch, channels, plane, count, size, widest = 0;
   std::vector<Level> levels;
@@ -129,11 +130,9 @@ void spread(const float *out, int64_t width, const Region &region, int64_t size,
 
 template <typename Function>
 void each_plane(const Problem &p, Function function) {
-#pragma omp parallel
-  {
+  parallel::each_range(p.batch * p.channels, [&](int64_t first, int64_t end) {
     std::vector<float> rows(p.size * (p.widest + 1));
-#pragma omp for schedule(static)
-    for (int64_t n = 0; n < p.batch * p.channels; ++n) {
+    for (int64_t n = first; n < end; ++n) {
       const int64_t image = n / p.channels, channel = n % p.channels;
       for (int64_t r = image * p.count; r < (image + 1) * p.count; ++r) {
         const Level &level = p.levels[p.regions[r].level];
@@ -141,7 +140,7 @@ void each_plane(const Problem &p, Function function) {
                  (r * p.channels + channel) * p.size * p.size);
       }
     }
-  }
+  });
 }
 
 }  // namespace

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "parallel.h"
+
 namespace {
 
 constexpr int64_t kInputs = 4, kOutputs = 2, kPoints = kInputs * kInputs;
@@ -45,8 +47,7 @@ extern "C" int winograd_input(int, void **tensors, int *, int64_t **dimensions, 
   const int64_t channels = dimensions[0][3];
   const float *maps = static_cast<float *>(tensors[0]);
   float *result = static_cast<float *>(tensors[1]);
-#pragma omp parallel for schedule(static)
-  for (int64_t t = 0; t < tiles.count; ++t) {
+  parallel::each(tiles.count, [&](int64_t t) {
     const int64_t image = t / (tiles.rows * tiles.columns);
     const int64_t top = t / tiles.columns % tiles.rows * kOutputs - 1, left = t % tiles.columns * kOutputs - 1;
     for (int64_t first = 0; first < channels; first += kLanes) {
@@ -63,7 +64,7 @@ extern "C" int winograd_input(int, void **tensors, int *, int64_t **dimensions, 
       for (int64_t i = 0; i < kPoints; ++i)
         std::copy_n(out[i], lanes, result + (i * tiles.count + t) * channels + first);
     }
-  }
+  });
   return 0;
 }
 
@@ -73,8 +74,7 @@ extern "C" int winograd_output(int, void **tensors, int *, int64_t **dimensions,
   const int64_t channels = dimensions[0][2];
   const float *products = static_cast<float *>(tensors[0]), *bias = static_cast<float *>(tensors[1]);
   float *result = static_cast<float *>(tensors[3]);
-#pragma omp parallel for schedule(static)
-  for (int64_t t = 0; t < tiles.count; ++t) {
+  parallel::each(tiles.count, [&](int64_t t) {
     const int64_t image = t / (tiles.rows * tiles.columns);
     const int64_t top = t / tiles.columns % tiles.rows * kOutputs, left = t % tiles.columns * kOutputs;
     for (int64_t first = 0; first < channels; first += kLanes) {
@@ -91,6 +91,6 @@ extern "C" int winograd_output(int, void **tensors, int *, int64_t **dimensions,
         for (int64_t l = 0; l < lanes; ++l) to[l] = std::max(out[i][l] + bias[first + l], 0.f);
       }
     }
-  }
+  });
   return 0;
 }

@@ -13,6 +13,8 @@
 #include <numeric>
 #include <vector>
 
+#include "../layers/parallel.h"
+
 namespace {
 
 constexpr int64_t kPart = 1 << 14;  // numbers that a thread takes at a time
@@ -36,8 +38,7 @@ void each_part(int count, const int *dimensions, int64_t *const *shapes, Functio
     const int64_t size = size_of(dimensions[k], shapes[k]);
     for (int64_t begin = 0; begin < size; begin += kPart) parts.push_back({k, begin, std::min(size, begin + kPart)});
   }
-#pragma omp parallel for schedule(dynamic)
-  for (size_t i = 0; i < parts.size(); ++i) function(parts[i].tensor, parts[i].begin, parts[i].end);
+  parallel::each(parts.size(), [&](int64_t i) { function(parts[i].tensor, parts[i].begin, parts[i].end); });
 }
 
 double sum_of_squares_of(const float *values, int64_t size) {
@@ -96,10 +97,9 @@ extern "C" int average(int total, void **tensors, int *dimensions, int64_t **sha
 extern "C" int sum_of_squares(int count, void **tensors, int *dimensions, int64_t **shapes, const char **, void *,
                               void *) {
   std::vector<double> sums(count - 1);
-#pragma omp parallel for schedule(dynamic)
-  for (int k = 0; k < count - 1; ++k) {
+  parallel::each(count - 1, [&](int64_t k) {
     sums[k] = sum_of_squares_of(static_cast<const float *>(tensors[k]), size_of(dimensions[k], shapes[k]));
-  }
+  });
   *static_cast<float *>(tensors[count - 1]) = static_cast<float>(std::accumulate(sums.begin(), sums.end(), 0.));
   return 0;
 }
