@@ -21,14 +21,18 @@ from mindcv_models.layers import (
     ChannelNorm,
     Conv2d,
     Dense,
+    Enlarge,
     GlobalAvgPool,
     LayerNorm,
     LoopConv2d,
     Pointwise,
+    ResizeLike,
     ScaledResidual,
     SelfAttention,
     Winograd,
+    activation,
     products,
+    resize,
 )
 from mindcv_models.layers.activation import LoopGELU
 from mindcv_models.layers.convolution import FusibleConv2d
@@ -208,13 +212,16 @@ def test_loops_do_not_depend_on_the_batch(inputs, outputs, kernel, stride, group
 OUTCOMES = """
 import hashlib
 import mindspore as ms, numpy as np
-from mindcv_models.layers import Conv2d, Dense
+from mindcv_models.layers import GELU, BatchNorm2d, ChannelNorm, Conv2d, Dense, Enlarge, LayerNorm
 from tests.test_layers import outcomes
 rng, digest = np.random.default_rng(0), hashlib.sha256()
 def normal(shape):
     return ms.Tensor(rng.standard_normal(shape).astype(np.float32))
 for cell, shape in ((Conv2d(40, 33, 3), (2, 40, 30, 17)), (Conv2d(40, 33, 3, 2), (2, 40, 30, 17)),
-                    (Conv2d(40, 33, 1), (3, 40, 9, 17)), (Dense(300, 70), (50, 300))):
+                    (Conv2d(40, 33, 1), (3, 40, 9, 17)), (Dense(300, 70), (50, 300)),
+                    (Conv2d(40, 40, 7, group=40), (2, 40, 9, 17)), (Conv2d(40, 80, 3, 2, group=40), (2, 40, 9, 17)),
+                    (BatchNorm2d(40).set_train(), (3, 40, 9, 17)), (ChannelNorm(40), (3, 40, 9, 17)),
+                    (LayerNorm(40), (300, 40)), (GELU(), (70, 301)), (Enlarge(), (3, 40, 9, 17))):
     for parameter in cell.get_parameters():
         parameter.set_data(normal(parameter.shape))
     x = normal(shape)
@@ -234,6 +241,63 @@ def test_loops_do_not_depend_on_the_number_of_threads():
     ]  # fmt: skip
     assert found[0] == found[1]
     assert len(found[0]) == 65
+
+
+CROWD = """
+import ctypes, sys, threading
+import numpy as np
+gelu, rng = ctypes.CDLL(sys.argv[1]).gelu, np.random.default_rng(0)
+def call(x):
+    result, size = np.empty_like(x), ctypes.c_int64(x.size)
+    tensors = (ctypes.c_void_p * 2)(x.ctypes.data, result.ctypes.data)
+    shapes = (ctypes.POINTER(ctypes.c_int64) * 2)(*[ctypes.pointer(size)] * 2)
+    gelu(2, tensors, (ctypes.c_int * 2)(1, 1), shapes, None, None, None)
+    return result
+def work(x, expected):
+    results.extend(np.array_equal(call(x), expected) for _ in range(200))
+results, inputs = [], [rng.standard_normal(size).astype(np.float32) for size in (50, 20_000, 90_001, 400_000)]
+threads = [threading.Thread(target=work, args=(x, call(x))) for x in inputs for _ in range(2)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(results), all(results))
+"""
+
+
+def test_loops_may_be_started_by_several_threads_at_once():
+    library = backend.compile_library(activation._SOURCE)
+    done = subprocess.run(
+        [sys.executable, "-c", CROWD, str(library)], env={**os.environ, "OMP_NUM_THREADS": "3"}, capture_output=True,
+        text=True, check=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout == "1600 True\n"
+
+
+class Resize(nn.Cell):
+    def __init__(self, height, width, by_loops):
+        super().__init__()
+        self.size = height, width
+        self.like = ms.Tensor(np.zeros((1, height, width), np.int32))
+        self.resize = ResizeLike() if by_loops else None
+
+    def construct(self, x):
+        return resize(x, *self.size) if self.resize is None else self.resize(x, self.like)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((5, 7), (10, 14)), ((5, 7), (20, 28)), ((9, 4), (5, 11)), ((1, 3), (6, 1)), ((16, 16), (7, 7)), ((4, 5), (4, 5))],
+)
+def test_resizing_by_loops_equals_the_operator(mode, before, after):
+    x = np.random.default_rng(0).standard_normal((2, 3, *before)).astype(np.float32)
+    assert_same(Resize(*after, True), Resize(*after, False), x, 5e-6)  # the operator rounds places to float32
+    if mode == ms.GRAPH_MODE:
+        expected = torch.nn.functional.interpolate(torch.from_numpy(x).double(), after, mode="bilinear").numpy()
+        np.testing.assert_allclose(Resize(*after, True)(ms.Tensor(x)).asnumpy(), expected, rtol=0, atol=5e-7)
+
+
+def test_enlarging_doubles_the_sides(mode):
+    x = ms.Tensor(np.random.default_rng(0).standard_normal((2, 3, 5, 7)).astype(np.float32))
+    np.testing.assert_allclose(Enlarge()(x).asnumpy(), resize(x, 10, 14).asnumpy(), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

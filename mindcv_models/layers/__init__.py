@@ -10,7 +10,7 @@ from .nms import NMS
 from .normalization import BatchNorm2d, ChannelNorm, LayerNorm
 from .pooling import GlobalAvgPool
 from .residual import ScaledResidual
-from .resize import resize, resize_nearest
+from .resize import Enlarge, ResizeLike, resize, resize_nearest
 from .roi_align import RoIAlign
 from .winograd import Winograd
 
@@ -22,11 +22,13 @@ __all__ = [
     "Conv2d",
     "DeformableConv2d",
     "Dense",
+    "Enlarge",
     "GlobalAvgPool",
     "Kernel",
     "LayerNorm",
     "LoopConv2d",
     "Pointwise",
+    "ResizeLike",
     "RoIAlign",
     "ScaledResidual",
     "SelfAttention",

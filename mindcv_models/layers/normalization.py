@@ -20,7 +20,10 @@ def BatchNorm2d(channels, eps=1e-5) -> nn.BatchNorm2d:  # noqa: N802, it stands 
 
 
 class FusibleBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation by loops in C++ in training; in evaluation plain arithmetic, fused with what surrounds it."""
+    """Batch normalisation by loops in C++ in training.
+
+    In evaluation, and where it is frozen, it is plain arithmetic, fused with what surrounds it.
+    """
 
     def __init__(self, channels, eps, momentum):
         super().__init__(channels, eps=eps, momentum=momentum)
@@ -35,15 +38,13 @@ class FusibleBatchNorm2d(nn.BatchNorm2d):
         super().add_flags(**flags)
 
     def construct(self, x):
-        if self.training:
+        if self.training and self.use_batch_statistics is None:  # False where it is frozen
             return self.over_batch(x)
         gain = self.gamma * ops.rsqrt(self.moving_variance + self.eps)
         shift = self.beta - self.moving_mean * gain
         return x * gain.reshape(-1, 1, 1) + shift.reshape(-1, 1, 1)
 
     def over_batch(self, x):
-        if self.use_batch_statistics is not None:
-            return super().construct(x)
         parameters = self.gamma, self.beta, self.moving_mean, self.moving_variance
         if self.loops is not None and in_graph_mode():
             return self.loops(x.astype(ms.float32), *parameters, self.settings)[0].astype(x.dtype)

@@ -11,7 +11,7 @@ from mindspore import nn, ops
 from mindspore.common.initializer import HeNormal, Normal
 
 from ..errors import InputError, refuse_pretrained
-from ..layers import BatchNorm2d, Conv2d, resize
+from ..layers import BatchNorm2d, Conv2d, Enlarge, ResizeLike
 from .backbones import create_backbone
 from .family import dense_config
 from .fpn import FPN
@@ -37,13 +37,6 @@ class ConvUnit(nn.Cell):
         return ops.relu(self.bn(self.conv(x)))
 
 
-class Upsample(nn.Cell):
-    """``(B, C, H, W)`` to ``(B, C, 2 * H, 2 * W)``, bilinear."""
-
-    def construct(self, x):
-        return resize(x, 2 * x.shape[2], 2 * x.shape[3])
-
-
 class SemanticHead(nn.Cell):
     """Maps of strides 4, 8, 16 and 32, ``(B, in_channels, H_k, W_k)``, to logits ``(B, num_classes, H_0, W_0)``.
 
@@ -64,9 +57,10 @@ class SemanticHead(nn.Cell):
             units = []
             for k in range(max(1, level)):
                 units.append(ConvUnit(channels if k else in_channels, channels))
-                units += [Upsample()] if level else []
+                units += [Enlarge()] if level else []
             branches.append(nn.SequentialCell(units))
         self.scale_heads = nn.CellList(branches)
+        self.resize = ResizeLike()
         # Stochastic depth over rows of (B * C, 1, H, W) drops channels; the training loop gives its random numbers.
         self.dropout = DropPath(drop_rate) if drop_rate else nn.Identity()
 
@@ -74,7 +68,7 @@ class SemanticHead(nn.Cell):
         total = self.scale_heads[0](maps[0])
         b, c, height, width = total.shape
         for level in range(1, 4):
-            total = total + resize(self.scale_heads[level](maps[level]), height, width)
+            total = total + self.resize(self.scale_heads[level](maps[level]), total)
         if self.training:
             total = self.dropout(total.reshape(b * c, 1, height, width)).reshape(b, c, height, width)
         return self.conv_seg(total)

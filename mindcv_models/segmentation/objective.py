@@ -6,7 +6,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from ..layers import resize
+from ..layers import GlobalAvgPool, ResizeLike
 from ..training import Objective
 
 __all__ = ["SegmentationObjective"]
@@ -32,11 +32,13 @@ class SegmentationObjective(Objective):
         super().__init__(network)
         self.class_weights = None if class_weights is None else Tensor(class_weights, ms.float32)
         self.dice_weight = dice_weight
+        self.resize = ResizeLike()
+        self.dice = DiceLoss()
         self.parts = ("pixel_accuracy", "dice") if dice_weight else ("pixel_accuracy",)
 
     def construct(self, images, labels):
         logits = self.network(images).astype(ms.float32)
-        logits = resize(logits, labels.shape[1], labels.shape[2])  # (B, classes, H, W)
+        logits = self.resize(logits, labels)  # (B, classes, H, W)
         predictions = ops.argmax(logits, 1).astype(ms.int32)  # (B, H, W)
         largest = ops.stop_gradient(ops.gather_elements(logits, 1, predictions.expand_dims(1)))
         logits = logits - largest
@@ -52,16 +54,26 @@ class SegmentationObjective(Objective):
         loss, accuracy = (loss * counts).mean(), hits.mean()
         if not self.dice_weight:
             return loss, (accuracy,)
-        dice = dice_loss(shares * (counts / total).expand_dims(1), labels)
+        dice = self.dice(shares * (counts / total).expand_dims(1), labels)
         return loss + self.dice_weight * dice, (accuracy, dice)
 
 
-def dice_loss(probabilities, labels):
+class DiceLoss(nn.Cell):
     """Probabilities ``(B, classes, H, W)``, 0 where no class counts, and label maps ``(B, H, W)`` to a scalar."""
-    classes = Tensor(np.arange(probabilities.shape[1], dtype=np.int32).reshape(1, -1, 1, 1))
-    targets = ops.equal(labels.expand_dims(1), classes).astype(ms.float32)  # (B, classes, H, W)
-    pixels = targets.sum((0, 2, 3))  # (classes,)
-    common = (probabilities * targets).sum((0, 2, 3))
-    losses = 1 - (2 * common + 1) / (probabilities.sum((0, 2, 3)) + pixels + 1)
-    labelled = (pixels > 0).astype(ms.float32)
-    return (losses * labelled).sum() / ops.maximum(labelled.sum(), 1)
+
+    def __init__(self):
+        super().__init__()
+        self.average = GlobalAvgPool()
+
+    def construct(self, probabilities, labels):
+        classes = Tensor(np.arange(probabilities.shape[1], dtype=np.int32).reshape(1, -1, 1, 1))
+        targets = ops.equal(labels.expand_dims(1), classes).astype(ms.float32)  # (B, classes, H, W)
+        pixels = self.total(targets)
+        common = self.total(probabilities * targets)
+        losses = 1 - (2 * common + 1) / (self.total(probabilities) + pixels + 1)
+        labelled = (pixels > 0).astype(ms.float32)
+        return (losses * labelled).sum() / ops.maximum(labelled.sum(), 1)
+
+    def total(self, maps):
+        """``(B, classes, H, W)`` to ``(classes,)``."""
+        return self.average(maps).sum(0) * (maps.shape[2] * maps.shape[3])
