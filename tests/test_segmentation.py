@@ -212,6 +212,65 @@ def test_picture_and_labels_turn_alike_and_nothing_counts_in_the_corners():
     assert len(angles) > 5
 
 
+def test_turned_labels_lie_where_the_resized_picture_shows_them():
+    labels = np.zeros((40, 40), np.int16)
+    labels[:, 13:27] = 1
+    picture = np.repeat(labels[..., None] * 200, 3, -1).astype(np.uint8)
+    upright = {"size": (52, 52), "ratio": (1.3, 1.3), "rotation": 1e-9}
+    out, classes = transform(**upright)(picture, labels, generator(0))
+    np.testing.assert_array_equal(classes, out[0] > 100)
+    assert (classes == 1).sum() == 52 * 18  # 14 of 40 columns are 18.2 of 52
+
+
+def test_objects_of_other_pictures_are_pasted():
+    picture, labels = np.full((30, 40, 3), 10, np.uint8), np.zeros((30, 40), np.int16)
+    labels[:2] = IGNORED
+    other, others_labels = np.full((20, 50, 3), 99, np.uint8), np.full((20, 50), 3, np.int16)
+    other[5:9, 12:16], others_labels[5:9, 12:16] = 200, 0  # an object, though its class is the commonest of the picture
+    other[:5, 12:16], others_labels[:5, 12:16] = 150, IGNORED
+    other[18:, 44:], others_labels[18:, 44:] = 180, 7  # beyond the crop's right border, unless that is drawn far right
+    pasting = transform(size=(30, 40), copy_paste=1, draw=lambda rng: (other, others_labels))
+    for seed in range(5):
+        before = picture.copy(), labels.copy()
+        out, classes = pasting(picture, labels, generator(seed))
+        left = 12 - np.argwhere(out[0] == 200)[0][1]  # of the other's crop
+        expected = np.full((30, 40), 10), labels.copy()
+        for rows, columns, value, label in ((slice(5, 9), (12, 16), 200, 0), (slice(18, 20), (44, 50), 180, 7)):
+            window = rows, slice(columns[0] - left, columns[1] - left)
+            expected[0][window], expected[1][window] = value, label
+        np.testing.assert_array_equal(out[0], expected[0])
+        np.testing.assert_array_equal(classes, expected[1])
+        assert (picture == before[0]).all() and (labels == before[1]).all()
+
+
+def test_a_margin_comes_with_what_is_pasted():
+    picture, labels = np.full((30, 40, 3), 10, np.uint8), np.zeros((30, 40), np.int16)
+    other, others_labels = np.full((30, 40, 3), 99, np.uint8), np.full((30, 40), 3, np.int16)
+    other[10:14, 20:28], others_labels[10:14, 20:28] = 200, 0
+    pasting = transform(size=(30, 40), copy_paste=1, paste_margin=2, draw=lambda rng: (other, others_labels))
+    out, classes = pasting(picture, labels, generator(0))
+    expected = np.full((30, 40), 10), np.zeros((30, 40), int)
+    expected[0][8:16, 18:30], expected[1][8:16, 18:30] = 99, 3
+    expected[0][10:14, 20:28], expected[1][10:14, 20:28] = 200, 0
+    np.testing.assert_array_equal(out[0], expected[0])
+    np.testing.assert_array_equal(classes, expected[1])
+
+
+def test_pasted_pictures_are_drawn_anew_and_repeatably_up_to_an_epoch(root):
+    options = [("--copy_paste", n, "--paste_epochs", "1") for n in ("0", "2", "2")]
+    loaders = [TASK.train_loader(prepared(root, *more), ONE_DEVICE) for more in options]
+    epochs = {number: [labels_of(loader, number) for loader in loaders] for number in (1, 2)}
+    plain, pasted, again = epochs[1]
+    np.testing.assert_array_equal(pasted, again)
+    changed = (plain != pasted).mean((1, 2, 3))
+    assert (changed > 0).all() and (changed < 1).all()
+    np.testing.assert_array_equal(epochs[2][1], epochs[2][0])
+
+
+def labels_of(loader, epoch):
+    return np.stack([labels.asnumpy() for _, labels in loader.epoch(epoch)])
+
+
 def test_uniform_crops_are_drawn_again():
     labels = np.broadcast_to(np.arange(400, dtype=np.int16) // 100 % 2, (40, 400))
     one_try = np.mean([transforms.is_varied(labels[:, left : left + 20]) for left in range(381)])

@@ -1,6 +1,6 @@
 """Pictures before a dense network sees them: resizing that keeps the ratio, normalising, padding."""
 
-from typing import Sequence, Tuple
+from typing import Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -39,12 +39,16 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """
     if image.shape[:2] == (height, width):
         return image
+    refuse_large(image, height, width)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def refuse_large(image: np.ndarray, height: int, width: int) -> None:
     if height * width > MAX_PIXELS:
         raise InputError(
             f"an image of {image.shape[1]} x {image.shape[0]} would be resized to {width} x {height}, more than "
             f"{MAX_PIXELS:,} pixels: use a smaller img_scale or smaller factors."
         )
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -56,12 +60,28 @@ def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
     return labels[rows[:, None], columns]
 
 
-def turn(array: np.ndarray, degrees: float, fill: int, nearest: bool = False) -> np.ndarray:
-    """``(H, W)`` or ``(H, W, C)`` turned counter-clockwise about its centre; ``fill`` is what comes from outside."""
+def turn(array: np.ndarray, degrees: float, fill: int, nearest: bool = False, size: Optional[Tuple[int, int]] = None,
+         window: Optional[Tuple[int, int, int, int]] = None) -> np.ndarray:  # fmt: skip
+    """``(H, W)`` or ``(H, W, C)`` turned counter-clockwise about its centre; ``fill`` is what comes from outside.
+
+    Args:
+        nearest: take the nearest pixel rather than interpolate.
+        size: height and width to which it is resized in the same step, pixel centres kept in place.
+        window: top, left, height and width of the only part of the result that is made.
+
+    Raises:
+        InputError: ``size`` is larger than :data:`~.images.MAX_PIXELS`.
+    """
+    height, width = size or array.shape[:2]
+    refuse_large(array, height, width)
+    top, left, *shown = window or (0, 0, height, width)
+    factors = np.array([width / array.shape[1], height / array.shape[0]])
+    matrix = _turning(height, width, degrees)
+    matrix[:, 2] += matrix[:, :2] @ (factors - 1) / 2 - (left, top)
+    matrix[:, :2] *= factors
     return cv2.warpAffine(
-        array, _turning(*array.shape[:2], degrees), array.shape[1::-1],
-        flags=cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR, borderValue=(fill,) * 4,
-    )  # fmt: skip
+        array, matrix, shown[::-1], flags=cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR, borderValue=(fill,) * 4
+    )
 
 
 def turn_points(points: np.ndarray, height: int, width: int, degrees: float) -> np.ndarray:

@@ -123,6 +123,10 @@ class LabelledPictures:
             )
         return picture, labels
 
+    def draw(self, rng: np.random.Generator) -> Tuple[np.ndarray, np.ndarray]:
+        """One at random, as :meth:`read` gives it."""
+        return self.read(int(rng.integers(len(self))))
+
     def subset(self, count: int, seed: int) -> "LabelledPictures":
         """``count`` of them, the same ones for the same seed."""
         chosen = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])

@@ -1,8 +1,9 @@
 """Segmentation, as the scripts see it."""
 
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Tuple
+from typing import Callable, Optional, Tuple
 
 import numpy as np
 from mindspore import Tensor, nn
@@ -25,11 +26,20 @@ from .validator import SegmentationValidator
 __all__ = ["TASK"]
 
 
+@dataclass
 class TrainLoader(Loader):
-    """A :class:`~mindcv_models.data.loader.Loader` whose batches are tensors."""
+    """A :class:`~mindcv_models.data.loader.Loader` whose batches are tensors.
+
+    Args:
+        later: what stands for ``sample`` after epoch ``last_paste``.
+    """
+
+    later: Optional[Callable] = None
+    last_paste: int = 0
 
     def epoch(self, number: int = 1, start: int = 0):
-        for batch in super().epoch(number, start):
+        loader = replace(self, sample=self.later) if number > self.last_paste else self
+        for batch in super(TrainLoader, loader).epoch(number, start):
             yield tuple(Tensor.from_numpy(array) for array in batch)
 
 
@@ -60,14 +70,18 @@ class Segmentation:
         order = EpochOrder(len(pictures), options.seed, options.shuffle, rank=world.rank, ranks=world.size)
         if options.steps_per_epoch:
             order = StepsOrder(order, options.steps_per_epoch, options.batch_size)
-        transform = TrainTransform(
+        plain = TrainTransform(
             options.crop_size, options.img_scale, options.ratio_range, options.hflip, options.photometric,
             *options.mean_and_std, options.rotation,
         )  # fmt: skip
+        pasting = replace(
+            plain, copy_paste=options.copy_paste, paste_margin=options.paste_margin, draw=pictures.draw
+        )  # fmt: skip
         loader = TrainLoader(
-            pictures, order, lambda raw, rng: transform(*raw, rng), options.batch_size,
+            pictures, order, lambda raw, rng: pasting(*raw, rng), options.batch_size,
             last="drop" if options.drop_remainder else "keep", replace_bad=options.skip_bad_images,
-            workers=threads(options.num_parallel_workers),
+            workers=threads(options.num_parallel_workers), later=lambda raw, rng: plain(*raw, rng),
+            last_paste=options.paste_epochs or options.epoch_size,
         )  # fmt: skip
         if not len(loader):
             raise InputError(
