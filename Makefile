@@ -16,7 +16,7 @@ OUTPUT := outputs/fastvit_t8_digits
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=25
 
-# What the demos of detectors and segmenters start from: a classifier of the same digits, then the detector.
+# What the demos start from: detectors and segmenters from a classifier of the same digits, instances from the detector.
 SINGLE := outputs/fastvit_t8_digits_scenes/fastvit_t8_best.ckpt
 DETECTOR := outputs/retinanet_fastvit_t8_digits/retinanet_best.ckpt
 INSTANCES := outputs/mask_rcnn_fastvit_t8_digits/mask_rcnn_best.ckpt
@@ -34,7 +34,7 @@ demo: $(VENV)/installed
 
 demo-detection: $(DETECTOR)
 
-demo-segmentation: $(DETECTOR)
+demo-segmentation: $(SINGLE)
 	$(BIN)/python train.py --config configs/fastvit/semantic_fpn_fastvit_t8_digits.yaml --distribute False
 
 demo-instances: $(INSTANCES)
