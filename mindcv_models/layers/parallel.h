@@ -18,7 +18,7 @@
 namespace parallel {
 
 constexpr int64_t kParts = 8;  // of a loop for each thread, so that those of a slow one are few
-constexpr int kPatience = 2000;  // looks for more work before a thread sleeps, some 20 to 50 microseconds
+constexpr int kPatience = 2000;  // looks for more work before a thread sleeps, 50 to 150 microseconds
 
 inline void pause() {
 #ifdef __x86_64__

@@ -123,10 +123,10 @@ class Transforms(Group):
     photometric: bool = option(True, "change brightness, contrast, saturation and hue at random")
     copy_paste: int = option(
         0, "how many other pictures' objects are pasted over a training picture: all but their commonest class",
-        at_least=0,
+        at_least=0, at_most=16,
     )  # fmt: skip
     paste_margin: int = option(
-        0, "pixels around such objects that are pasted with them, for edges that are not sharp", at_least=0
+        0, "pixels around such objects that are pasted with them, for edges that are not sharp", at_least=0, at_most=64
     )
     paste_epochs: Optional[int] = option(
         None, "objects are pasted up to this epoch and not later; default: to the end", at_least=1
