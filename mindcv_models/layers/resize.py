@@ -46,10 +46,8 @@ class ResizeLike(nn.Cell):
 
     def construct(self, x, like):
         height, width = self.factor * like.shape[-2], self.factor * like.shape[-1]
-        if self.loops is None or not in_graph_mode():
+        if self.loops is None or not in_graph_mode() or (x.shape[2] == height and x.shape[3] == width):
             return resize(x, height, width)
-        if x.shape[2] == height and x.shape[3] == width:
-            return x
         return self.loops(x.astype(ms.float32), ops.stop_gradient(like)).astype(x.dtype)
 
 

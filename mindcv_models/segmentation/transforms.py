@@ -74,13 +74,16 @@ class TrainTransform:
         """A part of the picture, at most as large as ``size``, after random scale and rotation."""
         size = target_size(*labels.shape, self.scale, rng.uniform(*self.ratio))
         degrees = rng.uniform(-self.rotation, self.rotation) if self.rotation else 0.0
-        labels = turn(labels, degrees, IGNORED, True, size) if degrees else resize_labels(labels, *size)
+        if degrees:
+            labels = turn(labels, degrees, IGNORED, True, size)
+        else:
+            image, labels = resize_image(image, *size), resize_labels(labels, *size)
         top, left = choose_crop(labels, self.size, rng, tries)
         window = slice(top, top + self.size[0]), slice(left, left + self.size[1])
         labels = labels[window]
         if degrees:  # no more of the picture than is seen
             return turn(image, degrees, GREY, size=size, window=(top, left, *labels.shape)), labels
-        return resize_image(image, *size)[window], labels
+        return image[window], labels
 
 
 def paste(
