@@ -22,14 +22,15 @@ from mindcv_models.layers import (
     Conv2d,
     Dense,
     Enlarge,
+    FusedMLP,
     GlobalAvgPool,
     LayerNorm,
     LoopConv2d,
+    PixelSums,
     Pointwise,
     ResizeLike,
     ScaledResidual,
     SelfAttention,
-    Winograd,
     activation,
     products,
     resize,
@@ -149,12 +150,14 @@ def test_loops_equal_the_plain_depthwise_convolution(mode, size, kernel, stride,
     assert_same(loops, plain, np.random.default_rng(0).standard_normal((2, 4, *size)))
 
 
-# On both sides of every edge of the loops: lanes of 8 or 16, tiles, panels, strips, small maps that are put together.
+# On both sides of every edge of the loops: lanes of 8 or 16, tiles, panels, strips, small maps that are put together;
+# 3x3 convolutions of few channels or pixels, and those by Winograd's tiles, with one gradient or both.
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (1, 1)])
 @pytest.mark.parametrize(
     ("batch", "inputs", "outputs", "size", "has_bias"),
     [(2, 8, 7, (9, 11), True), (1, 33, 50, (40, 8), False), (1, 17, 3, (1, 1), True), (3, 16, 24, (2, 5), True),
-     (2, 8, 100, (16, 17), False), (1, 64, 9, (61, 50), True), (2, 10, 16, (7, 200), True), (5, 300, 11, (4, 4), True)],
+     (2, 8, 100, (16, 17), False), (1, 64, 9, (61, 50), True), (2, 10, 16, (7, 200), True), (5, 300, 11, (4, 4), True),
+     (2, 16, 17, (12, 12), True), (2, 33, 50, (13, 19), False), (2, 64, 48, (61, 50), True)],
 )  # fmt: skip
 def test_loops_equal_the_plain_convolution(mode, kernel, stride, batch, inputs, outputs, size, has_bias):
     loops = Conv2d(inputs, outputs, kernel, stride, has_bias=has_bias)
@@ -184,6 +187,41 @@ def test_a_linear_layer_over_the_channels_of_a_map_equals_the_plain_one(mode, sh
     assert_same(Pointwise(shape[1], outputs), plain, np.random.default_rng(0).standard_normal(shape))
 
 
+class TwoLayers(nn.Cell):
+    """Two linear layers with GELU between them, as one operator where there is one and ``fused`` says so."""
+
+    def __init__(self, layer, channels, hidden, outputs, fused):
+        super().__init__()
+        self.fc1, self.fc2 = layer(channels, hidden), layer(hidden, outputs)
+        self.act, self.fused = GELU(), FusedMLP(pointwise=layer is Pointwise) if fused else None
+
+    def construct(self, x):
+        if self.fused is None:
+            return self.fc2(self.act(self.fc1(x)))
+        return self.fused(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "hidden", "outputs"),
+    [(Dense, (3, 50, 20), 33, 7), (Dense, (2, 3, 48), 144, 48), (Dense, (1, 520), 300, 16),
+     (Pointwise, (2, 48, 9, 13), 144, 48), (Pointwise, (3, 20, 1, 1), 33, 7), (Pointwise, (2, 300, 15, 14), 130, 40)],
+)  # fmt: skip
+def test_two_layers_by_one_operator_are_the_two_layers(layer, shape, hidden, outputs):
+    """Runs of columns within an image and over several, hidden numbers and channels in one part and in more."""
+    channels = shape[1 if layer is Pointwise else -1]
+    plain, fused = (TwoLayers(layer, channels, hidden, outputs, fused) for fused in (False, True))
+    assert fused.fused.runs(training=False) and not fused.fused.runs(training=True)
+    for mine, other in zip(fused.get_parameters(), plain.get_parameters()):
+        other.set_data(ms.Tensor(np.random.default_rng(2).standard_normal(other.shape).astype(np.float32)))
+        mine.set_data(other)
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    expected, found = (cell(ms.Tensor(x)).asnumpy() for cell in (plain, fused))
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+    alone = np.concatenate([fused(ms.Tensor(x[i : i + 1])).asnumpy() for i in range(len(x))])
+    np.testing.assert_array_equal(found, alone)
+
+
 def test_loops_wait_for_what_comes_before(mode):
     cells = [nn.Conv2d(3, 64, 5)] + [
         cell for _ in range(4) for cell in (nn.Conv2d(64, 64, 3), Conv2d(64, 64, 3, group=64))
@@ -200,7 +238,7 @@ def test_loops_wait_for_what_comes_before(mode):
 
 @pytest.mark.parametrize(
     ("inputs", "outputs", "kernel", "stride", "group"),
-    [(6, 6, 7, 1, 6), (8, 9, 3, 1, 1), (8, 9, 3, 2, 1), (6, 50, 1, 1, 1)],
+    [(6, 6, 7, 1, 6), (8, 9, 3, 1, 1), (40, 33, 3, 1, 1), (8, 9, 3, 2, 1), (6, 50, 1, 1, 1)],
 )  # fmt: skip
 def test_loops_do_not_depend_on_the_batch(inputs, outputs, kernel, stride, group):
     conv = Conv2d(inputs, outputs, kernel, stride, group=group)
@@ -213,11 +251,14 @@ OUTCOMES = """
 import hashlib
 import mindspore as ms, numpy as np
 from mindcv_models.layers import GELU, BatchNorm2d, ChannelNorm, Conv2d, Dense, Enlarge, LayerNorm
-from tests.test_layers import outcomes
+from tests.test_layers import WeightedSums, outcomes
 rng, digest = np.random.default_rng(0), hashlib.sha256()
 def normal(shape):
     return ms.Tensor(rng.standard_normal(shape).astype(np.float32))
+labels, factors = rng.integers(-1, 5, (2, 30, 17)).astype(np.int32), (1, np.ones(5), np.arange(5))
+sums = WeightedSums(labels, *(np.array(each, np.float32) for each in (np.ones(5), *factors)))
 for cell, shape in ((Conv2d(40, 33, 3), (2, 40, 30, 17)), (Conv2d(40, 33, 3, 2), (2, 40, 30, 17)),
+                    (Conv2d(12, 33, 3), (2, 12, 30, 17)), (sums, (2, 5, 8, 9)),
                     (Conv2d(40, 33, 1), (3, 40, 9, 17)), (Dense(300, 70), (50, 300)),
                     (Conv2d(40, 40, 7, group=40), (2, 40, 9, 17)), (Conv2d(40, 80, 3, 2, group=40), (2, 40, 9, 17)),
                     (BatchNorm2d(40).set_train(), (3, 40, 9, 17)), (ChannelNorm(40), (3, 40, 9, 17)),
@@ -455,32 +496,6 @@ def test_the_global_pool_is_the_mean(mode, by_matmul, keep_dims):
     np.testing.assert_allclose(means, expected, rtol=1e-6)
 
 
-class ByTiles(nn.Cell):
-    """A convolution followed by ReLU, as it is and by tiles."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(19, 21, 3, pad_mode="pad", padding=1, has_bias=True, weight_init="normal")
-        self.winograd = Winograd()
-
-    def construct(self, x):
-        fast = self.winograd(x.transpose(0, 2, 3, 1), self.conv.weight, self.conv.bias)
-        return ops.relu(self.conv(x)), fast.transpose(0, 3, 1, 2)
-
-
-def test_convolutions_by_tiles_are_convolutions():
-    """Odd and even sides, and channels that are no multiple of a vector."""
-    network = ByTiles().set_train(False)
-    if network.winograd.loops is None:
-        pytest.skip("needs a compiler")
-    for parameter in network.get_parameters():
-        parameter.set_data(ms.Tensor(np.random.default_rng(0).normal(0, 0.1, parameter.shape).astype(np.float32)))
-    x = np.random.default_rng(1).standard_normal((2, 19, 6, 9)).astype(np.float32)
-    exact, found = (out.asnumpy() for out in network(ms.Tensor(x)))
-    assert exact.std() > 0.5
-    np.testing.assert_allclose(found, exact, rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize("shape", [(2, 3, 5, 7), (1, 48, 16, 16), (3, 5, 1, 1), (2, 7, 33, 9)])
 def test_scaled_residual_by_loops_equals_the_one_by_operators(shape):
     class Cell(nn.Cell):
@@ -515,6 +530,56 @@ def test_a_linear_layer_without_loops_is_mindspores_to_the_last_bit(shape, bias,
     np.testing.assert_array_equal(*outputs)
     for mine, theirs in zip(*slopes):
         np.testing.assert_array_equal(mine, theirs)
+
+
+class WeightedSums(nn.Cell):
+    """A mixture of the sums over pixels of a segmenter's losses, of those that have a gradient."""
+
+    def __init__(self, labels, weights, *factors):
+        super().__init__()
+        self.labels, self.weights = ms.Tensor(labels), ms.Tensor(weights)
+        self.factors = [ms.Tensor(each) for each in factors]
+        self.sums = PixelSums()
+
+    def construct(self, logits):
+        sums = self.sums(logits, self.labels, self.weights)
+        entropy, common, probabilities = self.factors
+        return entropy * sums[0] + (common * sums[2]).sum() + (probabilities * sums[3]).sum()
+
+
+def pixel_sums_in_float64(logits, labels, weights):
+    """By PyTorch; ``(entropy, hits, common, probabilities, pixels)``."""
+    classes, labels = logits.shape[1], torch.from_numpy(labels).long()
+    logits = torch.nn.functional.interpolate(logits, labels.shape[1:], mode="bilinear")
+    targets = torch.nn.functional.one_hot(labels.clamp(min=0), classes).permute(0, 3, 1, 2) * (labels >= 0)[:, None]
+    weights = torch.from_numpy(weights).double().reshape(1, -1, 1, 1)
+    entropy = -(torch.log_softmax(logits, 1) * weights * targets).sum()
+    p = torch.softmax(logits, 1) * (labels >= 0)[:, None]
+    hits = (logits.argmax(1) == labels).sum()
+    return entropy, hits, *((maps).sum((0, 2, 3)) for maps in (p * targets, p, targets))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "classes"),
+    [((5, 7), (20, 28), 4), ((40, 19), (67, 75), 3), ((9, 4), (5, 11), 19), ((1, 3), (6, 1), 2), ((4, 5), (4, 5), 1)],
+)
+def test_sums_over_pixels_and_their_gradient(mode, before, after, classes):
+    """Enlarged, reduced and as they are; some pixels count nowhere; logits are beyond what exponentials can take."""
+    rng = np.random.default_rng(0)
+    logits = (30 * rng.standard_normal((3, classes, *before)) + 100).astype(np.float32)
+    labels = rng.integers(-1, classes, (3, *after)).astype(np.int32)
+    weights, *factors = (rng.uniform(0.5, 2, shape).astype(np.float32) for shape in (classes, (), classes, classes))
+    wide = torch.from_numpy(logits).double().requires_grad_()
+    expected = pixel_sums_in_float64(wide, labels, weights)
+    entropy, common, probabilities = (torch.from_numpy(np.asarray(each)).double() for each in factors)
+    total = entropy * expected[0] + (common * expected[2]).sum() + (probabilities * expected[3]).sum()
+    total.backward()
+    cell = WeightedSums(labels, weights, *factors)
+    assert cell.sums.loops is not None
+    gradient = ms.grad(cell)(ms.Tensor(logits)).asnumpy()
+    for value, exact in zip(cell.sums(ms.Tensor(logits), cell.labels, cell.weights), expected):
+        np.testing.assert_allclose(value.asnumpy(), exact.detach().numpy(), rtol=2e-6, atol=1e-4)
+    np.testing.assert_allclose(gradient, wide.grad.numpy(), rtol=0, atol=2e-5 * np.abs(wide.grad.numpy()).max())
 
 
 def attention_in_float64(qkv, weights, heads, table):

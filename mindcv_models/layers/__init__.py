@@ -6,13 +6,14 @@ from .convolution import Conv2d, LoopConv2d
 from .deformable import DeformableConv2d, deformable_conv2d
 from .dense import Dense, Pointwise
 from .kernel import Kernel
+from .mlp import FusedMLP
 from .nms import NMS
 from .normalization import BatchNorm2d, ChannelNorm, LayerNorm
+from .pixels import PixelSums
 from .pooling import GlobalAvgPool
 from .residual import ScaledResidual
 from .resize import Enlarge, ResizeLike, resize, resize_nearest
 from .roi_align import RoIAlign
-from .winograd import Winograd
 
 __all__ = [
     "GELU",
@@ -23,16 +24,17 @@ __all__ = [
     "DeformableConv2d",
     "Dense",
     "Enlarge",
+    "FusedMLP",
     "GlobalAvgPool",
     "Kernel",
     "LayerNorm",
     "LoopConv2d",
+    "PixelSums",
     "Pointwise",
     "ResizeLike",
     "RoIAlign",
     "ScaledResidual",
     "SelfAttention",
-    "Winograd",
     "deformable_conv2d",
     "resize",
     "resize_nearest",

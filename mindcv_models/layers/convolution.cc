@@ -2,64 +2,17 @@
 //
 // MindSpore's own operator copies maps to a matrix with a row for every tap of the kernel. Here some rows of the maps
 // are copied once, with zeros around them, and what a tap meets along a row of outputs is a run of adjacent numbers in
-// that copy. Every number is summed up in one order, so that results do not depend on the number of threads.
+// that copy. Where there are enough channels and pixels, Winograd's tiles take less than half of the time (winograd.h).
+// Every number is summed up in one order, so that results do not depend on the number of threads.
 
 #include <vector>
 
 #include "parallel.h"
+#include "strips.h"
 #include "tiles.h"
+#include "winograd.h"
 
 namespace {
-
-constexpr int kTaps = 9;
-constexpr int64_t kStripSize = 1 << 17;  // numbers in a strip, at most: half of a core's second cache
-
-struct Shapes {
-  Shapes(const int64_t *in, const int64_t *out)
-      : batch(in[0]), channels(in[1]), height(in[2]), width(in[3]), outputs(out[1]), out_height(out[2]),
-        out_width(out[3]) {}
-  int64_t in_size() const { return height * width; }
-  int64_t out_size() const { return out_height * out_width; }
-  int64_t batch, channels, height, width, outputs, out_height, out_width;
-};
-
-// Rows of a map with zeros around them, for `rows` x `columns` outputs. Every `stride`-th row and column lie in a plane
-// of their own, and each row ends where the zero before the next one is: outputs have a column more than needed.
-template <int stride>
-struct Strip {
-  Strip(int64_t rows, int64_t columns)
-      : rows(rows + 2 / stride), pitch(columns + 1), plane(this->rows * pitch),
-        size(stride * stride * plane + kColumns) {}
-
-  // Where the number that the tap of row y and column x (0 to 2) meets lies, from that of the first output on.
-  int64_t tap(int y, int x) const {
-    return (y % stride * stride + x % stride) * plane + y / stride * pitch + x / stride;
-  }
-
-  // Calls function(place in the strip, pixel of the map, length) for the parts of the map's rows that outputs from row
-  // `first` on meet.
-  template <typename Function>
-  void each_row(int64_t height, int64_t width, int64_t first, Function function) const {
-    for (int phase = 0; phase < stride * stride; ++phase) {
-      const int64_t top = first * stride + phase / stride - 1, left = phase % stride - 1;
-      const int64_t begin = left < 0 ? 1 : 0, end = std::min(pitch, parts(width - left, stride));
-      for (int64_t row = 0; row < rows; ++row) {
-        const int64_t y = top + row * stride;
-        if (y >= 0 && y < height)
-          function(phase * plane + row * pitch + begin, y * width + left + begin * stride, end - begin);
-      }
-    }
-  }
-
-  void read(const float *map, int64_t height, int64_t width, int64_t first, float *strip) const {
-    std::fill_n(strip, size, 0.f);
-    each_row(height, width, first, [=](int64_t place, int64_t pixel, int64_t length) {
-      for (int64_t x = 0; x < length; ++x) strip[place + x] = map[pixel + x * stride];
-    });
-  }
-
-  const int64_t rows, pitch, plane, size;
-};
 
 // A tap of the kernel, 0 to 8, and where what it meets lies in a strip.
 struct Tap {
@@ -130,26 +83,6 @@ void convolve(const float *strip, int64_t pitch, const Kernel &kernel, const flo
   });
 }
 
-// Calls function(b, first, strips of all channels) for parts of `rows` rows of outputs of every image, in parallel.
-template <int stride, typename Function>
-void each_strip(const float *maps, int64_t batch, int64_t channels, int64_t height, int64_t width, int64_t out_height,
-                int64_t rows, const Strip<stride> &strip, Function function) {
-  const int64_t strips = parts(out_height, rows);
-  parallel::each(batch * strips, [&](int64_t task) {
-    float *copy = scratch(channels * strip.size);
-    const int64_t b = task / strips, first = task % strips * rows;
-    for (int64_t c = 0; c < channels; ++c)
-      strip.read(maps + (b * channels + c) * height * width, height, width, first, copy + c * strip.size);
-    function(b, first, copy);
-  });
-}
-
-// How many of `rows` rows of outputs a strip is for, so that it stays in the cache and every thread has one.
-int64_t rows_of_strip(int64_t rows, int64_t row_size, int64_t batch) {
-  const int64_t strips = std::max(parts(rows * row_size, kStripSize), parts(omp_get_max_threads(), batch));
-  return parts(rows, std::min(strips, rows));
-}
-
 // tensors: maps (B, C, H, W), weight (D, C, 3, 3), bias (D), result (B, D, Ho, Wo)
 template <int stride>
 void convolve(void **tensors, int64_t **dimensions) {
@@ -157,14 +90,18 @@ void convolve(void **tensors, int64_t **dimensions) {
   const float *bias = static_cast<float *>(tensors[2]);
   float *result = static_cast<float *>(tensors[3]);
   const Shapes s(dimensions[0], dimensions[3]);
+  if (stride == 1 && winograd::pays(s)) {
+    const winograd::Kernel kernel(weight, s.outputs, s.channels * kTaps, s.channels, kTaps, false);
+    return winograd::convolve(maps, s, kernel, bias, result);
+  }
   const int64_t row_size = s.channels * stride * stride * (s.out_width + 1);
   const int64_t rows = rows_of_strip(s.out_height, row_size, s.batch);
   const Strip<stride> strip(rows, s.out_width);
   std::vector<Tap> taps;
   for (int t = 0; t < kTaps; ++t) taps.push_back({t, strip.tap(t / 3, t % 3)});
   const Kernel kernel(weight, s.outputs, s.channels * kTaps, s.channels, kTaps, taps, strip);
-  each_strip(maps, s.batch, s.channels, s.height, s.width, s.out_height, rows, strip,
-             [&](int64_t b, int64_t first, const float *copy) {
+  each_strip(maps, s.batch, s.channels, s.height, s.width, s.out_height, rows, strip, 0,
+             [&](int64_t b, int64_t first, float *copy) {
                const Target<1> target{std::min(rows, s.out_height - first), s.out_width, s.out_width};
                convolve(copy, strip.pitch, kernel, bias, target, s.out_size(),
                         result + b * s.outputs * s.out_size() + first * s.out_width);
@@ -198,13 +135,17 @@ template <int stride>
 void differentiate_maps(void **tensors, int64_t **dimensions) {
   const float *gradient = static_cast<float *>(tensors[0]), *weight = static_cast<float *>(tensors[1]);
   float *maps_gradient = static_cast<float *>(tensors[3]);
-  const Shapes s(dimensions[3], dimensions[0]);
+  const Shapes s(dimensions[3], dimensions[0]), turned(dimensions[0], dimensions[3]);
+  if (stride == 1 && winograd::pays(turned)) {
+    const winograd::Kernel kernel(weight, s.channels, kTaps, s.outputs, s.channels * kTaps, true);
+    return winograd::convolve(gradient, turned, kernel, nullptr, maps_gradient);
+  }
   const int64_t rows = rows_of_strip(s.out_height, s.outputs * (s.out_width + 1), s.batch);
   const Strip<1> strip(rows, s.out_width);
   std::vector<Remainder<stride>> remainders;
   for (int r = 0; r < stride * stride; ++r) remainders.emplace_back(r / stride, r % stride, s, weight, strip);
-  each_strip(gradient, s.batch, s.outputs, s.out_height, s.out_width, s.out_height, rows, strip,
-             [&](int64_t b, int64_t first, const float *copy) {
+  each_strip(gradient, s.batch, s.outputs, s.out_height, s.out_width, s.out_height, rows, strip, 0,
+             [&](int64_t b, int64_t first, float *copy) {
                for (const auto &part : remainders) {
                  const int64_t y = first * stride + part.y;
                  if (y >= s.height || part.x >= s.width) continue;
@@ -216,40 +157,12 @@ void differentiate_maps(void **tensors, int64_t **dimensions) {
              });
 }
 
-// The strips of all channels of an image, with the channels of a pixel next to each other.
+// What the first output's weight in a column, a tap and a channel, meets; the next output's is `channels` further.
 template <int stride>
-struct Pixels {
-  explicit Pixels(const Shapes &s)
-      : shapes(s), strip(s.out_height, s.out_width), channels(round_up(s.channels, kLane)),
-        values(unset(strip.size * channels)) {
-    std::fill_n(values.get(), strip.size * channels, 0.f);
-  }
-
-  // Copies a lane of channels from `first` on. What fills the last lane up is a copy of the last channel.
-  void read(const float *maps, int64_t first) {
-    const float *sources[kLane];
-    for (int64_t c = 0; c < kLane; ++c)
-      sources[c] = maps + std::min(first + c, shapes.channels - 1) * shapes.in_size();
-    strip.each_row(shapes.height, shapes.width, 0, [&](int64_t place, int64_t pixel, int64_t length) {
-      for (int64_t x = 0; x < length; ++x) {
-        Lane pixels;
-        for (int c = 0; c < kLane; ++c) pixels[c] = sources[c][pixel + x * stride];
-        lane(values.get() + (place + x) * channels + first) = pixels;
-      }
-    });
-  }
-
-  // What the first output's weight in a column, a tap and a channel, meets; the next output's is `channels` further.
-  const float *met(int64_t column) const {
-    const int64_t tap = column / channels;
-    return values.get() + strip.tap(tap / 3, tap % 3) * channels + column % channels;
-  }
-
-  const Shapes &shapes;
-  const Strip<stride> strip;
-  const int64_t channels;  // with those that fill the last lane up
-  const std::unique_ptr<float[]> values;
-};
+const float *met_by(const Pixels<stride> &pixels, int64_t column) {
+  const int64_t tap = column / pixels.channels;
+  return pixels.values.get() + pixels.strip.tap(tap / 3, tap % 3) * pixels.channels + column % pixels.channels;
+}
 
 // Adds what an image adds to the gradient of the weights of kRows outputs, for `count` columns.
 template <int stride>
@@ -257,7 +170,7 @@ void weigh(const float *gradient, int64_t size, const Pixels<stride> &pixels, in
            float *sums, int64_t pitch) {
   each_run(count, [&](int64_t first, auto lanes) {
     const float *met[lanes];
-    for (int c = 0; c < lanes; ++c) met[c] = pixels.met(column + first + c * kLane);
+    for (int c = 0; c < lanes; ++c) met[c] = met_by(pixels, column + first + c * kLane);
     float *to = sums + column + first;
     Lane tile[kRows][lanes];
     load<lanes>([&](int r, int c) { return lane(to + r * pitch + c * kLane); }, tile);
@@ -267,28 +180,39 @@ void weigh(const float *gradient, int64_t size, const Pixels<stride> &pixels, in
   });
 }
 
+inline void differentiate_bias(const float *gradient, const Shapes &s, float *bias_gradient) {
+  parallel::each(s.outputs, [&](int64_t o) {
+    bias_gradient[o] = 0;
+    for (int64_t b = 0; b < s.batch; ++b)
+      bias_gradient[o] += sum(gradient + (b * s.outputs + o) * s.out_size(), s.out_size());
+  });
+}
+
 // tensors: maps, gradient of the result, weight (for its shape), gradients of weight and bias
 template <int stride>
 void differentiate_weight(void **tensors, int64_t **dimensions) {
   const float *maps = static_cast<float *>(tensors[0]), *gradient = static_cast<float *>(tensors[1]);
   float *weight_gradient = static_cast<float *>(tensors[3]), *bias_gradient = static_cast<float *>(tensors[4]);
   const Shapes s(dimensions[0], dimensions[1]);
-  Pixels<stride> pixels(s);
+  if (stride == 1 && winograd::pays(s, winograd::kFewestOfWeight)) {
+    winograd::differentiate_weight(maps, gradient, s, weight_gradient);
+    return differentiate_bias(gradient, s, bias_gradient);
+  }
+  Pixels<stride> pixels(s, s.out_height, s.out_width);
   const int64_t pitch = pixels.strip.pitch, size = s.out_height * pitch;
   const int64_t outputs = round_up(s.outputs, kRows), columns = kTaps * pixels.channels;
   const auto rows = unset(outputs * size), sums = unset(outputs * columns);
   std::fill_n(rows.get(), outputs * size, 0.f);
   std::fill_n(sums.get(), outputs * columns, 0.f);
-  std::fill_n(bias_gradient, s.outputs, 0.f);
+  differentiate_bias(gradient, s, bias_gradient);
   const int64_t lanes = parts(s.channels, kLane), down = outputs / kRows;
   for (int64_t b = 0; b < s.batch; ++b) {
     parallel::each(lanes + s.outputs, [&](int64_t task) {
-      if (task < lanes) return pixels.read(maps + b * s.channels * s.in_size(), task * kLane);
+      if (task < lanes) return pixels.read(maps + b * s.channels * s.in_size(), task * kLane, 0);
       const int64_t o = task - lanes;
       const float *source = gradient + (b * s.outputs + o) * s.out_size();
       for (int64_t y = 0; y < s.out_height; ++y)
         std::copy_n(source + y * s.out_width, s.out_width, rows.get() + o * size + y * pitch);
-      bias_gradient[o] += sum(source, s.out_size());
     });
     parallel::each(parts(columns, kColumns) * down, [&](int64_t task) {
       const int64_t column = task / down * kColumns, o = task % down * kRows;

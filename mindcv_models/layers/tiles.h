@@ -89,6 +89,28 @@ inline void store(const Lane (&sums)[kRows][lanes], float *to, int64_t pitch) {
     for (int c = 0; c < lanes; ++c) lane(to + r * pitch + c * kLane) = sums[r][c];
 }
 
+// What a tile starts from.
+struct Start {
+  const float *columns;
+  float rows[kRows];
+};
+
+// Adds `depth` products to a tile of kRows rows that are `pitch` apart; or, the first time, to a bias for each row or
+// for each column. The next numbers of the rows of the left factor are `step` apart. A function of its own, so that
+// pointers stay in registers.
+template <int lanes>
+__attribute__((noinline)) void add(const float *const (&left)[kRows], int64_t step, const float *panel, int64_t depth,
+                                   float *tile, int64_t pitch, const Start *start) {
+  Lane sums[kRows][lanes];
+  if (!start) load<lanes>([=](int r, int c) { return lane(tile + r * pitch + c * kLane); }, sums);
+  else if (start->columns) load<lanes>([=](int, int c) { return lane(start->columns + c * kLane); }, sums);
+  else load<lanes>([=](int r, int) { return Lane{} + start->rows[r]; }, sums);
+  multiply<lanes>(
+      depth, [&](int r, int64_t k) { return left[r][k * step]; },
+      [=](int64_t k, int c) { return panel + (k * lanes + c) * kLane; }, sums);
+  store<lanes>(sums, tile, pitch);
+}
+
 // Makes rows of the columns of a square: pairs of rows exchange halves, then quarters, and so on.
 inline void transpose(Lane (&square)[kLane]) {
   typedef int Indices __attribute__((vector_size(kLane * sizeof(int))));

@@ -31,7 +31,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
 from ..errors import InputError, refuse_pretrained
-from ..layers import GELU, BatchNorm2d, ChannelNorm, Conv2d, Dense, GlobalAvgPool, LayerNorm, SelfAttention
+from ..layers import GELU, BatchNorm2d, ChannelNorm, Conv2d, Dense, FusedMLP, GlobalAvgPool, LayerNorm, SelfAttention
 from .family import check_out_indices, image_config
 
 __all__ = ["FasterViT", "FasterViTFeatures"]
@@ -223,8 +223,11 @@ class MLP(nn.Cell):
         self.act = GELU()
         self.fc2 = dense(hidden_dim, dim)
         self.drop = dropout(variant.drop_rate)
+        self.fused = FusedMLP()
 
     def construct(self, x):
+        if self.fused.runs(self.training) and hasattr(self.fc1, "weight"):  # not within a cell that casts
+            return self.fused(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
         x = self.drop(self.act(self.fc1(x)))
         return self.drop(self.fc2(x))
 

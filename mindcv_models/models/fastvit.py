@@ -19,7 +19,17 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
 from ..errors import refuse_pretrained
-from ..layers import GELU, BatchNorm2d, Conv2d, Dense, GlobalAvgPool, Kernel, ScaledResidual, SelfAttention
+from ..layers import (
+    GELU,
+    BatchNorm2d,
+    Conv2d,
+    Dense,
+    FusedMLP,
+    GlobalAvgPool,
+    Kernel,
+    ScaledResidual,
+    SelfAttention,
+)
 from .family import check_out_indices, image_config
 
 __all__ = ["FastViT", "FastViTFeatures"]
@@ -222,9 +232,13 @@ class ConvFFN(nn.Cell):
         self.act = GELU()
         self.fc2 = conv2d(hidden_dim, dim, 1, bias=True, init=Normal(0.02))
         self.drop = nn.Dropout(p=drop_rate) if drop_rate else nn.Identity()
+        self.fused = FusedMLP(pointwise=True)
 
     def construct(self, x):
-        x = self.drop(self.act(self.fc1(self.conv(x))))
+        x = self.conv(x)
+        if self.fused.runs(self.training) and hasattr(self.fc1, "weight"):  # not within a cell that casts
+            return self.fused(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+        x = self.drop(self.act(self.fc1(x)))
         return self.drop(self.fc2(x))
 
 

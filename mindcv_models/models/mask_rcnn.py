@@ -16,7 +16,7 @@ from mindspore import nn, ops
 from mindspore.common.initializer import Normal, XavierUniform
 
 from ..errors import InputError, refuse_pretrained
-from ..layers import Conv2d, RoIAlign, Winograd
+from ..layers import Conv2d, RoIAlign
 from .backbones import create_backbone
 from .family import dense_config
 from .fpn import FPN, ConvModule
@@ -102,7 +102,6 @@ class MaskHead(nn.Cell):
             channels, channels, 2, 2, pad_mode="valid", has_bias=True,
             weight_init=kaiming(channels, 2), bias_init="zeros",
         )  # fmt: skip
-        self.winograd = Winograd()
         self.conv_logits = Conv2d(
             channels, num_classes, 1, has_bias=True, weight_init=kaiming(num_classes, 1), bias_init="zeros"
         )
@@ -120,7 +119,9 @@ class MaskHead(nn.Cell):
         """
         if not hasattr(self.upsample, "weight"):  # cast to float16 by a cell around it
             return self.chosen(self.construct(x), labels)
-        x = self.convolved(x)
+        for conv in self.convs:
+            x = conv(x)
+        x = x.transpose(0, 2, 3, 1)
         n, h, w, c = x.shape
         taps = self.upsample.weight.transpose(0, 2, 3, 1).reshape(c, 4 * c).astype(x.dtype)
         bias = ops.tile(self.upsample.bias, (4,)).astype(x.dtype)
@@ -129,17 +130,6 @@ class MaskHead(nn.Cell):
         logits = ops.matmul(x.reshape(n, h * w * 4, c), own.expand_dims(2))
         logits = logits.reshape(n, h, w, 2, 2).transpose(0, 1, 3, 2, 4).reshape(n, 2 * h, 2 * w)
         return logits + ops.gather(self.conv_logits.bias, labels, 0).astype(x.dtype).reshape(n, 1, 1)
-
-    def convolved(self, x):
-        """What the 3x3 convolutions give, with channels last."""
-        if not self.winograd.runs(self.training):
-            for conv in self.convs:
-                x = conv(x)
-            return x.transpose(0, 2, 3, 1)
-        x = x.transpose(0, 2, 3, 1)
-        for conv in self.convs:
-            x = self.winograd(x, conv.conv.weight, conv.conv.bias)
-        return x
 
     def chosen(self, logits, labels):
         n, classes, h, w = logits.shape

@@ -3,10 +3,9 @@
 from typing import Optional, Sequence
 
 import mindspore as ms
-import numpy as np
 from mindspore import Tensor, nn, ops
 
-from ..layers import GlobalAvgPool, ResizeLike
+from ..layers import PixelSums
 from ..training import Objective
 
 __all__ = ["SegmentationObjective"]
@@ -32,48 +31,22 @@ class SegmentationObjective(Objective):
         super().__init__(network)
         self.class_weights = None if class_weights is None else Tensor(class_weights, ms.float32)
         self.dice_weight = dice_weight
-        self.resize = ResizeLike()
-        self.dice = DiceLoss()
+        self.sums = PixelSums()
         self.parts = ("pixel_accuracy", "dice") if dice_weight else ("pixel_accuracy",)
 
     def construct(self, images, labels):
-        logits = self.network(images).astype(ms.float32)
-        logits = self.resize(logits, labels)  # (B, classes, H, W)
-        predictions = ops.argmax(logits, 1).astype(ms.int32)  # (B, H, W)
-        largest = ops.stop_gradient(ops.gather_elements(logits, 1, predictions.expand_dims(1)))
-        logits = logits - largest
-        known = ops.maximum(labels, 0)
-        own = ops.gather_elements(logits, 1, known.expand_dims(1)).squeeze(1)
-        shares = ops.exp(logits)
-        total = shares.sum(1)
-        loss = ops.log(total) - own
-        counts = (labels >= 0).astype(ms.float32)
-        if self.class_weights is not None:
-            loss = loss * ops.gather(self.class_weights, known, 0)
-        hits = ops.equal(predictions, labels).astype(ms.float32)
-        loss, accuracy = (loss * counts).mean(), hits.mean()
+        logits = self.network(images)
+        weights = ops.ones(logits.shape[1], ms.float32) if self.class_weights is None else self.class_weights
+        entropy, hits, common, probabilities, pixels = self.sums(logits, labels, weights)
+        loss, accuracy = entropy / labels.size, hits / labels.size
         if not self.dice_weight:
             return loss, (accuracy,)
-        dice = self.dice(shares * (counts / total).expand_dims(1), labels)
+        dice = dice_loss(common, probabilities, pixels)
         return loss + self.dice_weight * dice, (accuracy, dice)
 
 
-class DiceLoss(nn.Cell):
-    """Probabilities ``(B, classes, H, W)``, 0 where no class counts, and label maps ``(B, H, W)`` to a scalar."""
-
-    def __init__(self):
-        super().__init__()
-        self.average = GlobalAvgPool()
-
-    def construct(self, probabilities, labels):
-        classes = Tensor(np.arange(probabilities.shape[1], dtype=np.int32).reshape(1, -1, 1, 1))
-        targets = ops.equal(labels.expand_dims(1), classes).astype(ms.float32)  # (B, classes, H, W)
-        pixels = self.total(targets)
-        common = self.total(probabilities * targets)
-        losses = 1 - (2 * common + 1) / (self.total(probabilities) + pixels + 1)
-        labelled = (pixels > 0).astype(ms.float32)
-        return (losses * labelled).sum() / ops.maximum(labelled.sum(), 1)
-
-    def total(self, maps):
-        """``(B, classes, H, W)`` to ``(classes,)``."""
-        return self.average(maps).sum(0) * (maps.shape[2] * maps.shape[3])
+def dice_loss(common, probabilities, pixels):
+    """The sums ``p * t``, ``p`` and ``t`` of each class, ``(K,)``, to a scalar."""
+    losses = 1 - (2 * common + 1) / (probabilities + pixels + 1)
+    labelled = (pixels > 0).astype(ms.float32)
+    return (losses * labelled).sum() / ops.maximum(labelled.sum(), 1)

@@ -93,7 +93,7 @@ def paste(
     height, width = (min(sides) for sides in zip(labels.shape, other_labels.shape))
     window = slice(height), slice(width)
     image, labels, chosen = image.copy(), labels.copy(), chosen[window]
-    np.copyto(image[window], other[window], where=chosen[..., None])
+    cv2.copyTo(other[window], chosen.astype(np.uint8), image[window])
     np.copyto(labels[window], other_labels[window], where=chosen)
     return image, labels
 

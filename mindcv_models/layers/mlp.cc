@@ -1,0 +1,150 @@
+// Two linear layers with GELU between them on the CPU, for ops.Custom ("aot"), in inference.
+//
+// As operators of their own they write and read what is between them, two to four times the size of their input, four
+// times. Here a few columns (pixels or tokens) at a time pass both layers, a few hidden numbers of each at a time, so
+// that it stays in the cache. Every number is summed up in one order, whatever the batch and the number of threads.
+
+#include <vector>
+
+#include "gelu.h"
+#include "parallel.h"
+#include "tiles.h"
+
+namespace {
+
+constexpr int64_t kRuns = 4;      // of columns that a thread takes at a time, so that weights serve several
+constexpr int64_t kHidden = 128;  // hidden numbers of a column at a time
+constexpr int64_t kDepth = 256;   // channels of a column at a time
+
+// The layers' weights (H, C) and (D, H), and biases.
+struct Layers {
+  const float *first, *first_bias, *second, *second_bias;
+  int64_t channels, hidden, outputs;
+};
+
+// to[row][column] for the rows of a weight from the first one on: adds the products of `depth` of its columns and as
+// many rows of a panel; or, where there are biases, starts from those.
+template <int lanes>
+void multiply_rows(const float *weight, int64_t pitch, int64_t rows, const float *panel, int64_t depth,
+                   const float *bias, float *to) {
+  constexpr int64_t wide = lanes * kLane;
+  for (int64_t o = 0; o < rows; o += kRows) {
+    const float *sources[kRows];
+    Start start{};
+    for (int64_t r = 0; r < kRows; ++r) {
+      const int64_t row = std::min(o + r, rows - 1);  // what fills the last tile up is written, and never read
+      sources[r] = weight + row * pitch;
+      if (bias) start.rows[r] = bias[row];
+    }
+    for (int64_t r = o + kRows; r < std::min(o + 2 * kRows, rows); ++r)  // rows are short, nobody sees them coming
+      for (int64_t c = 0; c < depth; c += 16) __builtin_prefetch(weight + r * pitch + c);
+    add<lanes>(sources, 1, panel, depth, to + o * wide, wide, bias ? &start : nullptr);
+  }
+}
+
+// One run of columns: their channels, and what some hidden numbers add to their results.
+template <int lanes>
+void add_hidden(const Layers &layers, int64_t begin, const float *columns, float *hidden, float *results) {
+  constexpr int64_t wide = lanes * kLane;
+  const int64_t count = std::min(kHidden, layers.hidden - begin);
+  for (int64_t c = 0; c < layers.channels; c += kDepth)
+    multiply_rows<lanes>(layers.first + begin * layers.channels + c, layers.channels, count, columns + c * wide,
+                         std::min(kDepth, layers.channels - c), c ? nullptr : layers.first_bias + begin, hidden);
+#pragma omp simd
+  for (int64_t i = 0; i < count * wide; ++i) hidden[i] = gelu_value(hidden[i]);
+  multiply_rows<lanes>(layers.second + begin, layers.hidden, layers.outputs, hidden, count,
+                       begin ? nullptr : layers.second_bias, results);
+}
+
+// Calls read(first column, count, wide, space) for runs of the columns and write(first column, count, wide, results).
+template <typename Read, typename Write>
+void each_column(int64_t count, const Layers &layers, Read read, Write write) {
+  const int64_t step = kRuns * kColumns, outputs = round_up(layers.outputs, kRows);
+  parallel::each(parts(count, step), [&](int64_t block) {
+    const int64_t first = block * step, size = std::min(step, count - first);
+    float *columns = scratch(step * (layers.channels + outputs) + kColumns * kHidden);
+    float *results = columns + step * layers.channels, *hidden = results + step * outputs;
+    each_run(size, [&](int64_t run, auto lanes) {
+      const int64_t wide = lanes * kLane;
+      read(first + run, std::min(wide, size - run), wide, columns + run * layers.channels);
+    });
+    for (int64_t begin = 0; begin < layers.hidden; begin += kHidden)
+      each_run(size, [&](int64_t run, auto lanes) {
+        add_hidden<lanes>(layers, begin, columns + run * layers.channels, hidden, results + run * outputs);
+      });
+    each_run(size, [&](int64_t run, auto lanes) {
+      const int64_t wide = lanes * kLane;
+      write(first + run, std::min(wide, size - run), wide, results + run * outputs);
+    });
+  });
+}
+
+// Calls function(pixel in the maps of one channel, place in the run, length) for the parts of a run of columns, which
+// may be of several images with `channels` maps each.
+template <typename Function>
+void each_image(int64_t first, int64_t count, int64_t pixels, int64_t channels, Function function) {
+  for (int64_t i = 0; i < count;) {
+    const int64_t image = (first + i) / pixels, pixel = (first + i) % pixels;
+    const int64_t length = std::min(count - i, pixels - pixel);
+    function(image * channels * pixels + pixel, i, length);
+    i += length;
+  }
+}
+
+// tensors: x, weight (H, C, ...), bias (H), weight (D, H, ...), bias (D), result
+Layers layers_of(void **tensors, int64_t **dimensions) {
+  const auto at = [&](int i) { return static_cast<float *>(tensors[i]); };
+  return {at(1), at(2), at(3), at(4), dimensions[1][1], dimensions[1][0], dimensions[3][0]};
+}
+
+}  // namespace
+
+#define OPERATOR(name) \
+  extern "C" int name(int, void **tensors, int *, int64_t **dimensions, const char **, void *, void *)
+
+// x (B, C, H, W), result (B, D, H, W)
+OPERATOR(pointwise_mlp) {
+  const Layers layers = layers_of(tensors, dimensions);
+  const float *maps = static_cast<float *>(tensors[0]);
+  float *result = static_cast<float *>(tensors[5]);
+  const int64_t pixels = dimensions[0][2] * dimensions[0][3];
+  each_column(
+      dimensions[0][0] * pixels, layers,
+      [&](int64_t first, int64_t count, int64_t wide, float *columns) {
+        if (first % pixels + count <= pixels) {
+          const float *from = maps + first / pixels * layers.channels * pixels + first % pixels;
+          return pack(from, pixels, 1, layers.channels, count, columns, wide);
+        }
+        std::fill_n(columns, layers.channels * wide, 0.f);
+        each_image(first, count, pixels, layers.channels, [&](int64_t pixel, int64_t place, int64_t length) {
+          for (int64_t c = 0; c < layers.channels; ++c)
+            std::copy_n(maps + c * pixels + pixel, length, columns + c * wide + place);
+        });
+      },
+      [&](int64_t first, int64_t count, int64_t wide, const float *results) {
+        each_image(first, count, pixels, layers.outputs, [&](int64_t pixel, int64_t place, int64_t length) {
+          for (int64_t d = 0; d < layers.outputs; ++d)
+            std::copy_n(results + d * wide + place, length, result + d * pixels + pixel);
+        });
+      });
+  return 0;
+}
+
+// x (N, C), result (N, D)
+OPERATOR(dense_mlp) {
+  const Layers layers = layers_of(tensors, dimensions);
+  const float *x = static_cast<float *>(tensors[0]);
+  float *result = static_cast<float *>(tensors[5]);
+  each_column(
+      dimensions[0][0], layers,
+      [&](int64_t first, int64_t count, int64_t wide, float *columns) {
+        pack(x + first * layers.channels, 1, layers.channels, layers.channels, count, columns, wide);
+      },
+      [&](int64_t first, int64_t count, int64_t wide, const float *results) {
+        float *to = result + first * layers.outputs;
+        if (layers.outputs % kLane == 0) return pack(results, 1, wide, count, layers.outputs, to, layers.outputs);
+        for (int64_t i = 0; i < count; ++i)
+          for (int64_t d = 0; d < layers.outputs; ++d) to[i * layers.outputs + d] = results[d * wide + i];
+      });
+  return 0;
+}
