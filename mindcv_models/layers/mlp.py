@@ -32,9 +32,11 @@ class FusedMLP(nn.Cell):
         """Whether it can be used in the graph that is compiled."""
         return self.loops is not None and not training and in_graph_mode()
 
-    def construct(self, x, *layers):
+    def construct(self, x, weight1, bias1, weight2, bias2):
         wide = x.astype(ms.float32) if self.pointwise else x.astype(ms.float32).reshape(-1, x.shape[-1])
-        out = self.loops(wide, *[each.astype(ms.float32) for each in layers]).astype(x.dtype)
+        weight1, bias1 = weight1.astype(ms.float32), bias1.astype(ms.float32)
+        weight2, bias2 = weight2.astype(ms.float32), bias2.astype(ms.float32)
+        out = self.loops(wide, weight1, bias1, weight2, bias2).astype(x.dtype)
         return out if self.pointwise else out.reshape(*x.shape[:-1], -1)
 
 
