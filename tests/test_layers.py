@@ -218,6 +218,7 @@ def test_two_layers_by_one_operator_are_the_two_layers(layer, shape, hidden, out
     expected, found = (cell(ms.Tensor(x)).asnumpy() for cell in (plain, fused))
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+    assert_same(fused, plain, x, 2e-6)  # gradients too
     alone = np.concatenate([fused(ms.Tensor(x[i : i + 1])).asnumpy() for i in range(len(x))])
     np.testing.assert_array_equal(found, alone)
 

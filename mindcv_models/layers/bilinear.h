@@ -23,10 +23,10 @@ struct Axis {
 };
 
 struct Sizes {
-  // Shapes (..., h, w) before and (..., H, W) after, of so many dimensions.
-  Sizes(const int64_t *before, int ranks_before, const int64_t *after, int ranks_after)
-      : height(before[ranks_before - 2]), width(before[ranks_before - 1]), rows(after[ranks_after - 2]),
-        columns(after[ranks_after - 1]), down(height, rows), across(width, columns) {}
+  // Sides (h, w) before and (H, W) after.
+  Sizes(const int64_t *before, const int64_t *after)
+      : height(before[0]), width(before[1]), rows(after[0]), columns(after[1]), down(height, rows),
+        across(width, columns) {}
   int64_t height, width, rows, columns;
   Axis down, across;
 };

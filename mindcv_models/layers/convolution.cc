@@ -51,13 +51,11 @@ template <int stride>
 struct Target {
   // Writes `count` results from the `first` one on, `pitch` of which are a row.
   void write(const float *results, int64_t first, int64_t count, int64_t pitch, float *map) const {
-    for (int64_t i = 0; i < count;) {
-      const int64_t y = (first + i) / pitch, x = (first + i) % pitch, length = std::min(count - i, pitch - x);
+    each_row_part(first, count, pitch, [&](int64_t y, int64_t x, int64_t place, int64_t length) {
       if (y >= rows) return;
       float *to = map + (y * width + x) * stride;
-      for (int64_t k = 0; k < std::min(length, columns - x); ++k) to[k * stride] = results[i + k];
-      i += length;
-    }
+      for (int64_t k = 0; k < std::min(length, columns - x); ++k) to[k * stride] = results[place + k];
+    });
   }
   int64_t rows, columns, width;
 };
@@ -180,31 +178,21 @@ void weigh(const float *gradient, int64_t size, const Pixels<stride> &pixels, in
   });
 }
 
-inline void differentiate_bias(const float *gradient, const Shapes &s, float *bias_gradient) {
-  parallel::each(s.outputs, [&](int64_t o) {
-    bias_gradient[o] = 0;
-    for (int64_t b = 0; b < s.batch; ++b)
-      bias_gradient[o] += sum(gradient + (b * s.outputs + o) * s.out_size(), s.out_size());
-  });
-}
-
 // tensors: maps, gradient of the result, weight (for its shape), gradients of weight and bias
 template <int stride>
 void differentiate_weight(void **tensors, int64_t **dimensions) {
   const float *maps = static_cast<float *>(tensors[0]), *gradient = static_cast<float *>(tensors[1]);
   float *weight_gradient = static_cast<float *>(tensors[3]), *bias_gradient = static_cast<float *>(tensors[4]);
   const Shapes s(dimensions[0], dimensions[1]);
-  if (stride == 1 && winograd::pays(s, winograd::kFewestOfWeight)) {
-    winograd::differentiate_weight(maps, gradient, s, weight_gradient);
-    return differentiate_bias(gradient, s, bias_gradient);
-  }
+  sum_channels(gradient, s.batch, s.outputs, s.out_size(), bias_gradient);
+  if (stride == 1 && winograd::pays(s, winograd::kFewestOfWeight))
+    return winograd::differentiate_weight(maps, gradient, s, weight_gradient);
   Pixels<stride> pixels(s, s.out_height, s.out_width);
   const int64_t pitch = pixels.strip.pitch, size = s.out_height * pitch;
   const int64_t outputs = round_up(s.outputs, kRows), columns = kTaps * pixels.channels;
   const auto rows = unset(outputs * size), sums = unset(outputs * columns);
   std::fill_n(rows.get(), outputs * size, 0.f);
   std::fill_n(sums.get(), outputs * columns, 0.f);
-  differentiate_bias(gradient, s, bias_gradient);
   const int64_t lanes = parts(s.channels, kLane), down = outputs / kRows;
   for (int64_t b = 0; b < s.batch; ++b) {
     parallel::each(lanes + s.outputs, [&](int64_t task) {

@@ -36,8 +36,7 @@ void multiply_rows(const float *weight, int64_t pitch, int64_t rows, const float
       sources[r] = weight + row * pitch;
       if (bias) start.rows[r] = bias[row];
     }
-    for (int64_t r = o + kRows; r < std::min(o + 2 * kRows, rows); ++r)  // rows are short, nobody sees them coming
-      for (int64_t c = 0; c < depth; c += 16) __builtin_prefetch(weight + r * pitch + c);
+    prefetch(weight + (o + kRows) * pitch, std::min<int64_t>(kRows, rows - o - kRows), pitch, depth);
     add<lanes>(sources, 1, panel, depth, to + o * wide, wide, bias ? &start : nullptr);
   }
 }
@@ -79,18 +78,6 @@ void each_column(int64_t count, const Layers &layers, Read read, Write write) {
   });
 }
 
-// Calls function(pixel in the maps of one channel, place in the run, length) for the parts of a run of columns, which
-// may be of several images with `channels` maps each.
-template <typename Function>
-void each_image(int64_t first, int64_t count, int64_t pixels, int64_t channels, Function function) {
-  for (int64_t i = 0; i < count;) {
-    const int64_t image = (first + i) / pixels, pixel = (first + i) % pixels;
-    const int64_t length = std::min(count - i, pixels - pixel);
-    function(image * channels * pixels + pixel, i, length);
-    i += length;
-  }
-}
-
 // tensors: x, weight (H, C, ...), bias (H), weight (D, H, ...), bias (D), result
 Layers layers_of(void **tensors, int64_t **dimensions) {
   const auto at = [&](int i) { return static_cast<float *>(tensors[i]); };
@@ -116,15 +103,15 @@ OPERATOR(pointwise_mlp) {
           return pack(from, pixels, 1, layers.channels, count, columns, wide);
         }
         std::fill_n(columns, layers.channels * wide, 0.f);
-        each_image(first, count, pixels, layers.channels, [&](int64_t pixel, int64_t place, int64_t length) {
+        each_row_part(first, count, pixels, [&](int64_t image, int64_t pixel, int64_t place, int64_t length) {
           for (int64_t c = 0; c < layers.channels; ++c)
-            std::copy_n(maps + c * pixels + pixel, length, columns + c * wide + place);
+            std::copy_n(maps + (image * layers.channels + c) * pixels + pixel, length, columns + c * wide + place);
         });
       },
       [&](int64_t first, int64_t count, int64_t wide, const float *results) {
-        each_image(first, count, pixels, layers.outputs, [&](int64_t pixel, int64_t place, int64_t length) {
+        each_row_part(first, count, pixels, [&](int64_t image, int64_t pixel, int64_t place, int64_t length) {
           for (int64_t d = 0; d < layers.outputs; ++d)
-            std::copy_n(results + d * wide + place, length, result + d * pixels + pixel);
+            std::copy_n(results + d * wide + place, length, result + (image * layers.outputs + d) * pixels + pixel);
         });
       });
   return 0;

@@ -4,10 +4,12 @@ import functools
 from pathlib import Path
 
 import mindspore as ms
-from mindspore import nn
+from mindspore import nn, ops
 
 from .. import backend
+from .activation import GELU
 from .custom import Loops, in_graph_mode
+from .products import products
 
 __all__ = ["FusedMLP"]
 
@@ -19,14 +21,14 @@ class FusedMLP(nn.Cell):
 
     Takes tokens ``(..., C)`` or, with ``pointwise``, maps ``(B, C, H, W)``; then weight ``(hidden, C, ...)``, bias
     ``(hidden,)``, weight ``(D, hidden, ...)`` and bias ``(D,)`` of the layers. Gives tokens ``(..., D)`` or maps
-    ``(B, D, H, W)``. There is no gradient.
+    ``(B, D, H, W)``. Its gradient, which an evaluation rarely needs, is that of the layers as they are.
     """
 
     def __init__(self, pointwise: bool = False):
         super().__init__()
         self.pointwise = pointwise
         library = backend.compile_library(_SOURCE)
-        self.loops = library and _mlp_loops(library, "pointwise_mlp" if pointwise else "dense_mlp")
+        self.loops = library and _mlp_loops(library, "pointwise" if pointwise else "dense")
 
     def runs(self, training: bool) -> bool:
         """Whether it can be used in the graph that is compiled."""
@@ -41,8 +43,17 @@ class FusedMLP(nn.Cell):
 
 
 @functools.cache
-def _mlp_loops(library: Path, name: str) -> Loops:
+def _mlp_loops(library: Path, layer: str) -> Loops:
+    multiply, activate = products("products.cc", layer), GELU()
+    differentiate = ops.GradOperation(get_all=True, sens_param=True)
+
+    def apart(x, weight1, bias1, weight2, bias2):
+        return multiply(activate(multiply(x, weight1, bias1)), weight2, bias2)
+
+    def gradients(x, weight1, bias1, weight2, bias2, out, dout):
+        return differentiate(apart)(x, weight1, bias1, weight2, bias2, dout)
+
     def shape(x, _, __, weight, ___):
         return x[0], weight[0], *x[2:]
 
-    return Loops(f"{library}:{name}", shape, lambda x, *_: x, "aot")
+    return Loops(f"{library}:{layer}_mlp", shape, lambda x, *_: x, "aot", bprop=gradients)

@@ -32,7 +32,7 @@ struct Problem {
   Problem(void **tensors, int64_t **shapes)
       : logits(static_cast<float *>(tensors[0])), labels(static_cast<int32_t *>(tensors[1])),
         weights(static_cast<float *>(tensors[2])), images(shapes[0][0]), classes(shapes[0][1]),
-        sizes(shapes[0], 4, shapes[1], 3), places(classes) {}
+        sizes(shapes[0] + 2, shapes[1] + 1), places(classes) {}
   const float *logits;
   const int32_t *labels;
   const float *weights;

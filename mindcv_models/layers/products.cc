@@ -63,9 +63,8 @@ void multiply(const Matrix &left, const Matrix &right, const Result &result, con
       sources[r] = rows.at(0, i + std::min(r, high - 1), 0);
       if (result.row_bias) start.rows[r] = result.row_bias[row + std::min(r, high - 1)];
     }
-    if (rows.column == 1)  // the next tile's rows are short, and nobody else sees them coming
-      for (int64_t r = kRows; r < std::min<int64_t>(2 * kRows, at.rows - i); ++r)
-        for (int64_t c = 0; c < depth; c += 16) __builtin_prefetch(rows.at(0, i + r, c));
+    if (rows.column == 1)
+      prefetch(rows.at(0, i + kRows, 0), std::min<int64_t>(kRows, at.rows - i - kRows), rows.row, depth);
     each_run(at.columns, [&](int64_t begin, auto lanes) {
       const int64_t column = at.column + begin, wide = std::min<int64_t>(lanes * kLane, at.columns - begin);
       float *to = result.at(at.b, row, column), edge[kRows * kColumns], bias[kColumns];
@@ -216,11 +215,6 @@ OPERATOR(pointwise_weight_gradient) {
            {gradient, columns, 1, result.channels * columns},
            {maps.read(tensor(tensors, 0), space), 1, columns, maps.channels * columns},
            {tensor(tensors, 3), maps.channels, 0});
-  float *bias_gradient = tensor(tensors, 4);
-  parallel::each(result.channels, [&](int64_t d) {
-    float total = 0;
-    for (int64_t b = 0; b < maps.matrices(); ++b) total += sum(gradient + (b * result.channels + d) * columns, columns);
-    bias_gradient[d] = total;
-  });
+  sum_channels(gradient, maps.matrices(), result.channels, columns, tensor(tensors, 4));
   return 0;
 }

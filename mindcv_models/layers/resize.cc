@@ -14,7 +14,7 @@
 extern "C" int resize(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
   const float *maps = static_cast<float *>(tensors[0]);
   float *result = static_cast<float *>(tensors[2]);
-  const Sizes s(shapes[0], 4, shapes[2], 4);
+  const Sizes s(shapes[0] + 2, shapes[2] + 2);
   parallel::each_range(shapes[0][0] * shapes[0][1], [&](int64_t first, int64_t end) {
     std::vector<float> mixed(s.width);
     for (int64_t k = first; k < end; ++k) {
@@ -29,7 +29,7 @@ extern "C" int resize(int, void **tensors, int *, int64_t **shapes, const char *
 extern "C" int resize_gradient(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
   const float *gradient = static_cast<float *>(tensors[0]);
   float *to = static_cast<float *>(tensors[2]);
-  const Sizes s(shapes[2], 4, shapes[0], 4);
+  const Sizes s(shapes[2] + 2, shapes[0] + 2);
   parallel::each_range(shapes[2][0] * shapes[2][1], [&](int64_t first, int64_t end) {
     std::vector<float> mixed(s.height * s.columns);
     for (int64_t k = first; k < end; ++k) {

@@ -30,7 +30,8 @@ struct Strip {
       : rows(rows + 2 / stride), pitch(columns + 1), plane(this->rows * pitch),
         size(stride * stride * plane + kColumns) {}
 
-  // Where the number that the tap of row y and column x (0 to 2) meets lies, from that of the first output on.
+  // Where the number that the tap of row y and column x meets lies, from that of the first output on; both are up to 2,
+  // or 3 with a stride of 2.
   int64_t tap(int y, int x) const {
     return (y % stride * stride + x % stride) * plane + y / stride * pitch + x / stride;
   }

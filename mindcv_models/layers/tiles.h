@@ -8,6 +8,8 @@
 #include <numeric>
 #include <type_traits>
 
+#include "parallel.h"
+
 namespace {
 
 // The sums of a tile and what they are summed up from take nearly all registers.
@@ -44,6 +46,21 @@ inline float sum(const float *values, int64_t count) {
   float total = std::accumulate(values + i, values + count, 0.f);
   for (int k = 0; k < kLane; ++k) total += lanes[k];
   return total;
+}
+
+// result[c] = the sum of channel c of maps (batch, channels, size).
+inline void sum_channels(const float *maps, int64_t batch, int64_t channels, int64_t size, float *result) {
+  parallel::each(channels, [&](int64_t c) {
+    float total = 0;
+    for (int64_t b = 0; b < batch; ++b) total += sum(maps + (b * channels + c) * size, size);
+    result[c] = total;
+  });
+}
+
+// Asks for rows that are read next and too short for the processor to see them coming.
+inline void prefetch(const float *rows, int64_t count, int64_t pitch, int64_t depth) {
+  for (int64_t r = 0; r < count; ++r)
+    for (int64_t c = 0; c < depth; c += 16) __builtin_prefetch(rows + r * pitch + c);
 }
 
 // A lane that stays in a register: GCC would read it again for every product of AVX2, which has fewer ports to read
@@ -151,6 +168,18 @@ inline void pack(const float *from, int64_t row, int64_t column, int64_t depth, 
       }
     for (; k < depth; ++k)
       for (int c = 0; c < kLane; ++c) to[k * pitch + c] = sources[c][k * row];
+  }
+}
+
+// Calls function(row, column, place, length) for the parts of `count` numbers, from the `first` one on, that lie in one
+// row of `pitch`; places are counted from the first one.
+template <typename Function>
+inline void each_row_part(int64_t first, int64_t count, int64_t pitch, Function function) {
+  for (int64_t i = 0; i < count;) {
+    const int64_t row = (first + i) / pitch, column = (first + i) % pitch;
+    const int64_t length = std::min(count - i, pitch - column);
+    function(row, column, i, length);
+    i += length;
   }
 }
 

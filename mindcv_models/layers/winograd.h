@@ -81,9 +81,9 @@ struct Kernel {
       const float *sources[kRows];
       for (int64_t r = 0; r < kRows; ++r) sources[r] = weight + std::min(block * kRows + r, outputs - 1) * output;
       for (int64_t c = 0; c < channels; ++c) {
-        Rows taps[9], half[3 * kInputs], points[kPoints];
-        for (int t = 0; t < 9; ++t)
-          for (int r = 0; r < kRows; ++r) taps[t][r] = sources[r][c * channel + (turned ? 8 - t : t)];
+        Rows taps[kTaps], half[3 * kInputs], points[kPoints];
+        for (int t = 0; t < kTaps; ++t)
+          for (int r = 0; r < kRows; ++r) taps[t][r] = sources[r][c * channel + (turned ? kTaps - 1 - t : t)];
         for (int x = 0; x < 3; ++x) transform_weights(taps + x, 3, half + x, 3);
         for (int y = 0; y < kInputs; ++y) transform_weights(half + y * 3, 1, points + y * kInputs, 1);
         for (int p = 0; p < kPoints; ++p)
@@ -133,17 +133,14 @@ struct Target {
   // Writes the lines of `count` tiles from the `first` one on, `pitch` of which are a row.
   void write(const float *upper, const float *lower, int64_t first, int64_t count, int64_t pitch, float *map) const {
     const float *lines[] = {upper, lower};
-    for (int64_t i = 0; i < count;) {
-      const int64_t row = (first + i) / pitch, column = (first + i) % pitch;
-      const int64_t length = std::min(count - i, pitch - column);
+    each_row_part(first, count, pitch, [&](int64_t row, int64_t column, int64_t place, int64_t length) {
       if (row >= rows) return;
       for (int k = 0; k < kOutputs; ++k) {
         const int64_t y = top + row * kOutputs + k, x = column * kOutputs;
         if (y < height && x < width)
-          std::copy_n(lines[k] + i * kOutputs, std::min(length * kOutputs, width - x), map + y * width + x);
+          std::copy_n(lines[k] + place * kOutputs, std::min(length * kOutputs, width - x), map + y * width + x);
       }
-      i += length;
-    }
+    });
   }
   int64_t rows, top, height, width;
 };
@@ -151,7 +148,7 @@ struct Target {
 // Maps (B, C, H, W) to results (B, D, H, W), which start from a bias if there is one.
 inline void convolve(const float *maps, const Shapes &s, const Kernel &kernel, const float *bias, float *result) {
   const int64_t down = parts(s.out_height, kOutputs), across = parts(s.out_width, kOutputs);
-  const int64_t rows = rows_of_strip(down, s.channels * 4 * (across + 1), s.batch);
+  const int64_t rows = rows_of_strip(down, s.channels * kOutputs * kOutputs * (across + 1), s.batch);
   const Strip<2> strip(rows, across);
   int64_t places[kPoints];
   for (int p = 0; p < kPoints; ++p) places[p] = strip.tap(p / kInputs, p % kInputs);
@@ -260,7 +257,7 @@ inline void differentiate_weight(const float *maps, const float *gradient, const
       for (int p = 0; p < kPoints; ++p) points[p] = sums[(p * outputs + o) * channels + c];
       for (int x = 0; x < kInputs; ++x) gather_weights(points + x, kInputs, half + x, kInputs);
       for (int y = 0; y < 3; ++y)
-        gather_weights(half + y * kInputs, 1, weight_gradient + (o * s.channels + c) * 9 + y * 3, 1);
+        gather_weights(half + y * kInputs, 1, weight_gradient + (o * s.channels + c) * kTaps + y * 3, 1);
     }
   });
 }
