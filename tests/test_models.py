@@ -128,6 +128,11 @@ def test_reparameterizing_changes_nothing_but_the_form(name):
     again = mindcv_models.reparameterize(fused)
     assert {p.name: p.shape for p in again.get_parameters()} == {p.name: p.shape for p in fused.get_parameters()}
     assert all(np.array_equal(a.asnumpy(), b.asnumpy()) for a, b in zip(again.get_parameters(), fused.get_parameters()))
+    kept = {id(p) for p in network.get_parameters()}
+    inplace = mindcv_models.reparameterize(network, inplace=True)
+    for a, b in zip(inplace.get_parameters(), fused.get_parameters()):
+        assert a.name == b.name and np.array_equal(a.asnumpy(), b.asnumpy())
+        assert id(a) in kept or a.name not in before  # only what is fused is new
 
 
 @pytest.mark.process

@@ -44,6 +44,7 @@ class PyTorchOptions:
     train: bool = option(False, "time a training step too")
     eager: bool = option(True, "time PyTorch without compilation")
     compiled: bool = option(False, "time torch.compile too; a model that it cannot compile is named and left out")
+    graph_cache: bool = option(False, "read this project's compiled graphs of earlier runs, as its scripts do")
     threads: int = option(2, "cores that either side runs on", at_least=1)
     rounds: int = option(8, "turns of each", at_least=1)
     csv: Optional[str] = option(None, "write the table there too", path=True)
@@ -165,7 +166,8 @@ def main():
     for train in [train for train, wanted in ((False, options.inference), (True, options.train)) if wanted]:
         for model in options.models:
             for batch_size in options.batch_sizes:
-                job = Job(model, train=train, batch_size=batch_size, image_size=size, device_target="CPU")
+                job = Job(model, train=train, batch_size=batch_size, image_size=size, device_target="CPU",
+                          graph_cache=options.graph_cache)  # fmt: skip
                 for row in compared(job, options):
                     if not rows:
                         print("|".join(["", *row, ""]), "|".join(["", *["---"] * len(row), ""]), sep="\n")

@@ -105,7 +105,7 @@ class TimedModel:
         self.device, self.before = backend.device_target(), backend.peak_memory()
         network = network_of(job)
         if not job.train:
-            network = (reparameterize(network) if job.reparam else network).set_train(False)
+            network = (reparameterize(network, inplace=True) if job.reparam else network).set_train(False)
             shape = (job.batch_size, 3, *job.size)
             images = Tensor(np.random.default_rng(0).standard_normal(shape, np.float32))
             self.cell = network

@@ -35,7 +35,7 @@ def run(options: InferOptions, paths: Sequence[str]) -> int:
     names = find_class_names(options.class_names, checkpoint, options.num_classes)
     network = load_network(options, len(names))
     network = cast_network(
-        reparameterize(network) if options.reparam else network, options.amp_level, options.amp_cast_list
+        reparameterize(network, inplace=True) if options.reparam else network, options.amp_level, options.amp_cast_list
     )
     batch, transform = min(options.batch_size, len(paths)), EvalTransform.resolve(options)
     predictor = Predictor(

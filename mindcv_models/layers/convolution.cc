@@ -14,6 +14,15 @@
 
 namespace {
 
+constexpr int64_t kOutputs = 64;  // whose weights' gradients are summed up from one panel
+
+// Copies what at(k, c) points to, a lane of row k, to the rows of a panel.
+template <int lanes, typename At>
+inline void fill_panel(At at, int64_t depth, float *panel) {
+  for (int64_t k = 0; k < depth; ++k)
+    for (int c = 0; c < lanes; ++c) lane(panel + (k * lanes + c) * kLane) = lane(at(k, c));
+}
+
 // A tap of the kernel, 0 to 8, and where what it meets lies in a strip.
 struct Tap {
   int index;
@@ -60,24 +69,28 @@ struct Target {
   int64_t rows, columns, width;
 };
 
-// All results of a strip, in maps of `size` numbers.
+// Numbers of space that convolve() takes: a panel, and the sums of a run of columns for all outputs.
+inline int64_t space_of(int64_t outputs) { return kColumns * (kDepth + round_up(outputs, kRows)); }
+
+// All results of a strip, in maps of `size` numbers. What some taps of a run of columns meet is copied to a panel, which
+// the weights of all outputs pass.
 template <int stride>
 void convolve(const float *strip, int64_t pitch, const Kernel &kernel, const float *bias, const Target<stride> &target,
-              int64_t size, float *maps) {
+              int64_t size, float *maps, float *space) {
+  const int64_t step = parts(kernel.depth(), parts(kernel.depth(), kDepth));
+  float *panel = space, *sums = space + kDepth * kColumns;
   each_run(target.rows * pitch, [&](int64_t first, auto lanes) {
-    for (int64_t o = 0; o < kernel.outputs; o += kRows) {
-      const float *weights = kernel.weights.get() + o * kernel.depth();
-      const int64_t rows = std::min<int64_t>(kRows, kernel.outputs - o);
-      Lane sums[kRows][lanes];
-      load<lanes>([&](int r, int) { return Lane{} + (bias && r < rows ? bias[o + r] : 0.f); }, sums);
-      multiply<lanes>(
-          kernel.depth(), [=](int r, int64_t k) { return weights[k * kRows + r]; },
-          [&](int64_t k, int c) { return strip + first + kernel.places[k] + c * kLane; }, sums);
-      float results[kRows * kColumns];
-      store<lanes>(sums, results, kColumns);
-      for (int64_t r = 0; r < rows; ++r)
-        target.write(results + r * kColumns, first, lanes * kLane, pitch, maps + (o + r) * size);
+    constexpr int64_t wide = lanes * kLane;
+    for (int64_t k = 0; k < kernel.depth(); k += step) {
+      const int64_t depth = std::min(step, kernel.depth() - k);
+      const float *from = strip + first;
+      const int64_t *places = kernel.places.data() + k;
+      fill_panel<lanes>([=](int64_t i, int c) { return from + places[i] + c * kLane; }, depth, panel);
+      const float *weights = kernel.weights.get() + k * kRows;
+      multiply_rows<lanes>([&](int64_t o) { return weights + o / kRows * kRows * kernel.depth() + o % kRows; }, kRows,
+                           kernel.outputs, panel, depth, k == 0, bias, sums, wide);
     }
+    for (int64_t o = 0; o < kernel.outputs; ++o) target.write(sums + o * wide, first, wide, pitch, maps + o * size);
   });
 }
 
@@ -98,11 +111,11 @@ void convolve(void **tensors, int64_t **dimensions) {
   std::vector<Tap> taps;
   for (int t = 0; t < kTaps; ++t) taps.push_back({t, strip.tap(t / 3, t % 3)});
   const Kernel kernel(weight, s.outputs, s.channels * kTaps, s.channels, kTaps, taps, strip);
-  each_strip(maps, s.batch, s.channels, s.height, s.width, s.out_height, rows, strip, 0,
-             [&](int64_t b, int64_t first, float *copy) {
+  each_strip(maps, s.batch, s.channels, s.height, s.width, s.out_height, rows, strip,
+             space_of(s.outputs), [&](int64_t b, int64_t first, float *copy) {
                const Target<1> target{std::min(rows, s.out_height - first), s.out_width, s.out_width};
                convolve(copy, strip.pitch, kernel, bias, target, s.out_size(),
-                        result + b * s.outputs * s.out_size() + first * s.out_width);
+                        result + b * s.outputs * s.out_size() + first * s.out_width, copy + s.channels * strip.size);
              });
 }
 
@@ -142,15 +155,16 @@ void differentiate_maps(void **tensors, int64_t **dimensions) {
   const Strip<1> strip(rows, s.out_width);
   std::vector<Remainder<stride>> remainders;
   for (int r = 0; r < stride * stride; ++r) remainders.emplace_back(r / stride, r % stride, s, weight, strip);
-  each_strip(gradient, s.batch, s.outputs, s.out_height, s.out_width, s.out_height, rows, strip, 0,
-             [&](int64_t b, int64_t first, float *copy) {
+  each_strip(gradient, s.batch, s.outputs, s.out_height, s.out_width, s.out_height, rows, strip,
+             space_of(s.channels), [&](int64_t b, int64_t first, float *copy) {
                for (const auto &part : remainders) {
                  const int64_t y = first * stride + part.y;
                  if (y >= s.height || part.x >= s.width) continue;
                  const Target<stride> target{std::min(rows, parts(s.height - y, stride)),
                                              parts(s.width - part.x, stride), s.width};
                  convolve(copy, strip.pitch, part.kernel, nullptr, target, s.in_size(),
-                          maps_gradient + b * s.channels * s.in_size() + y * s.width + part.x);
+                          maps_gradient + b * s.channels * s.in_size() + y * s.width + part.x,
+                          copy + s.outputs * strip.size);
                }
              });
 }
@@ -162,19 +176,21 @@ const float *met_by(const Pixels<stride> &pixels, int64_t column) {
   return pixels.values.get() + pixels.strip.tap(tap / 3, tap % 3) * pixels.channels + column % pixels.channels;
 }
 
-// Adds what an image adds to the gradient of the weights of kRows outputs, for `count` columns.
+// Adds what an image adds to the gradient of the weights of some outputs, for `count` columns.
 template <int stride>
-void weigh(const float *gradient, int64_t size, const Pixels<stride> &pixels, int64_t column, int64_t count,
-           float *sums, int64_t pitch) {
+void weigh(const float *gradient, int64_t size, int64_t outputs, const Pixels<stride> &pixels, int64_t column,
+           int64_t count, float *sums, int64_t pitch) {
+  const int64_t step = parts(size, parts(size, kDepth));
+  float *panel = scratch(kDepth * kColumns);
   each_run(count, [&](int64_t first, auto lanes) {
     const float *met[lanes];
     for (int c = 0; c < lanes; ++c) met[c] = met_by(pixels, column + first + c * kLane);
-    float *to = sums + column + first;
-    Lane tile[kRows][lanes];
-    load<lanes>([&](int r, int c) { return lane(to + r * pitch + c * kLane); }, tile);
-    multiply<lanes>(size, [=](int r, int64_t k) { return gradient[r * size + k]; },
-                    [&](int64_t k, int c) { return met[c] + k * pixels.channels; }, tile);
-    store<lanes>(tile, to, pitch);
+    for (int64_t k = 0; k < size; k += step) {
+      const int64_t depth = std::min(step, size - k);
+      fill_panel<lanes>([&](int64_t i, int c) { return met[c] + (k + i) * pixels.channels; }, depth, panel);
+      multiply_rows<lanes>([=](int64_t o) { return gradient + o * size + k; }, 1, outputs, panel, depth, false, nullptr,
+                           sums + column + first, pitch);
+    }
   });
 }
 
@@ -193,7 +209,7 @@ void differentiate_weight(void **tensors, int64_t **dimensions) {
   const auto rows = unset(outputs * size), sums = unset(outputs * columns);
   std::fill_n(rows.get(), outputs * size, 0.f);
   std::fill_n(sums.get(), outputs * columns, 0.f);
-  const int64_t lanes = parts(s.channels, kLane), down = outputs / kRows;
+  const int64_t lanes = parts(s.channels, kLane), down = parts(outputs, kOutputs);
   for (int64_t b = 0; b < s.batch; ++b) {
     parallel::each(lanes + s.outputs, [&](int64_t task) {
       if (task < lanes) return pixels.read(maps + b * s.channels * s.in_size(), task * kLane, 0);
@@ -203,9 +219,9 @@ void differentiate_weight(void **tensors, int64_t **dimensions) {
         std::copy_n(source + y * s.out_width, s.out_width, rows.get() + o * size + y * pitch);
     });
     parallel::each(parts(columns, kColumns) * down, [&](int64_t task) {
-      const int64_t column = task / down * kColumns, o = task % down * kRows;
-      weigh(rows.get() + o * size, size, pixels, column, std::min(kColumns, columns - column),
-            sums.get() + o * columns, columns);
+      const int64_t column = task / down * kColumns, o = task % down * kOutputs;
+      weigh(rows.get() + o * size, size, std::min(kOutputs, outputs - o), pixels, column,
+            std::min(kColumns, columns - column), sums.get() + o * columns, columns);
     });
   }
   parallel::each(s.outputs, [&](int64_t o) {

@@ -14,7 +14,6 @@ namespace {
 
 constexpr int64_t kRuns = 4;      // of columns that a thread takes at a time, so that weights serve several
 constexpr int64_t kHidden = 128;  // hidden numbers of a column at a time
-constexpr int64_t kDepth = 256;   // channels of a column at a time
 
 // The layers' weights (H, C) and (D, H), and biases.
 struct Layers {
@@ -22,37 +21,23 @@ struct Layers {
   int64_t channels, hidden, outputs;
 };
 
-// to[row][column] for the rows of a weight from the first one on: adds the products of `depth` of its columns and as
-// many rows of a panel; or, where there are biases, starts from those.
-template <int lanes>
-void multiply_rows(const float *weight, int64_t pitch, int64_t rows, const float *panel, int64_t depth,
-                   const float *bias, float *to) {
-  constexpr int64_t wide = lanes * kLane;
-  for (int64_t o = 0; o < rows; o += kRows) {
-    const float *sources[kRows];
-    Start start{};
-    for (int64_t r = 0; r < kRows; ++r) {
-      const int64_t row = std::min(o + r, rows - 1);  // what fills the last tile up is written, and never read
-      sources[r] = weight + row * pitch;
-      if (bias) start.rows[r] = bias[row];
-    }
-    prefetch(weight + (o + kRows) * pitch, std::min<int64_t>(kRows, rows - o - kRows), pitch, depth);
-    add<lanes>(sources, 1, panel, depth, to + o * wide, wide, bias ? &start : nullptr);
-  }
-}
-
 // One run of columns: their channels, and what some hidden numbers add to their results.
 template <int lanes>
 void add_hidden(const Layers &layers, int64_t begin, const float *columns, float *hidden, float *results) {
   constexpr int64_t wide = lanes * kLane;
   const int64_t count = std::min(kHidden, layers.hidden - begin);
+  // What fills the last tile up is the last row again.
+  const auto rows_of = [](const float *weight, int64_t pitch, int64_t rows) {
+    return [=](int64_t row) { return weight + std::min(row, rows - 1) * pitch; };
+  };
   for (int64_t c = 0; c < layers.channels; c += kDepth)
-    multiply_rows<lanes>(layers.first + begin * layers.channels + c, layers.channels, count, columns + c * wide,
-                         std::min(kDepth, layers.channels - c), c ? nullptr : layers.first_bias + begin, hidden);
+    multiply_rows<lanes>(rows_of(layers.first + begin * layers.channels + c, layers.channels, count), 1, count,
+                         columns + c * wide, std::min(kDepth, layers.channels - c), c == 0, layers.first_bias + begin,
+                         hidden, wide);
 #pragma omp simd
   for (int64_t i = 0; i < count * wide; ++i) hidden[i] = gelu_value(hidden[i]);
-  multiply_rows<lanes>(layers.second + begin, layers.hidden, layers.outputs, hidden, count,
-                       begin ? nullptr : layers.second_bias, results);
+  multiply_rows<lanes>(rows_of(layers.second + begin, layers.hidden, layers.outputs), 1, layers.outputs, hidden, count,
+                       begin == 0, layers.second_bias, results, wide);
 }
 
 // Calls read(first column, count, wide, space) for runs of the columns and write(first column, count, wide, results).

@@ -9,7 +9,6 @@
 
 namespace {
 
-constexpr int64_t kDepth = 256;     // rows of a panel, at most
 constexpr int64_t kTilesDown = 64;  // tiles below each other in a block of the result, at most
 constexpr int64_t kPanels = 16;     // panels beside each other, at most
 constexpr int64_t kSmallMap = 256;  // pixels of a map that is too small for a product of its own
@@ -86,14 +85,15 @@ void multiply(const Matrix &left, const Matrix &right, const Result &result, con
 
 // result = left * right + bias: one product for each matrix of the result, or the sum of several.
 void multiply(const Size &size, const Matrix &left, const Matrix &right, const Result &result) {
-  const int64_t wanted = 2 * omp_get_max_threads();  // blocks
   const int64_t tiles = parts(size.rows, kRows), panels = parts(size.columns, kColumns);
   int64_t down = parts(tiles, kTilesDown), across = parts(panels, kPanels);
-  const auto split = [&](int64_t &count, int64_t most) {
-    count = std::min(most, count * parts(wanted, size.results * down * across));
+  // As many blocks for one thread as for another, and two at least.
+  const int64_t wanted = round_up(size.results * down * across, 2 * omp_get_max_threads());
+  const auto split = [&](int64_t &count, int64_t other, int64_t most) {
+    count = std::min(most, parts(wanted, size.results * other));
   };
-  if (size.rows > size.columns) split(down, tiles), split(across, panels);
-  else split(across, panels), split(down, tiles);
+  if (size.rows > size.columns) split(down, across, tiles), split(across, down, panels);
+  else split(across, down, panels), split(down, across, tiles);
   const int64_t height = parts(tiles, down) * kRows, heights = parts(size.rows, height);
   const int64_t width = parts(panels, across) * kColumns, widths = parts(size.columns, width);
   const int64_t depth = parts(size.depth, parts(size.depth, kDepth));

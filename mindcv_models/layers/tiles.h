@@ -20,6 +20,7 @@ constexpr int kLane = 8, kRows = 4;
 #endif
 constexpr int kLanes = 3;
 constexpr int64_t kColumns = kLanes * kLane;
+constexpr int64_t kDepth = 256;  // rows of a panel, at most, so that a panel of kColumns stays in the first cache
 
 typedef float Lane __attribute__((vector_size(kLane * sizeof(float)), aligned(sizeof(float)), may_alias));
 
@@ -126,6 +127,25 @@ __attribute__((noinline)) void add(const float *const (&left)[kRows], int64_t st
       depth, [&](int r, int64_t k) { return left[r][k * step]; },
       [=](int64_t k, int c) { return panel + (k * lanes + c) * kLane; }, sums);
   store<lanes>(sums, tile, pitch);
+}
+
+// Multiplies rows by a panel and adds the products to rows of lanes, `pitch` apart; or, with `start`, to a bias for each
+// row, if there is one. A row is `depth` numbers from row_at(row) on, `step` apart. The rows that fill the last tile up
+// are read and written like others.
+template <int lanes, typename RowAt>
+inline void multiply_rows(RowAt row_at, int64_t step, int64_t rows, const float *panel, int64_t depth, bool start,
+                          const float *bias, float *to, int64_t pitch) {
+  for (int64_t o = 0; o < rows; o += kRows) {
+    const float *sources[kRows];
+    Start from{};
+    for (int64_t r = 0; r < kRows; ++r) {
+      sources[r] = row_at(o + r);
+      if (bias) from.rows[r] = bias[std::min(o + r, rows - 1)];
+    }
+    if (step == 1)
+      prefetch(row_at(o + kRows), std::min<int64_t>(kRows, rows - o - kRows), row_at(1) - row_at(0), depth);
+    add<lanes>(sources, step, panel, depth, to + o * pitch, pitch, start ? &from : nullptr);
+  }
 }
 
 // Makes rows of the columns of a square: pairs of rows exchange halves, then quarters, and so on.

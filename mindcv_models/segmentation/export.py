@@ -81,7 +81,7 @@ def run(options: ExportOptions) -> None:
         network = build(options)
         if options.ckpt_path:
             logger.info("loaded %s", load_weights(network, options.ckpt_path, options.load_ema))
-        network = reparameterize(network) if options.reparam else network
+        network = reparameterize(network, inplace=True) if options.reparam else network
         with explain_size_errors([(options.model, network)], size):
             text = export_segmenter(network, Path(options.output), preparation, options.batch_size, options.argmax)
     logger.info("%s: %s", options.output, text)

@@ -35,7 +35,7 @@ def run(options: InferOptions, paths: Sequence[str]) -> int:
     network = build(options)
     if options.ckpt_path:
         load_weights(network, options.ckpt_path, options.load_ema)
-    network = reparameterize(network) if options.reparam else network
+    network = reparameterize(network, inplace=True) if options.reparam else network
     network = cast_network(network, options.amp_level, options.amp_cast_list)
     inference = Inference(network, settings_of(options), options.batch_size, threads(options.num_parallel_workers))
     rows, failed = [], 0

@@ -41,7 +41,7 @@ def run(options: ValidateOptions) -> None:
         network, name = build(options), path.stem if path else options.tagged_model
         if path:
             logger.info("loaded %s", load_weights(network, str(path), options.load_ema))
-        network = reparameterize(network) if options.reparam else network
+        network = reparameterize(network, inplace=True) if options.reparam else network
         network = cast_network(network, options.amp_level, options.amp_cast_list)
         validator = SegmentationValidator(network, options, world)
         scores = validator.scores()
