@@ -72,7 +72,7 @@ struct Target {
 // Numbers of space that convolve() takes: a panel, and the sums of a run of columns for all outputs.
 inline int64_t space_of(int64_t outputs) { return kColumns * (kDepth + round_up(outputs, kRows)); }
 
-// All results of a strip, in maps of `size` numbers. What some taps of a run of columns meet is copied to a panel, which
+// All results of a strip, in maps of `size` numbers. What some taps of a run of columns meet is copied to a panel that
 // the weights of all outputs pass.
 template <int stride>
 void convolve(const float *strip, int64_t pitch, const Kernel &kernel, const float *bias, const Target<stride> &target,

@@ -90,7 +90,7 @@ void multiply(const Size &size, const Matrix &left, const Matrix &right, const R
   // As many blocks for one thread as for another, and two at least.
   const int64_t wanted = round_up(size.results * down * across, 2 * omp_get_max_threads());
   const auto split = [&](int64_t &count, int64_t other, int64_t most) {
-    count = std::min(most, parts(wanted, size.results * other));
+    count = std::max(count, std::min(most, parts(wanted, size.results * other)));
   };
   if (size.rows > size.columns) split(down, across, tiles), split(across, down, panels);
   else split(across, down, panels), split(down, across, tiles);

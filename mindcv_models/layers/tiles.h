@@ -20,7 +20,7 @@ constexpr int kLane = 8, kRows = 4;
 #endif
 constexpr int kLanes = 3;
 constexpr int64_t kColumns = kLanes * kLane;
-constexpr int64_t kDepth = 256;  // rows of a panel, at most, so that a panel of kColumns stays in the first cache
+constexpr int64_t kDepth = 256;  // rows of a panel, at most: with kColumns about what the first cache holds
 
 typedef float Lane __attribute__((vector_size(kLane * sizeof(float)), aligned(sizeof(float)), may_alias));
 
