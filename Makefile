@@ -11,10 +11,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIG := configs/fastvit/fastvit_t8_digits.yaml
 OUTPUT := outputs/fastvit_t8_digits
-# Three processes share the tests, on two cores: some tests wait for processes of their own. They compile graphs in one thread most of
-# the time, so each has one OpenMP thread.
+# Two processes share the tests. They compile graphs in one thread most of the time, so each has one OpenMP thread.
 # A file's tests share what they compiled or trained, so they stay in one process.
-WORKERS ?= 3
+WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=25
 
 # What the demos start from: detectors and segmenters from a classifier of the same digits, instances from the detector.
