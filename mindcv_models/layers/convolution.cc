@@ -77,7 +77,7 @@ inline int64_t space_of(int64_t outputs) { return kColumns * (kDepth + round_up(
 template <int stride>
 void convolve(const float *strip, int64_t pitch, const Kernel &kernel, const float *bias, const Target<stride> &target,
               int64_t size, float *maps, float *space) {
-  const int64_t step = parts(kernel.depth(), parts(kernel.depth(), kDepth));
+  const int64_t step = part_of_depth(kernel.depth());
   float *panel = space, *sums = space + kDepth * kColumns;
   each_run(target.rows * pitch, [&](int64_t first, auto lanes) {
     constexpr int64_t wide = lanes * kLane;
@@ -180,7 +180,7 @@ const float *met_by(const Pixels<stride> &pixels, int64_t column) {
 template <int stride>
 void weigh(const float *gradient, int64_t size, int64_t outputs, const Pixels<stride> &pixels, int64_t column,
            int64_t count, float *sums, int64_t pitch) {
-  const int64_t step = parts(size, parts(size, kDepth));
+  const int64_t step = part_of_depth(size);
   float *panel = scratch(kDepth * kColumns);
   each_run(count, [&](int64_t first, auto lanes) {
     const float *met[lanes];

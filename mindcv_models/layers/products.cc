@@ -96,7 +96,7 @@ void multiply(const Size &size, const Matrix &left, const Matrix &right, const R
   else split(across, down, panels), split(down, across, tiles);
   const int64_t height = parts(tiles, down) * kRows, heights = parts(size.rows, height);
   const int64_t width = parts(panels, across) * kColumns, widths = parts(size.columns, width);
-  const int64_t depth = parts(size.depth, parts(size.depth, kDepth));
+  const int64_t depth = part_of_depth(size.depth);
   parallel::each(size.results * heights * widths, [&](int64_t task) {
     float *space = scratch(depth * (round_up(width, kLane) + round_up(height, kLane)));
     const int64_t row = task / widths % heights * height, column = task % widths * width;

@@ -30,6 +30,9 @@ inline Lane &lane(float *at) { return *reinterpret_cast<Lane *>(at); }
 inline int64_t parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
 inline int64_t round_up(int64_t count, int64_t unit) { return parts(count, unit) * unit; }
 
+// Rows of a panel where `depth` of them are equal parts of at most kDepth.
+inline int64_t part_of_depth(int64_t depth) { return parts(depth, parts(depth, kDepth)); }
+
 inline std::unique_ptr<float[]> unset(int64_t count) { return std::unique_ptr<float[]>(new float[count]); }
 
 // Numbers that are not set at the start and belong to the thread until it asks for others.
