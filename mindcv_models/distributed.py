@@ -21,7 +21,7 @@ from .backend import device_target, has_sync_batch_norm
 from .cells import replace_cells, set_value
 from .errors import InputError, RunError
 from .hosts import address_towards, end_together, leave, meeting_address, wait_for
-from .layers.custom import in_graph_mode
+from .layers.custom import are_single, in_graph_mode
 from .shared_memory import mean_operator, share_memory
 
 __all__ = [
@@ -223,11 +223,10 @@ class AllReduceMean(nn.Cell):
     def construct(self, tensors):
         if self.reduce is None:
             return tensors
-        kinds = self.map(kind_and_bytes, tensors)
-        if self.shared is not None and in_graph_mode() and are_single(kinds):
+        if self.shared is not None and in_graph_mode() and are_single(tensors):
             return self.shared(*tensors)
         means = ()
-        for first, end in buckets(kinds, self.bucket):
+        for first, end in buckets(self.map(kind_and_bytes, tensors), self.bucket):
             means += self.means(tensors[first:end])
         return means
 
@@ -240,12 +239,6 @@ class AllReduceMean(nn.Cell):
 
 def kind_and_bytes(tensor):
     return tensor.dtype, tensor.size * tensor.itemsize
-
-
-@ops.constexpr
-def are_single(kinds):
-    """Whether there are several tensors, all of float32."""
-    return len(kinds) > 1 and all(kind == ms.float32 for kind, _ in kinds)
 
 
 @ops.constexpr

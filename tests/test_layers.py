@@ -15,6 +15,7 @@ from mindspore import nn, ops
 from scipy import special
 
 from mindcv_models import backend
+from mindcv_models.graph import capture
 from mindcv_models.layers import (
     GELU,
     BatchNorm2d,
@@ -32,6 +33,7 @@ from mindcv_models.layers import (
     ScaledResidual,
     SelfAttention,
     activation,
+    conv_norm,
     products,
     resize,
 )
@@ -187,18 +189,23 @@ def test_a_linear_layer_over_the_channels_of_a_map_equals_the_plain_one(mode, sh
     assert_same(Pointwise(shape[1], outputs), plain, np.random.default_rng(0).standard_normal(shape))
 
 
-class TwoLayers(nn.Cell):
-    """Two linear layers with GELU between them, as one operator where there is one and ``fused`` says so."""
+class Branch(nn.Cell):
+    """Two linear layers with GELU between them as a scaled residual branch; one operator where ``fused`` says so."""
 
-    def __init__(self, layer, channels, hidden, outputs, fused):
+    def __init__(self, layer, channels, hidden, outputs, fused, is_scaled):
         super().__init__()
         self.fc1, self.fc2 = layer(channels, hidden), layer(hidden, outputs)
+        scale = ms.Tensor(np.ones((outputs, 1, 1) if layer is Pointwise else outputs, np.float32))
+        self.scale = ms.Parameter(scale) if is_scaled else scale
+        self.skip = layer(channels, outputs)
         self.act, self.fused = GELU(), FusedMLP(pointwise=layer is Pointwise) if fused else None
 
     def construct(self, x):
+        residual = self.skip(x)
         if self.fused is None:
-            return self.fc2(self.act(self.fc1(x)))
-        return self.fused(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+            return residual + self.scale * self.fc2(self.act(self.fc1(x)))
+        layers = self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias
+        return self.fused(x, *layers, self.scale, residual)
 
 
 @pytest.mark.parametrize(
@@ -206,10 +213,11 @@ class TwoLayers(nn.Cell):
     [(Dense, (3, 50, 20), 33, 7), (Dense, (2, 3, 48), 144, 48), (Dense, (1, 520), 300, 16),
      (Pointwise, (2, 48, 9, 13), 144, 48), (Pointwise, (3, 20, 1, 1), 33, 7), (Pointwise, (2, 300, 15, 14), 130, 40)],
 )  # fmt: skip
-def test_two_layers_by_one_operator_are_the_two_layers(layer, shape, hidden, outputs):
+@pytest.mark.parametrize("is_scaled", [True, False], ids=["scaled", "not scaled"])
+def test_a_branch_by_one_operator_is_the_layers_it_is_made_of(layer, shape, hidden, outputs, is_scaled):
     """Runs of columns within an image and over several, hidden numbers and channels in one part and in more."""
     channels = shape[1 if layer is Pointwise else -1]
-    plain, fused = (TwoLayers(layer, channels, hidden, outputs, fused) for fused in (False, True))
+    plain, fused = (Branch(layer, channels, hidden, outputs, fused, is_scaled) for fused in (False, True))
     assert fused.fused.runs(training=False) and not fused.fused.runs(training=True)
     for mine, other in zip(fused.get_parameters(), plain.get_parameters()):
         other.set_data(ms.Tensor(np.random.default_rng(2).standard_normal(other.shape).astype(np.float32)))
@@ -386,6 +394,39 @@ def randomize(cell):
     for parameter in cell.get_parameters():
         parameter.set_data(ms.Tensor(rng.uniform(0.5, 2, parameter.shape).astype(np.float32)))
     return cell
+
+
+class ConvNorm(nn.Cell):
+    """A convolution and the batch normalisation after it, together where ``fused`` says so."""
+
+    def __init__(self, conv, norm, fused):
+        super().__init__()
+        self.conv, self.norm, self.fused = conv, norm, fused
+
+    def construct(self, x):
+        return conv_norm(self.conv, self.norm, x) if self.fused else self.norm(self.conv(x))
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "kernel", "stride", "group", "one_operator"),
+    [(6, 12, 7, 1, 6, True), (6, 6, 3, 2, 6, True), (6, 6, 1, 1, 6, True), (40, 33, 3, 1, 1, True),
+     (8, 9, 3, 1, 1, True), (8, 9, 3, 2, 1, True), (3, 9, 3, 2, 1, False), (6, 50, 1, 1, 1, False)],
+)  # fmt: skip
+def test_a_convolution_and_its_norm_together_equal_them_apart(
+    mode, inputs, outputs, kernel, stride, group, one_operator, has_bias
+):
+    form = {"group": group, "has_bias": has_bias}
+    conv, eps = Conv2d(inputs, outputs, kernel, stride, **form), 1e-3
+    assert (getattr(conv, "normalized", None) is not None) == one_operator
+    plain = nn.Conv2d(inputs, outputs, kernel, stride, **form, pad_mode="pad", padding=kernel // 2)
+    together = ConvNorm(conv, BatchNorm2d(outputs, eps), True).set_train(False)
+    apart = randomize(ConvNorm(plain, nn.BatchNorm2d(outputs, eps, momentum=0.9), False)).set_train(False)
+    x = np.random.default_rng(0).standard_normal((2, inputs, 13, 17))
+    assert_same(together, apart, x)
+    if mode == ms.GRAPH_MODE:
+        operators = {node.primitive for node in capture(together, x.shape).nodes}
+        assert operators.isdisjoint({"Rsqrt", "Mul", "Add"}) == one_operator
 
 
 def test_batch_norm_in_evaluation_equals_the_plain_one(mode):

@@ -120,10 +120,10 @@ def _entries(source: str, state: StateDict, conversion: Conversion) -> Tuple[nn.
         network = conversion.network(classes)
         if not fused:
             logger.info("%s", load_torch_state_dict(network, state.tensors, without, state.left_out, source))
-            network = reparameterize(network)
+            network = reparameterize(network, inplace=True)
             return network, [_of_parameter(p, conversion.dtype) for p in network.get_parameters()]
         logger.info("the checkpoint holds the inference form, and so will the output")
-        network = reparameterize(network)
+        network = reparameterize(network, inplace=True)
     else:
         network = conversion.empty_network(classes)
     fit = fit_state_dict(network, state.tensors, without, without, state.left_out, source=source)
@@ -162,7 +162,10 @@ def export_to_torch(source: str, output: Path, conversion: Conversion) -> None:
     if output.suffix != ".safetensors":
         raise InputError(f"--output is {output}, but --to_torch writes safetensors: give it that ending.")
     tensors, classes = _own_tensors(source, conversion)
-    network = reparameterize(conversion.network(classes)) if conversion.reparam else conversion.empty_network(classes)
+    if conversion.reparam:
+        network = reparameterize(conversion.network(classes), inplace=True)
+    else:
+        network = conversion.empty_network(classes)
     names = torch_names(network)
     _check_own(source, tensors, network)
     entries = [Entry(names[name], t.shape, t.kind, partial(np.asarray, t)) for name, t in tensors.items()]
@@ -228,7 +231,7 @@ def _verify_file(network, conversion, verify, path):
     fresh = conversion.network(conversion.classes_in(network.parameters_dict()))
     names = {parameter.name for parameter in network.get_parameters()}
     if names != {parameter.name for parameter in fresh.get_parameters()}:
-        fresh = reparameterize(fresh)
+        fresh = reparameterize(fresh, inplace=True)
     load_weights(fresh, path)
     verify(fresh)
 

@@ -58,7 +58,7 @@ def create_pretrained(
     network = create_model(name, num_classes, in_channels, **kwargs)
     path = source.file or str(fetch(weights, source, check_readable))
     if weights is not None and weights.fused:
-        network = reparameterize(network)
+        network = reparameterize(network, inplace=True)
     if kwargs.get("features_only"):
         report = load_backbone(network, path, use_ema)
         logger.info("loaded %s from %s: %s", _words(name, weights), path, report)

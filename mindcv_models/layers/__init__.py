@@ -2,7 +2,7 @@
 
 from .activation import GELU
 from .attention import SelfAttention
-from .convolution import Conv2d, LoopConv2d
+from .convolution import Conv2d, LoopConv2d, conv_norm
 from .deformable import DeformableConv2d, deformable_conv2d
 from .dense import Dense, Pointwise
 from .kernel import Kernel
@@ -35,6 +35,7 @@ __all__ = [
     "RoIAlign",
     "ScaledResidual",
     "SelfAttention",
+    "conv_norm",
     "deformable_conv2d",
     "resize",
     "resize_nearest",

@@ -7,6 +7,7 @@
 
 #include <vector>
 
+#include "folded.h"
 #include "parallel.h"
 #include "strips.h"
 #include "tiles.h"
@@ -94,13 +95,8 @@ void convolve(const float *strip, int64_t pitch, const Kernel &kernel, const flo
   });
 }
 
-// tensors: maps (B, C, H, W), weight (D, C, 3, 3), bias (D), result (B, D, Ho, Wo)
 template <int stride>
-void convolve(void **tensors, int64_t **dimensions) {
-  const float *maps = static_cast<float *>(tensors[0]), *weight = static_cast<float *>(tensors[1]);
-  const float *bias = static_cast<float *>(tensors[2]);
-  float *result = static_cast<float *>(tensors[3]);
-  const Shapes s(dimensions[0], dimensions[3]);
+void convolve(const float *maps, const Shapes &s, const float *weight, const float *bias, float *result) {
   if (stride == 1 && winograd::pays(s)) {
     const winograd::Kernel kernel(weight, s.outputs, s.channels * kTaps, s.channels, kTaps, false);
     return winograd::convolve(maps, s, kernel, bias, result);
@@ -117,6 +113,22 @@ void convolve(void **tensors, int64_t **dimensions) {
                convolve(copy, strip.pitch, kernel, bias, target, s.out_size(),
                         result + b * s.outputs * s.out_size() + first * s.out_width, copy + s.channels * strip.size);
              });
+}
+
+// tensors: maps (B, C, H, W), weight (D, C, 3, 3), bias (D), result (B, D, Ho, Wo)
+template <int stride>
+void convolve(void **tensors, int64_t **dimensions) {
+  const auto at = [&](int i) { return static_cast<float *>(tensors[i]); };
+  convolve<stride>(at(0), {dimensions[0], dimensions[3]}, at(1), at(2), at(3));
+}
+
+// tensors: maps, weight and bias as above, then gain, shift, running mean and variance (D), settings, result
+template <int stride>
+void normalized(void **tensors, int64_t **dimensions) {
+  const auto at = [&](int i) { return static_cast<float *>(tensors[i]); };
+  const Shapes s(dimensions[0], dimensions[8]);
+  const Folded folded(tensors + 1, s.outputs, s.channels * kTaps);
+  convolve<stride>(at(0), s, folded.weight.data(), folded.bias.data(), at(8));
 }
 
 // Pixels whose row and column leave some remainders by the stride met the same taps: a part of the gradient of maps
@@ -240,6 +252,7 @@ void differentiate_weight(void **tensors, int64_t **dimensions) {
   }
 #define CONVOLUTION(stride)                                                            \
   OPERATOR(convolve_##stride, convolve, stride)                                        \
+  OPERATOR(normalized_##stride, normalized, stride)                                    \
   OPERATOR(convolve_##stride##_gradient, differentiate_maps, stride)                   \
   OPERATOR(convolve_##stride##_weight_gradient, differentiate_weight, stride)
 CONVOLUTION(1)

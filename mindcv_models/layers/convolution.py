@@ -7,7 +7,7 @@ from mindspore import nn
 
 from .. import backend
 from .custom import Loops, in_graph_mode
-from .products import depthwise, no_bias, products
+from .products import depthwise, no_bias, normalized, products
 
 _DEPTHWISE = ((1, 1), (1, 2), (3, 1), (3, 2), (7, 1), (7, 2))  # sizes of the kernel and strides
 _FEWEST_CHANNELS = 8  # of a 3x3 convolution by loops: with fewer, the gradient of its weight leaves lanes empty
@@ -45,7 +45,7 @@ class LoopConv2d(nn.Conv2d):
 
     def __init__(self, loops: Loops, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.loops = loops
+        self.loops, self.normalized = loops, normalized(loops)
         self.no_bias = None if self.has_bias else no_bias(self.out_channels)
 
     def construct(self, x):
@@ -53,6 +53,16 @@ class LoopConv2d(nn.Conv2d):
             return super().construct(x)
         bias = self.bias if self.has_bias else self.no_bias
         return self.loops(x.astype(ms.float32), self.weight.astype(ms.float32), bias.astype(ms.float32)).astype(x.dtype)
+
+
+def conv_norm(conv, norm, x):
+    """``norm(conv(x))``, where ``norm`` is batch normalisation: in inference one operator, where there are loops."""
+    if norm.training or not in_graph_mode() or getattr(conv, "normalized", None) is None:  # or within a cell that casts
+        return norm(conv(x))
+    bias = conv.bias if conv.has_bias else conv.no_bias
+    convolution = x.astype(ms.float32), conv.weight.astype(ms.float32), bias.astype(ms.float32)
+    statistics = norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance, norm.settings
+    return conv.normalized(*convolution, *statistics).astype(x.dtype)
 
 
 def _loops(in_channels, size, stride, group) -> Optional[Loops]:

@@ -6,7 +6,7 @@ import mindspore as ms
 from mindspore import ops
 from mindspore.ops import signature as sig
 
-__all__ = ["Loops", "in_graph_mode"]
+__all__ = ["Loops", "are_single", "in_graph_mode"]
 
 
 class Loops(ops.Custom):
@@ -51,3 +51,17 @@ def _float32_only(out_dtype):
 @ops.constexpr
 def in_graph_mode():
     return ms.get_context("mode") == ms.GRAPH_MODE
+
+
+def are_single(tensors):
+    """Whether there are several tensors, all of float32, in a graph: an operator may have as many results then."""
+    return _are_single(ops.HyperMap()(_type_of, tensors))
+
+
+def _type_of(tensor):
+    return tensor.dtype
+
+
+@ops.constexpr
+def _are_single(types):
+    return len(types) > 1 and all(each == ms.float32 for each in types)

@@ -10,6 +10,7 @@
 #include <numeric>
 #include <vector>
 
+#include "folded.h"
 #include "parallel.h"
 
 namespace {
@@ -112,13 +113,8 @@ void sum_plane(Padded<size, stride> &map, const float *kernel, float bias, float
   }
 }
 
-// tensors: maps (B, C, H, W), weight (C * M, 1, K, K), bias (C * M), result (B, C * M, Ho, Wo)
 template <int size, int stride>
-int convolve(void **tensors, int64_t **dimensions) {
-  const float *maps = static_cast<float *>(tensors[0]), *weight = static_cast<float *>(tensors[1]);
-  const float *biases = static_cast<float *>(tensors[2]);
-  float *result = static_cast<float *>(tensors[3]);
-  const Shapes s(dimensions[0], dimensions[3]);
+void convolve(const float *maps, const Shapes &s, const float *weight, const float *biases, float *result) {
   parallel::each_range(s.batch * s.channels, [&](int64_t first, int64_t end) {
     Padded<size, stride> map(s);
     for (int64_t plane = first; plane < end; ++plane) {
@@ -130,6 +126,22 @@ int convolve(void **tensors, int64_t **dimensions) {
       }
     }
   });
+}
+
+// tensors: maps (B, C, H, W), weight (C * M, 1, K, K), bias (C * M), result (B, C * M, Ho, Wo)
+template <int size, int stride>
+int convolve(void **tensors, int64_t **dimensions) {
+  const auto at = [&](int i) { return static_cast<float *>(tensors[i]); };
+  convolve<size, stride>(at(0), {dimensions[0], dimensions[3]}, at(1), at(2), at(3));
+  return 0;
+}
+
+// tensors: maps, weight and bias as above, then gain, shift, running mean and variance (C * M), settings, result
+template <int size, int stride>
+int normalized(void **tensors, int64_t **dimensions) {
+  const auto at = [&](int i) { return static_cast<float *>(tensors[i]); };
+  const Folded folded(tensors + 1, dimensions[1][0], size * size);
+  convolve<size, stride>(at(0), {dimensions[0], dimensions[8]}, folded.weight.data(), folded.bias.data(), at(8));
   return 0;
 }
 
@@ -255,6 +267,7 @@ int differentiate(void **tensors, int64_t **dimensions) {
   }
 #define DEPTHWISE(size, stride)             \
   OPERATOR(convolve, convolve, size, stride) \
+  OPERATOR(normalized, normalized, size, stride) \
   OPERATOR(differentiate, differentiate, size, stride)
 DEPTHWISE(1, 1)
 DEPTHWISE(1, 2)

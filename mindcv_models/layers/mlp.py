@@ -1,4 +1,4 @@
-"""Two linear layers with GELU between them, as one operator in inference on the CPU."""
+"""A residual branch of two linear layers with GELU between them, as one operator in inference on the CPU."""
 
 import functools
 from pathlib import Path
@@ -17,11 +17,12 @@ _SOURCE = Path(__file__).with_suffix(".cc")
 
 
 class FusedMLP(nn.Cell):
-    """``second(gelu(first(x)))`` without what is between them in memory, which is two to four times as large as ``x``.
+    """``residual + scale * second(gelu(first(x)))`` without what is between in memory, two to four times the input.
 
     Takes tokens ``(..., C)`` or, with ``pointwise``, maps ``(B, C, H, W)``; then weight ``(hidden, C, ...)``, bias
-    ``(hidden,)``, weight ``(D, hidden, ...)`` and bias ``(D,)`` of the layers. Gives tokens ``(..., D)`` or maps
-    ``(B, D, H, W)``. Its gradient, which an evaluation rarely needs, is that of the layers as they are.
+    ``(hidden,)``, weight ``(D, hidden, ...)`` and bias ``(D,)`` of the layers; then the scale of each channel, ``D``
+    numbers, and the residual, of the result's shape: tokens ``(..., D)`` or maps ``(B, D, H, W)``. Its gradient, which
+    an evaluation rarely needs, is that of the layers as they are.
     """
 
     def __init__(self, pointwise: bool = False):
@@ -34,12 +35,16 @@ class FusedMLP(nn.Cell):
         """Whether it can be used in the graph that is compiled."""
         return self.loops is not None and not training and in_graph_mode()
 
-    def construct(self, x, weight1, bias1, weight2, bias2):
-        wide = x.astype(ms.float32) if self.pointwise else x.astype(ms.float32).reshape(-1, x.shape[-1])
+    def construct(self, x, weight1, bias1, weight2, bias2, scale, residual):
         weight1, bias1 = weight1.astype(ms.float32), bias1.astype(ms.float32)
         weight2, bias2 = weight2.astype(ms.float32), bias2.astype(ms.float32)
-        out = self.loops(wide, weight1, bias1, weight2, bias2).astype(x.dtype)
-        return out if self.pointwise else out.reshape(*x.shape[:-1], -1)
+        wide, to = self.flat(x), self.flat(residual)
+        out = self.loops(wide, weight1, bias1, weight2, bias2, scale.astype(ms.float32), to)
+        return out.astype(x.dtype).reshape(residual.shape)
+
+    def flat(self, x):
+        x = x.astype(ms.float32)
+        return x if self.pointwise else x.reshape(-1, x.shape[-1])
 
 
 @functools.cache
@@ -47,13 +52,15 @@ def _mlp_loops(library: Path, layer: str) -> Loops:
     multiply, activate = products("products.cc", layer), GELU()
     differentiate = ops.GradOperation(get_all=True, sens_param=True)
 
+    others = (0, 2, 3) if layer == "pointwise" else (0,)  # axes without that of the channels
+
     def apart(x, weight1, bias1, weight2, bias2):
         return multiply(activate(multiply(x, weight1, bias1)), weight2, bias2)
 
-    def gradients(x, weight1, bias1, weight2, bias2, out, dout):
-        return differentiate(apart)(x, weight1, bias1, weight2, bias2, dout)
+    def gradients(x, weight1, bias1, weight2, bias2, scale, residual, out, dout):
+        branch = apart(x, weight1, bias1, weight2, bias2)
+        # The scale may be a constant, for which MindSpore would leave a gradient out.
+        to_layers = differentiate(apart)(x, weight1, bias1, weight2, bias2, dout * scale)
+        return *to_layers, (dout * branch).sum(others).reshape(scale.shape), dout
 
-    def shape(x, _, __, weight, ___):
-        return x[0], weight[0], *x[2:]
-
-    return Loops(f"{library}:{layer}_mlp", shape, lambda x, *_: x, "aot", bprop=gradients)
+    return Loops(f"{library}:{layer}_mlp", lambda *shapes: shapes[-1], lambda x, *_: x, "aot", bprop=gradients)

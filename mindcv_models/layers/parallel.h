@@ -17,7 +17,8 @@
 
 namespace parallel {
 
-constexpr int64_t kParts = 8;  // of a loop for each thread, so that those of a slow one are few
+constexpr int64_t kParts = 8;  // of what is left of a loop, for each thread: so that those of a slow one are few
+constexpr int64_t kLeast = 8;  // the last parts of a loop are as many times as small as the first, so that all end together
 constexpr int kPatience = 2000;  // looks for more work before a thread sleeps, 50 to 150 microseconds
 
 inline void pause() {
@@ -29,9 +30,14 @@ inline void pause() {
 struct Loop {
   // Runs parts until none is left.
   void run() {
-    for (int64_t first; (first = next.fetch_add(step)) < count;) body(context, first, std::min(first + step, count));
+    for (int64_t first = next; first < count;) {
+      const int64_t end = std::min(count, first + std::max(least, (count - first) / parts));
+      if (!next.compare_exchange_weak(first, end)) continue;  // first is what the next part starts from now
+      body(context, first, end);
+      first = next;
+    }
   }
-  int64_t count, step;
+  int64_t count, parts, least;
   void (*body)(void *, int64_t, int64_t);
   void *context;
   std::atomic<int64_t> next{0};
@@ -102,7 +108,8 @@ void each_range(int64_t count, Function function) {
   }
   Loop loop;
   loop.count = count;
-  loop.step = (count + threads * kParts - 1) / (threads * kParts);
+  loop.parts = threads * kParts;
+  loop.least = std::max<int64_t>(1, count / (loop.parts * kLeast));
   loop.context = &function;
   loop.body = [](void *context, int64_t first, int64_t end) { (*static_cast<Function *>(context))(first, end); };
   Helpers::get().run(loop);

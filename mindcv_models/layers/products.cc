@@ -9,8 +9,10 @@
 
 namespace {
 
-constexpr int64_t kTilesDown = 64;  // tiles below each other in a block of the result, at most
-constexpr int64_t kPanels = 16;     // panels beside each other, at most
+// Tiles below each other and panels beside each other in a block of the result, at most: 256 x 384 numbers, so that it
+// stays in the second cache between parts of the depth.
+constexpr int64_t kTilesDown = 256 / kRows;
+constexpr int64_t kPanels = 384 / kColumns;
 constexpr int64_t kSmallMap = 256;  // pixels of a map that is too small for a product of its own
 
 // The number in row i and column j of matrix b is data[b * batch + i * row + j * column].

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Optional
 
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, ops
 
 from .. import backend
 from .custom import Loops
 
-__all__ = ["depthwise", "no_bias", "products"]
+__all__ = ["depthwise", "no_bias", "normalized", "products"]
 
 _FOLDER = Path(__file__).parent
 
@@ -56,8 +56,40 @@ def _depthwise(library, form, stride):
     return Loops(f"{library}:convolve_{form}", _shape(stride), lambda x, *_: x, "aot", bprop=gradients)
 
 
+@functools.cache
+def normalized(convolve: Loops) -> Optional[Loops]:
+    """A 3x3 or depthwise convolution and, in evaluation, the batch normalisation after it in one operator.
+
+    It takes what the convolution takes, then gain, shift, running mean and variance, ``(D,)``, and momentum and
+    epsilon, ``(2,)``. None for the other operators of this module.
+    """
+    library, name = convolve.func.rsplit(":", 1)
+    if not name.startswith("convolve_"):
+        return None
+    differentiate = ops.GradOperation(get_all=True, sens_param=True)
+
+    def folded(x, weight, bias):
+        return convolve(x, weight, bias)
+
+    def gradients(x, weight, bias, gain, shift, mean, variance, settings, out, dout):
+        deviation = ops.rsqrt(variance + settings[1])
+        factor = gain * deviation
+        wide = factor.reshape(-1, 1, 1, 1)
+        to_x, to_folded, to_shift = differentiate(folded)(x, weight * wide, (bias - mean) * factor + shift, dout)
+        to_bias = to_shift * factor
+        to_factor = (to_folded * weight).sum((1, 2, 3)) + to_shift * (bias - mean)
+        to_variance = to_factor * gain * deviation**3 * -0.5
+        to_norm = to_factor * deviation, to_shift, -to_bias, to_variance, ops.zeros_like(settings)
+        return to_x, to_folded * wide, to_bias, *to_norm
+
+    return Loops(
+        f"{library}:{name.replace('convolve', 'normalized')}", _shape(int(name[-1])), lambda x, *_: x, "aot",
+        bprop=gradients,
+    )  # fmt: skip
+
+
 def _shape(stride):
-    def shape(x, weight, _):
+    def shape(x, weight, *_):
         return x[0], weight[0], *((side - 1) // stride + 1 for side in x[2:])
 
     return shape

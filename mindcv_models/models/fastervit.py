@@ -31,7 +31,18 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
 from ..errors import InputError, refuse_pretrained
-from ..layers import GELU, BatchNorm2d, ChannelNorm, Conv2d, Dense, FusedMLP, GlobalAvgPool, LayerNorm, SelfAttention
+from ..layers import (
+    GELU,
+    BatchNorm2d,
+    ChannelNorm,
+    Conv2d,
+    Dense,
+    FusedMLP,
+    GlobalAvgPool,
+    LayerNorm,
+    SelfAttention,
+    conv_norm,
+)
 from .family import check_out_indices, image_config
 
 __all__ = ["FasterViT", "FasterViTFeatures"]
@@ -224,10 +235,17 @@ class MLP(nn.Cell):
         self.fc2 = dense(hidden_dim, dim)
         self.drop = dropout(variant.drop_rate)
         self.fused = FusedMLP()
+        self.no_scale = Tensor(np.ones(dim, np.float32))
+
+    def fuses(self):
+        """Whether :meth:`add_to` can take the place of :meth:`construct` and a scaled residual."""
+        return self.fused.runs(self.training) and hasattr(self.fc1, "weight")  # not within a cell that casts
+
+    def add_to(self, residual, scale, x):
+        layers = self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias
+        return self.fused(x, *layers, self.no_scale if scale is None else scale, residual)
 
     def construct(self, x):
-        if self.fused.runs(self.training) and hasattr(self.fc1, "weight"):  # not within a cell that casts
-            return self.fused(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
         x = self.drop(self.act(self.fc1(x)))
         return self.drop(self.fc2(x))
 
@@ -250,7 +268,7 @@ class ConvBlock(nn.Cell):
         self.drop_path = drop_path(drop_path_rate)
 
     def construct(self, x):
-        y = self.norm2(self.conv2(self.act(self.norm1(self.conv1(x)))))
+        y = conv_norm(self.conv2, self.norm2, self.act(conv_norm(self.conv1, self.norm1, x)))
         if self.gamma is not None:
             y = y * self.gamma.reshape(1, -1, 1, 1)
         return x + self.drop_path(y)
@@ -283,6 +301,8 @@ class WindowBlock(nn.Cell):
 
     def mix(self, x):
         x = self.residual(x, self.attn(self.norm1(x)), self.gamma3)
+        if self.mlp.fuses():
+            return self.mlp.add_to(x, self.gamma4, self.norm2(x))
         return self.residual(x, self.mlp(self.norm2(x)), self.gamma4)
 
     def construct(self, x, carriers, rows, columns):
@@ -326,7 +346,10 @@ class HierarchicalBlock(WindowBlock):
         if rows == columns and self.hat_pos_embed is not None:
             carriers = carriers + self.hat_pos_embed(count)
         carriers = self.residual(carriers, self.hat_attn(self.hat_norm1(carriers)), self.gamma1)
-        carriers = self.residual(carriers, self.hat_mlp(self.hat_norm2(carriers)), self.gamma2)
+        if self.hat_mlp.fuses():
+            carriers = self.hat_mlp.add_to(carriers, self.gamma2, self.hat_norm2(carriers))
+        else:
+            carriers = self.residual(carriers, self.hat_mlp(self.hat_norm2(carriers)), self.gamma2)
         # The official release swaps rows and columns here; trained weights on other than square grids expect it.
         carriers = carriers.reshape(-1, columns, side, rows, side, dim)
         return carriers.transpose(0, 1, 3, 2, 4, 5).reshape(-1, side * side, dim)
@@ -466,7 +489,8 @@ class PatchEmbed(nn.Cell):
         )  # fmt: skip
 
     def construct(self, x):
-        return self.conv_down(x)
+        conv1, norm1, act1, conv2, norm2, act2 = self.conv_down
+        return act2(conv_norm(conv2, norm2, act1(conv_norm(conv1, norm1, x))))
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from ..layers import (
     Kernel,
     ScaledResidual,
     SelfAttention,
+    conv_norm,
 )
 from .family import check_out_indices, image_config
 
@@ -68,7 +69,7 @@ class ConvNorm(nn.Cell):
         return Kernel.of_conv(self.conv).then_norm(self.bn)
 
     def construct(self, x):
-        return self.bn(self.conv(x))
+        return conv_norm(self.conv, self.bn, x)
 
 
 class SkipNorm(nn.Cell):
@@ -234,11 +235,16 @@ class ConvFFN(nn.Cell):
         self.drop = nn.Dropout(p=drop_rate) if drop_rate else nn.Identity()
         self.fused = FusedMLP(pointwise=True)
 
+    def fuses(self):
+        """Whether :meth:`add_to` can take the place of :meth:`construct` and a scaled residual."""
+        return self.fused.runs(self.training) and hasattr(self.fc1, "weight")  # not within a cell that casts
+
+    def add_to(self, residual, scale, x):
+        layers = self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias
+        return self.fused(self.conv(x), *layers, scale, residual)
+
     def construct(self, x):
-        x = self.conv(x)
-        if self.fused.runs(self.training) and hasattr(self.fc1, "weight"):  # not within a cell that casts
-            return self.fused(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
-        x = self.drop(self.act(self.fc1(x)))
+        x = self.drop(self.act(self.fc1(self.conv(x))))
         return self.drop(self.fc2(x))
 
 
@@ -261,6 +267,8 @@ class RepMixerBlock(nn.Cell):
 
     def construct(self, x):
         x = self.token_mixer(x)
+        if self.convffn.fuses():
+            return self.convffn.add_to(x, self.layer_scale, x)
         return self.residual(x, self.layer_scale, self.drop_path(self.convffn(x)))
 
 
@@ -282,6 +290,8 @@ class AttentionBlock(nn.Cell):
 
     def construct(self, x):
         x = self.residual(x, self.layer_scale_1, self.drop_path(self.token_mixer(self.norm(x))))
+        if self.convffn.fuses():
+            return self.convffn.add_to(x, self.layer_scale_2, x)
         return self.residual(x, self.layer_scale_2, self.drop_path(self.convffn(x)))
 
 

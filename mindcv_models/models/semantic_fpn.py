@@ -11,7 +11,7 @@ from mindspore import nn, ops
 from mindspore.common.initializer import HeNormal, Normal
 
 from ..errors import InputError, refuse_pretrained
-from ..layers import BatchNorm2d, Conv2d, Enlarge, ResizeLike
+from ..layers import BatchNorm2d, Conv2d, Enlarge, ResizeLike, conv_norm
 from .backbones import create_backbone
 from .family import dense_config
 from .fpn import FPN
@@ -34,7 +34,7 @@ class ConvUnit(nn.Cell):
         self.bn = BatchNorm2d(out_channels)
 
     def construct(self, x):
-        return ops.relu(self.bn(self.conv(x)))
+        return ops.relu(conv_norm(self.conv, self.bn, x))
 
 
 class SemanticHead(nn.Cell):

@@ -1,5 +1,5 @@
-// Updates of many float32 parameters by one operator on the CPU, for ops.Custom ("aot"), in place; and the norm of their
-// gradients.
+// Updates of many float32 parameters by one operator on the CPU, for ops.Custom ("aot"), in place; and the clipping of
+// their gradients.
 //
 // MindSpore has an operator for each parameter, and starting them takes longer than what they compute. Every number is
 // computed on its own and each tensor's sum too, so that results do not depend on the number of threads.
@@ -93,13 +93,19 @@ extern "C" int average(int total, void **tensors, int *dimensions, int64_t **sha
   return 0;
 }
 
-// tensors: any number of them; then the sum (1)
-extern "C" int sum_of_squares(int count, void **tensors, int *dimensions, int64_t **shapes, const char **, void *,
-                              void *) {
-  std::vector<double> sums(count - 1);
-  parallel::each(count - 1, [&](int64_t k) {
-    sums[k] = sum_of_squares_of(static_cast<const float *>(tensors[k]), size_of(dimensions[k], shapes[k]));
+// tensors: the largest norm (1); n gradients; then n results: the gradients, scaled if their global norm is larger
+extern "C" int clip(int total, void **tensors, int *dimensions, int64_t **shapes, const char **, void *, void *) {
+  const int count = (total - 1) / 2;
+  const float largest = *static_cast<const float *>(tensors[0]);
+  float **of = reinterpret_cast<float **>(tensors + 1);
+  std::vector<double> sums(count);
+  parallel::each(count, [&](int64_t k) { sums[k] = sum_of_squares_of(of[k], size_of(dimensions[k + 1], shapes[k + 1])); });
+  const float norm = std::sqrt(static_cast<float>(std::accumulate(sums.begin(), sums.end(), 0.)));
+  const float factor = largest / (norm < largest ? largest : norm);  // NaN stays
+  each_part(count, dimensions + 1, shapes + 1, [=](int k, int64_t begin, int64_t end) {
+    const float *__restrict gradients = of[k];
+    float *__restrict results = of[count + k];
+    for (int64_t i = begin; i < end; ++i) results[i] = gradients[i] * factor;
   });
-  *static_cast<float *>(tensors[count - 1]) = static_cast<float>(std::accumulate(sums.begin(), sums.end(), 0.));
   return 0;
 }
