@@ -40,7 +40,7 @@ class FusedMLP(nn.Cell):
         weight2, bias2 = weight2.astype(ms.float32), bias2.astype(ms.float32)
         wide, to = self.flat(x), self.flat(residual)
         out = self.loops(wide, weight1, bias1, weight2, bias2, scale.astype(ms.float32), to)
-        return out.astype(x.dtype).reshape(residual.shape)
+        return out.astype(residual.dtype).reshape(residual.shape)
 
     def flat(self, x):
         x = x.astype(ms.float32)

@@ -18,7 +18,7 @@
 namespace parallel {
 
 constexpr int64_t kParts = 8;  // of what is left of a loop, for each thread: so that those of a slow one are few
-constexpr int64_t kLeast = 8;  // the last parts of a loop are as many times as small as the first, so that all end together
+constexpr int64_t kSmaller = 8;  // times that the last parts are as small as the first: so that all threads end together
 constexpr int kPatience = 2000;  // looks for more work before a thread sleeps, 50 to 150 microseconds
 
 inline void pause() {
@@ -109,7 +109,7 @@ void each_range(int64_t count, Function function) {
   Loop loop;
   loop.count = count;
   loop.parts = threads * kParts;
-  loop.least = std::max<int64_t>(1, count / (loop.parts * kLeast));
+  loop.least = std::max<int64_t>(1, count / (loop.parts * kSmaller));
   loop.context = &function;
   loop.body = [](void *context, int64_t first, int64_t end) { (*static_cast<Function *>(context))(first, end); };
   Helpers::get().run(loop);

@@ -238,10 +238,11 @@ class MLP(nn.Cell):
         self.no_scale = Tensor(np.ones(dim, np.float32))
 
     def fuses(self):
-        """Whether :meth:`add_to` can take the place of :meth:`construct` and a scaled residual."""
+        """Whether :meth:`add_to` runs in the graph that is compiled."""
         return self.fused.runs(self.training) and hasattr(self.fc1, "weight")  # not within a cell that casts
 
     def add_to(self, residual, scale, x):
+        """``residual + scale * self(x)``, with the layers in one operator."""
         layers = self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias
         return self.fused(x, *layers, self.no_scale if scale is None else scale, residual)
 
