@@ -429,6 +429,20 @@ def test_a_convolution_and_its_norm_together_equal_them_apart(
         assert operators.isdisjoint({"Rsqrt", "Mul", "Add"}) == one_operator
 
 
+@pytest.mark.parametrize(
+    ("level", "cells"), [("O1", "[nn.Conv2d]"), ("O1", "[nn.BatchNorm2d]"), ("O2", None), ("O3", None)]
+)
+def test_a_convolution_and_its_norm_run_in_mixed_precision(level, cells):
+    """Either may be within a cell that casts, and has no attributes of its own then."""
+    network = randomize(ConvNorm(Conv2d(8, 9, 3), BatchNorm2d(9), True)).set_train(False)
+    x = ms.Tensor(np.random.default_rng(0).standard_normal((2, 8, 13, 17)).astype(np.float32))
+    expected = network(x).asnumpy()
+    mixed = copy.deepcopy(network)
+    auto_mixed_precision(mixed, level, cells)
+    found = mixed(x).asnumpy()
+    np.testing.assert_allclose(found.astype(np.float32), expected, rtol=0, atol=1e-2 * np.abs(expected).max())
+
+
 def test_batch_norm_in_evaluation_equals_the_plain_one(mode):
     norm, plain = BatchNorm2d(5, eps=1e-4), randomize(nn.BatchNorm2d(5, eps=1e-4, momentum=0.9))
     assert type(norm) is not nn.BatchNorm2d

@@ -57,7 +57,9 @@ class LoopConv2d(nn.Conv2d):
 
 def conv_norm(conv, norm, x):
     """``norm(conv(x))``, where ``norm`` is batch normalisation: in inference one operator, where there are loops."""
-    if norm.training or not in_graph_mode() or getattr(conv, "normalized", None) is None:  # or within a cell that casts
+    # Within a cell that casts, neither has attributes of its own.
+    is_one = getattr(conv, "normalized", None) is not None and hasattr(norm, "settings")
+    if norm.training or not is_one or not in_graph_mode():
         return norm(conv(x))
     bias = conv.bias if conv.has_bias else conv.no_bias
     convolution = x.astype(ms.float32), conv.weight.astype(ms.float32), bias.astype(ms.float32)
