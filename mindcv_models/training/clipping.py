@@ -23,7 +23,7 @@ class GlobalNormClip(nn.Cell):
 
     def __init__(self, largest: float):
         super().__init__(auto_prefix=False)
-        self.largest = Tensor([largest], ms.float32)
+        self.largest = Tensor(largest, ms.float32)
         self.map = ops.HyperMap()
         library = backend.compile_library(_SOURCE)
         self.loops = None
@@ -34,7 +34,7 @@ class GlobalNormClip(nn.Cell):
         if self.loops is not None and in_graph_mode() and are_single(gradients):
             return self.loops(self.largest, *gradients)
         norm = ops.sqrt(ops.stack(self.map(square_sum, gradients)).sum())
-        return scaled(gradients, self.largest[0] / ops.maximum(norm, self.largest[0]))
+        return scaled(gradients, self.largest / ops.maximum(norm, self.largest))
 
 
 def square_sum(tensor):
