@@ -47,10 +47,10 @@ template <typename Read, typename Write>
 void each_column(int64_t count, const Layers &layers, Read read, Write write) {
   const int64_t step = kRuns * kColumns, outputs = round_up(layers.outputs, kRows);
   // As many columns for one thread as for another, in whole lanes.
-  const int64_t lanes = parts(count, kLane), blocks = std::min(lanes, round_up(parts(count, step), omp_get_max_threads()));
+  const int64_t all = parts(count, kLane), blocks = std::min(all, round_up(parts(count, step), omp_get_max_threads()));
   parallel::each(blocks, [&](int64_t block) {
-    const int64_t first = block * lanes / blocks * kLane;
-    const int64_t size = std::min(count, (block + 1) * lanes / blocks * kLane) - first;
+    const int64_t first = block * all / blocks * kLane;
+    const int64_t size = std::min(count, (block + 1) * all / blocks * kLane) - first;
     float *columns = scratch(step * (layers.channels + outputs) + kColumns * kHidden);
     float *results = columns + step * layers.channels, *hidden = results + step * outputs;
     each_run(size, [&](int64_t run, auto lanes) {

@@ -300,11 +300,14 @@ class WindowBlock(nn.Cell):
     def residual(self, x, branch, gamma):
         return x + self.drop_path(branch if gamma is None else branch * gamma)
 
+    def feed_forward(self, x, norm, mlp, gamma):
+        if mlp.fuses():
+            return mlp.add_to(x, gamma, norm(x))
+        return self.residual(x, mlp(norm(x)), gamma)
+
     def mix(self, x):
         x = self.residual(x, self.attn(self.norm1(x)), self.gamma3)
-        if self.mlp.fuses():
-            return self.mlp.add_to(x, self.gamma4, self.norm2(x))
-        return self.residual(x, self.mlp(self.norm2(x)), self.gamma4)
+        return self.feed_forward(x, self.norm2, self.mlp, self.gamma4)
 
     def construct(self, x, carriers, rows, columns):
         return self.mix(x + self.pos_embed(x.shape[1])), carriers
@@ -347,10 +350,7 @@ class HierarchicalBlock(WindowBlock):
         if rows == columns and self.hat_pos_embed is not None:
             carriers = carriers + self.hat_pos_embed(count)
         carriers = self.residual(carriers, self.hat_attn(self.hat_norm1(carriers)), self.gamma1)
-        if self.hat_mlp.fuses():
-            carriers = self.hat_mlp.add_to(carriers, self.gamma2, self.hat_norm2(carriers))
-        else:
-            carriers = self.residual(carriers, self.hat_mlp(self.hat_norm2(carriers)), self.gamma2)
+        carriers = self.feed_forward(carriers, self.hat_norm2, self.hat_mlp, self.gamma2)
         # The official release swaps rows and columns here; trained weights on other than square grids expect it.
         carriers = carriers.reshape(-1, columns, side, rows, side, dim)
         return carriers.transpose(0, 1, 3, 2, 4, 5).reshape(-1, side * side, dim)

@@ -99,7 +99,9 @@ extern "C" int clip(int total, void **tensors, int *dimensions, int64_t **shapes
   const float largest = *static_cast<const float *>(tensors[0]);
   float **of = reinterpret_cast<float **>(tensors + 1);
   std::vector<double> sums(count);
-  parallel::each(count, [&](int64_t k) { sums[k] = sum_of_squares_of(of[k], size_of(dimensions[k + 1], shapes[k + 1])); });
+  parallel::each(count, [&](int64_t k) {
+    sums[k] = sum_of_squares_of(of[k], size_of(dimensions[k + 1], shapes[k + 1]));
+  });
   const float norm = std::sqrt(static_cast<float>(std::accumulate(sums.begin(), sums.end(), 0.)));
   const float factor = largest / (norm < largest ? largest : norm);  // NaN stays
   each_part(count, dimensions + 1, shapes + 1, [=](int k, int64_t begin, int64_t end) {
