@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from mindspore import nn, ops
 
+from mindcv_models import backend
 from mindcv_models.layers import DeformableConv2d, deformable_conv2d
+from mindcv_models.layers.deformable import _SOURCE, DeformByLoops
 from tests.helpers import parity
 
 CASES = [case for case in parity.cases("litv2") if case["kind"] == "deform_conv2d"]
@@ -33,6 +35,12 @@ class BuiltIn(nn.Cell):
         pairs = offset.reshape(offset.shape[0], -1, 2, *offset.shape[2:])
         moved = ops.concat((pairs[:, :, 1], pairs[:, :, 0], ops.ones_like(pairs[:, :, 0])), 1)
         return ops.deformable_conv2d(x, weight, moved, size, self.strides, self.pads, bias, self.dilations)
+
+
+def by_loops(kernel, stride, padding, dilation=1):
+    library = backend.compile_library(_SOURCE)
+    assert library
+    return DeformByLoops(library, *((side, side) for side in (kernel, stride, padding, dilation)))
 
 
 class Gradients(nn.Cell):
@@ -84,13 +92,22 @@ def random_inputs(shape, out_channels, kernel, stride, padding=0, dilation=1, gr
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
-@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
-@pytest.mark.parametrize("form", [Deform, BuiltIn])
+@pytest.mark.parametrize(
+    ("form", "mode"),
+    [
+        pytest.param(Deform, ms.GRAPH_MODE, id="graph"),
+        pytest.param(Deform, ms.PYNATIVE_MODE, id="pynative"),
+        pytest.param(BuiltIn, ms.GRAPH_MODE, id="MindSpore's"),
+        pytest.param(BuiltIn, ms.PYNATIVE_MODE, id="MindSpore's, pynative"),
+        pytest.param(None, ms.GRAPH_MODE, id="loops"),
+    ],
+)
 def test_output_and_gradients_equal_the_official_operator(case, mode, form):
     ms.set_context(mode=mode)
     reference = parity.reference("litv2", case)
     inputs = [ms.Tensor(reference[name]) for name in ("input", "offset", "weight", "bias")]
-    cell = form(case["kwargs"]["stride"], case["kwargs"]["padding"])
+    geometry = case["kwargs"]["stride"], case["kwargs"]["padding"]
+    cell = form(*geometry) if form else by_loops(reference["weight"].shape[-1], *geometry)
     np.testing.assert_allclose(cell(*inputs).asnumpy(), reference["output"], rtol=0, atol=TOLERANCE)
     gradients = Gradients(cell)(*inputs, ms.Tensor(reference["grad_output"]))
     for name, gradient in zip(("input", "offset", "weight", "bias"), gradients):
@@ -113,6 +130,22 @@ def test_every_geometry_equals_the_definition(kernel, stride, padding, dilation,
     expected = by_definition(*[t.asnumpy() for t in inputs], stride, padding, dilation, groups)
     out = Deform(stride, padding, dilation, groups)(*inputs).asnumpy()
     np.testing.assert_allclose(out, expected, rtol=0, atol=TOLERANCE)
+    if groups == 1:
+        out = by_loops(kernel, stride, padding, dilation)(*inputs).asnumpy()
+        np.testing.assert_allclose(out, expected, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "stride", "padding", "dilation", "fields", "reach"),
+    [((2, 70, 9, 12), 2, 2, 0, 1, 1, 3.0), ((1, 6, 7, 5), 3, 1, 1, 1, 2, 4.0), ((3, 4, 8, 8), 3, 2, 2, 2, 4, 1e12)],
+)
+def test_loops_have_the_gradients_of_the_plain_form(shape, kernel, stride, padding, dilation, fields, reach):
+    inputs, out_shape = random_inputs(shape, 5, kernel, stride, padding, dilation, fields=fields, reach=reach)
+    sens = ms.Tensor(np.random.RandomState(1).standard_normal(out_shape).astype(np.float32))
+    cells = by_loops(kernel, stride, padding, dilation), Deform(stride, padding, dilation)
+    for gradient, other in zip(*(Gradients(cell)(*inputs, sens) for cell in cells), strict=True):
+        scale = np.abs(other.asnumpy()).max()
+        np.testing.assert_allclose(gradient.asnumpy(), other.asnumpy(), rtol=0, atol=2e-6 * scale)
 
 
 @pytest.mark.parametrize("reach", [0.0, 0.5, 4.0, 1e12])
@@ -130,12 +163,13 @@ def test_the_two_forms_agree_on_a_whole_stage(reach):
         np.testing.assert_allclose(gradient.asnumpy(), other.asnumpy(), rtol=0, atol=1e-5 * scale)
 
 
-def test_a_sample_one_pixel_outside_gives_no_gradient():
+@pytest.mark.parametrize("form", [lambda: Deform(1, 0), lambda: by_loops(1, 1, 0)], ids=["plain", "loops"])
+def test_a_sample_one_pixel_outside_gives_no_gradient(form):
     x = ms.Tensor(np.ones((1, 1, 3, 3), np.float32))
     offset = np.zeros((1, 2, 3, 3), np.float32)
     offset[0, 0, 0] = -1  # the first row of samples lies exactly on row -1
     inputs = (x, ms.Tensor(offset), ms.Tensor(np.ones((1, 1, 1, 1), np.float32)), ms.Tensor(np.zeros(1, np.float32)))
-    gradients = Gradients(Deform(1, 0))(*inputs, ms.Tensor(np.ones((1, 1, 3, 3), np.float32)))
+    gradients = Gradients(form())(*inputs, ms.Tensor(np.ones((1, 1, 3, 3), np.float32)))
     assert not gradients[1].asnumpy()[0, :, 0].any()
     assert gradients[1].asnumpy()[0, 0, 2].tolist() == [-1, -1, -1]  # towards the zeros below the last row
 

@@ -21,6 +21,7 @@ from mindcv_models.layers import (
     BatchNorm2d,
     ChannelNorm,
     Conv2d,
+    CrossAttention,
     Dense,
     Enlarge,
     FusedMLP,
@@ -32,6 +33,7 @@ from mindcv_models.layers import (
     ResizeLike,
     ScaledResidual,
     SelfAttention,
+    WindowAttention,
     activation,
     conv_norm,
     products,
@@ -259,7 +261,9 @@ def test_loops_do_not_depend_on_the_batch(inputs, outputs, kernel, stride, group
 OUTCOMES = """
 import hashlib
 import mindspore as ms, numpy as np
-from mindcv_models.layers import GELU, BatchNorm2d, ChannelNorm, Conv2d, Dense, Enlarge, LayerNorm
+from mindcv_models.layers import (
+    GELU, BatchNorm2d, ChannelNorm, Conv2d, DeformableConv2d, Dense, Enlarge, LayerNorm, SelfAttention, WindowAttention
+)
 from tests.test_layers import WeightedSums, outcomes
 rng, digest = np.random.default_rng(0), hashlib.sha256()
 def normal(shape):
@@ -271,7 +275,9 @@ for cell, shape in ((Conv2d(40, 33, 3), (2, 40, 30, 17)), (Conv2d(40, 33, 3, 2),
                     (Conv2d(40, 33, 1), (3, 40, 9, 17)), (Dense(300, 70), (50, 300)),
                     (Conv2d(40, 40, 7, group=40), (2, 40, 9, 17)), (Conv2d(40, 80, 3, 2, group=40), (2, 40, 9, 17)),
                     (BatchNorm2d(40).set_train(), (3, 40, 9, 17)), (ChannelNorm(40), (3, 40, 9, 17)),
-                    (LayerNorm(40), (300, 40)), (GELU(), (70, 301)), (Enlarge(), (3, 40, 9, 17))):
+                    (LayerNorm(40), (300, 40)), (GELU(), (70, 301)), (Enlarge(), (3, 40, 9, 17)),
+                    (DeformableConv2d(70, 9, 2, 2), (2, 70, 9, 17)), (SelfAttention(3, 0.3), (2, 130, 90)),
+                    (WindowAttention(2, 0.3, 3), (2, 9, 12, 60))):
     for parameter in cell.get_parameters():
         parameter.set_data(normal(parameter.shape))
     x = normal(shape)
@@ -638,15 +644,29 @@ def test_sums_over_pixels_and_their_gradient(mode, before, after, classes):
     np.testing.assert_allclose(gradient, wide.grad.numpy(), rtol=0, atol=2e-5 * np.abs(wide.grad.numpy()).max())
 
 
-def attention_in_float64(qkv, weights, heads, table):
-    """What :func:`outcomes` has, by PyTorch."""
-    qkv = torch.tensor(qkv, dtype=torch.float64, requires_grad=True)
-    bias = None if table is None else torch.tensor(table.asnumpy(), dtype=torch.float64, requires_grad=True)
-    count, length, _ = qkv.shape
-    q, k, v = qkv.reshape(count, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
-    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).reshape(weights.shape)
+def attention_in_float64(q, k, v, bias=None):
+    """Of ``(N, L, heads, D)`` and ``(N, M, heads, D)`` twice, ``(N, L, heads * D)``, by PyTorch."""
+    parts = (each.transpose(1, 2) for each in (q, k, v))
+    out = torch.nn.functional.scaled_dot_product_attention(*parts, bias)
+    return out.transpose(1, 2).flatten(2)
+
+
+def assert_exact(cells, inputs, weights, exact, parameters=()):
+    """Values and gradients of the weighted sum, by the inputs and parameters, are those of a function in float64."""
+    wide = [torch.tensor(each, dtype=torch.float64, requires_grad=True) for each in (*inputs, *parameters)]
+    out = exact(*wide)
     (out * torch.tensor(weights)).sum().backward()
-    return [each.detach().numpy() for each in (out, qkv.grad, *([] if bias is None else [bias.grad]))]
+    expected = [each.detach().numpy() for each in (out, *(each.grad for each in wide))]
+    for cell in cells:
+        differentiate = ops.GradOperation(get_all=True, get_by_list=bool(parameters), sens_param=True)
+        arguments = [ms.Tensor(each) for each in inputs]
+        if parameters:
+            to_inputs, to_parameters = differentiate(cell, cell.trainable_params())(*arguments, ms.Tensor(weights))
+        else:
+            to_inputs, to_parameters = differentiate(cell)(*arguments, ms.Tensor(weights)), ()
+        for found, value in zip((cell(*arguments), *to_inputs, *to_parameters), expected, strict=True):
+            assert found.shape == value.shape
+            assert np.abs(found.asnumpy() - value).max() <= 2e-6 * np.abs(value).max()
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
@@ -671,8 +691,51 @@ def test_attention_by_loops_and_by_operators_is_exact(count, length, heads, widt
     rng = np.random.default_rng(0)
     x = 2 * rng.standard_normal((count, length, 3 * heads * width)).astype(np.float32)
     weights = rng.standard_normal((count, length, heads * width)).astype(np.float32)
-    exact = attention_in_float64(x, weights, heads, own.table)
-    for cell in (own, plain):
-        for found, expected in zip(outcomes(cell, ms.Tensor(x), ms.Tensor(weights)), exact, strict=True):
-            assert found.shape == expected.shape
-            assert np.abs(found - expected).max() <= 2e-6 * np.abs(expected).max()
+    parameters = [own.table.asnumpy()] if bias else []
+
+    def exact(qkv, table=None):
+        return attention_in_float64(*qkv.unflatten(2, (3, heads, width)).unbind(2), table)
+
+    assert_exact((own, plain), [x], weights, exact, parameters)
+
+
+@pytest.mark.parametrize(
+    ("count", "length", "others", "heads", "width"), [(2, 196, 49, 2, 32), (1, 1, 7, 1, 8), (3, 65, 130, 3, 20)]
+)
+def test_attention_to_other_tokens_is_exact(count, length, others, heads, width):
+    own = CrossAttention(heads, width**-0.5)
+    assert own.loops is not None
+    with backend.portable_form():
+        plain = CrossAttention(heads, width**-0.5)
+    rng = np.random.default_rng(0)
+    q, kv, weights = (
+        rng.standard_normal((count, *shape)).astype(np.float32)
+        for shape in ((length, heads * width), (others, 2 * heads * width), (length, heads * width))
+    )
+
+    def exact(q, kv):
+        return attention_in_float64(q.unflatten(2, (heads, width)), *kv.unflatten(2, (2, heads, width)).unbind(2))
+
+    assert_exact((own, plain), [2 * q, 2 * kv], weights, exact)
+
+
+@pytest.mark.parametrize(
+    ("shape", "heads", "width", "side"),
+    [((2, 6, 4), 2, 32, 2), ((1, 9, 3), 1, 8, 3), ((3, 5, 2), 3, 7, 1), ((1, 10, 20), 2, 6, 10)],
+)
+def test_attention_within_windows_is_exact(shape, heads, width, side):
+    own = WindowAttention(heads, width**-0.5, side)
+    assert own.loops is not None
+    with backend.portable_form():
+        plain = WindowAttention(heads, width**-0.5, side)
+    rng = np.random.default_rng(0)
+    qkv = 2 * rng.standard_normal((*shape, 3 * heads * width)).astype(np.float32)
+    weights = rng.standard_normal((*shape, heads * width)).astype(np.float32)
+
+    def exact(qkv):
+        b, rows, columns = shape[0], shape[1] // side, shape[2] // side
+        parts = qkv.reshape(b, rows, side, columns, side, 3, heads, width).permute(5, 0, 1, 3, 2, 4, 6, 7)
+        out = attention_in_float64(*parts.reshape(3, b * rows * columns, side * side, heads, width))
+        return out.reshape(b, rows, columns, side, side, -1).transpose(2, 3).reshape(*shape, -1)
+
+    assert_exact((own, plain), [qkv], weights, exact)

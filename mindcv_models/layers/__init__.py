@@ -1,7 +1,7 @@
 """Layers and operators that models are built of, in forms that every back end has and runs fast."""
 
 from .activation import GELU
-from .attention import SelfAttention
+from .attention import CrossAttention, SelfAttention, WindowAttention
 from .convolution import Conv2d, LoopConv2d, conv_norm
 from .deformable import DeformableConv2d, deformable_conv2d
 from .dense import Dense, Pointwise
@@ -21,6 +21,7 @@ __all__ = [
     "BatchNorm2d",
     "ChannelNorm",
     "Conv2d",
+    "CrossAttention",
     "DeformableConv2d",
     "Dense",
     "Enlarge",
@@ -35,6 +36,7 @@ __all__ = [
     "RoIAlign",
     "ScaledResidual",
     "SelfAttention",
+    "WindowAttention",
     "conv_norm",
     "deformable_conv2d",
     "resize",

@@ -1,7 +1,7 @@
-// Multi-head self-attention of float32 tokens and its gradient on the CPU, for ops.Custom ("aot").
+// Multi-head attention of float32 tokens and its gradient on the CPU, for ops.Custom ("aot").
 //
-// Queries, keys and values are read where the linear layer before put them, (N, L, 3 * heads * D). A thread computes a
-// head of a sequence at a time, so that its scores stay in the caches, and no sum is split between threads.
+// Queries, keys and values are read where the linear layers before put them. A thread computes a head of a sequence at
+// a time, some of its queries after others, so that their scores stay in the caches; no sum is split between threads.
 
 #include <cmath>
 
@@ -11,6 +11,8 @@
 
 namespace {
 
+constexpr int64_t kQueries = 64;  // of a head, whose scores are kept at a time
+
 // e^x for x <= 0; NaN stays.
 inline float exponential(float x) {
   const float power = power_of_two((x > -87.f ? x : -87.f) * 1.44269504088896341f);  // log2(e)
@@ -19,13 +21,16 @@ inline float exponential(float x) {
 
 // Rows of numbers: the one in row i and column j is data[i * row + j * column].
 struct Rows {
-  const float *data;
+  Rows from(int64_t i) const { return {data + i * row, row, column}; }
+  Rows transposed() const { return {data, column, row}; }
+  float *data;
   int64_t row, column;
 };
 
-// to = factor * left * right, (rows, depth) by (depth, columns); `panels` has space for the right factor.
-void product(const Rows &left, const Rows &right, int64_t rows, int64_t depth, int64_t columns, float factor, float *to,
-             int64_t pitch, float *panels) {
+// to = factor * left * right, (rows, depth) by (depth, columns), or with `add` that much more; `panels` has space for
+// the right factor.
+void product(const Rows &left, const Rows &right, int64_t rows, int64_t depth, int64_t columns, float factor, bool add,
+             float *to, int64_t pitch, float *panels) {
   each_run(columns, [&](int64_t first, auto lanes) {
     const int64_t wide = std::min<int64_t>(lanes * kLane, columns - first);
     pack(right.data + first * right.column, right.row, right.column, depth, wide, panels, lanes * kLane);
@@ -39,8 +44,12 @@ void product(const Rows &left, const Rows &right, int64_t rows, int64_t depth, i
           [=](int64_t k, int c) { return panels + (k * lanes + c) * kLane; }, sums);
       float tile[kRows * lanes * kLane];
       store<lanes>(sums, tile, lanes * kLane);
-      for (int64_t r = 0; r < high; ++r)
-        for (int64_t c = 0; c < wide; ++c) to[(i + r) * pitch + first + c] = factor * tile[r * lanes * kLane + c];
+      for (int64_t r = 0; r < high; ++r) {
+        const float *from = tile + r * lanes * kLane;
+        float *at = to + (i + r) * pitch + first;
+        if (add) for (int64_t c = 0; c < wide; ++c) at[c] += factor * from[c];
+        else for (int64_t c = 0; c < wide; ++c) at[c] = factor * from[c];
+      }
     }
   });
 }
@@ -56,84 +65,240 @@ void softmax(float *scores, const float *bias, int64_t length) {
   for (int64_t j = 0; j < length; ++j) scores[j] *= factor;
 }
 
+// Turns gradients of shares into those of scores.
+void softmax_gradient(const float *shares, int64_t length, float *slopes) {
+  for (int64_t j = 0; j < length; ++j) slopes[j] *= shares[j];
+  const float total = sum(slopes, length);
+  for (int64_t j = 0; j < length; ++j) slopes[j] -= total * shares[j];
+}
+
+// Queries, keys or values of all sequences, or results, or gradients of those.
+struct Tokens {
+  Rows of(int64_t n, int64_t head, int64_t depth) const { return {data + n * sequence + head * depth, token, 1}; }
+  float *data;
+  int64_t token, sequence;  // from one to the next
+};
+
+struct Parts {
+  Tokens queries, keys, values;
+};
+
+// Those of a tensor (N, length, 3 * channels).
+Parts parts_of(float *qkv, int64_t length, int64_t channels) {
+  const auto part = [=](int k) { return Tokens{qkv + k * channels, 3 * channels, 3 * channels * length}; };
+  return {part(0), part(1), part(2)};
+}
+
+// Those of tensors (N, length, channels) and (N, others, 2 * channels).
+Parts parts_of(float *q, float *kv, int64_t length, int64_t others, int64_t channels) {
+  const auto part = [=](int k) { return Tokens{kv + k * channels, 2 * channels, 2 * channels * others}; };
+  return {{q, channels, channels * length}, part(0), part(1)};
+}
+
+Tokens tokens_of(float *data, int64_t length, int64_t channels) { return {data, channels, channels * length}; }
+
+// `length` queries of each head of a sequence attend to `others` keys.
 struct Attention {
-  // tensors: qkv (N, L, 3 * C), bias (1, heads, L, L) or (1) for none, the number of heads and the scale (2)
-  Attention(void **tensors, const int *dimensions, int64_t **shapes)
-      : batch(shapes[0][0]), length(shapes[0][1]), channels(shapes[0][2] / 3), qkv(static_cast<float *>(tensors[0])),
-        bias(dimensions[1] == 4 ? static_cast<float *>(tensors[1]) : nullptr),
-        heads(std::lround(static_cast<float *>(tensors[2])[0])), depth(channels / heads),
-        scale(static_cast<float *>(tensors[2])[1]) {}
+  // settings: the number of heads and the scale; bias: (heads, length, others), or null
+  Attention(const Parts &tokens, const float *settings, const float *bias, int64_t length, int64_t others,
+            int64_t channels)
+      : tokens(tokens), bias(bias), length(length), others(others), heads(std::lround(settings[0])),
+        depth(channels / heads), scale(settings[1]) {}
 
-  // Queries, keys and values of a head: part 0, 1 and 2.
-  Rows part(int64_t n, int64_t head, int64_t part) const {
-    return {qkv + n * length * 3 * channels + part * channels + head * depth, 3 * channels, 1};
-  }
-  int64_t square() const { return length * length; }
-  int64_t space() const { return 2 * square() + kColumns * std::max(length, depth); }
+  int64_t kept() const { return std::min(length, kQueries) * others; }
+  int64_t space() const { return 2 * kept() + kColumns * std::max({length, others, depth}); }
 
-  void shares(int64_t n, int64_t head, float *to, float *panels) const {
-    const Rows keys = part(n, head, 1);
-    product(part(n, head, 0), {keys.data, 1, keys.row}, length, depth, length, scale, to, length, panels);
-    for (int64_t i = 0; i < length; ++i)
-      softmax(to + i * length, bias ? bias + (head * length + i) * length : nullptr, length);
+  void shares(const Rows &queries, const Rows &keys, const float *biases, int64_t count, float *to,
+              float *panels) const {
+    product(queries, keys.transposed(), count, depth, others, scale, false, to, others, panels);
+    for (int64_t i = 0; i < count; ++i) softmax(to + i * others, biases ? biases + i * others : nullptr, others);
   }
 
-  int64_t batch, length, channels;
-  const float *qkv, *bias;
-  int64_t heads, depth;
+  const float *bias_of(int64_t head, int64_t query) const {
+    return bias ? bias + (head * length + query) * others : nullptr;
+  }
+
+  // Calls function(first, count) for some queries after others.
+  template <typename Function>
+  void each_queries(Function function) const {
+    for (int64_t first = 0; first < length; first += kQueries) function(first, std::min(kQueries, length - first));
+  }
+
+  // The result of a head of sequence n; `space` has space() numbers.
+  void attend(int64_t n, int64_t head, const Tokens &results, float *space) const {
+    float *scores = space, *panels = scores + 2 * kept();
+    const Rows queries = tokens.queries.of(n, head, depth), keys = tokens.keys.of(n, head, depth);
+    const Rows values = tokens.values.of(n, head, depth), result = results.of(n, head, depth);
+    each_queries([&](int64_t first, int64_t count) {
+      shares(queries.from(first), keys, bias_of(head, first), count, scores, panels);
+      product({scores, others, 1}, values, count, others, depth, 1, false, result.from(first).data, result.row, panels);
+    });
+  }
+
+  // The gradients of a head of sequence n; that of the bias is added to `bias_gradient`, if there is a bias.
+  void differentiate(int64_t n, int64_t head, const Tokens &gradient, const Parts &gradients, float *bias_gradient,
+                     float *space) const {
+    float *scores = space, *slopes = scores + kept(), *panels = slopes + kept();
+    const Rows queries = tokens.queries.of(n, head, depth), keys = tokens.keys.of(n, head, depth);
+    const Rows values = tokens.values.of(n, head, depth), outs = gradient.of(n, head, depth);
+    const Rows query_gradients = gradients.queries.of(n, head, depth);
+    const Rows key_gradients = gradients.keys.of(n, head, depth);
+    const Rows value_gradients = gradients.values.of(n, head, depth);
+    each_queries([&](int64_t first, int64_t count) {
+      const Rows share{scores, others, 1}, slope{slopes, others, 1};
+      const Rows query = queries.from(first), out = outs.from(first);
+      shares(query, keys, bias_of(head, first), count, scores, panels);
+      product(out, values.transposed(), count, depth, others, 1, false, slopes, others, panels);
+      for (int64_t i = 0; i < count; ++i) softmax_gradient(scores + i * others, others, slopes + i * others);
+      if (bias)
+        for (int64_t i = 0; i < count * others; ++i) bias_gradient[(head * length + first) * others + i] += slopes[i];
+      const Rows to = query_gradients.from(first);
+      product(slope, keys, count, others, depth, scale, false, to.data, to.row, panels);
+      const auto write = [&](const Rows &left, const Rows &right, float factor, const Rows &result) {
+        product(left.transposed(), right, others, count, depth, factor, first > 0, result.data, result.row, panels);
+      };
+      write(slope, query, scale, key_gradients);
+      write(share, out, 1, value_gradients);
+    });
+  }
+
+  Parts tokens;
+  const float *bias;
+  int64_t length, others, heads, depth;
   float scale;
 };
 
-Rows transposed(const Rows &rows) { return {rows.data, rows.column, rows.row}; }
+// result: (N, length, channels)
+void attend_all(const Attention &a, int64_t batch, float *result) {
+  parallel::each(batch * a.heads, [&](int64_t task) {
+    a.attend(task / a.heads, task % a.heads, tokens_of(result, a.length, a.heads * a.depth), scratch(a.space()));
+  });
+}
+
+// A bias has one gradient for all sequences, which no two threads may add to.
+void differentiate_all(const Attention &a, int64_t batch, float *gradient, const Parts &gradients,
+                       float *bias_gradient) {
+  const Tokens outs = tokens_of(gradient, a.length, a.heads * a.depth);
+  const int64_t together = a.bias ? batch : 1;
+  parallel::each(batch / together * a.heads, [&](int64_t task) {
+    for (int64_t k = 0; k < together; ++k)
+      a.differentiate(task / a.heads * together + k, task % a.heads, outs, gradients, bias_gradient,
+                      scratch(a.space()));
+  });
+}
+
+// tensors: qkv (N, L, 3 * C), bias (1, heads, L, L) or (1) for none, the number of heads and the scale (2)
+struct SelfAttention : Attention {
+  SelfAttention(float **tensors, const int *dimensions, int64_t **shapes)
+      : Attention(parts_of(tensors[0], shapes[0][1], shapes[0][2] / 3), tensors[2],
+                  dimensions[1] == 4 ? tensors[1] : nullptr, shapes[0][1], shapes[0][1], shapes[0][2] / 3) {}
+};
+
+// tensors: q (N, L, C), kv (N, M, 2 * C), the number of heads and the scale (2)
+struct CrossAttention : Attention {
+  CrossAttention(float **tensors, int64_t **shapes)
+      : Attention(parts_of(tensors[0], tensors[1], shapes[0][1], shapes[1][1], shapes[0][2]), tensors[2], nullptr,
+                  shapes[0][1], shapes[1][1], shapes[0][2]) {}
+};
+
+// tensors: qkv (B, H, W, 3 * C), the number of heads, the scale and the side of a window (3)
+struct Windows {
+  Windows(float **tensors, int64_t **shapes)
+      : settings(tensors[1]), side(std::lround(settings[2])), length(side * side), channels(shapes[0][3] / 3),
+        rows(shapes[0][0] * shapes[0][1] / side), columns(shapes[0][2] / side) {}
+
+  int64_t count() const { return rows * columns; }
+
+  // Calls function(numbers of the window, numbers of the map, how many) for each row of window i; a token has `width`.
+  template <typename Function>
+  void each_row(int64_t i, int64_t width, Function function) const {
+    const int64_t run = side * width;
+    for (int64_t y = 0; y < side; ++y) function(y * run, ((i / columns * side + y) * columns + i % columns) * run, run);
+  }
+  void read(int64_t i, int64_t width, const float *map, float *window) const {
+    each_row(i, width, [=](int64_t to, int64_t from, int64_t run) { std::copy_n(map + from, run, window + to); });
+  }
+  void write(int64_t i, int64_t width, const float *window, float *map) const {
+    each_row(i, width, [=](int64_t from, int64_t to, int64_t run) { std::copy_n(window + from, run, map + to); });
+  }
+
+  // Attention within a window that was read.
+  Attention within(float *window) const {
+    return {parts_of(window, length, channels), settings, nullptr, length, length, channels};
+  }
+
+  const float *settings;
+  int64_t side, length, channels, rows, columns;
+};
 
 }  // namespace
 
-// tensors: qkv, bias, settings, as above; result (N, L, C)
+// tensors: those of SelfAttention, result (N, L, C)
 extern "C" int attention(int, void **tensors, int *dimensions, int64_t **shapes, const char **, void *, void *) {
-  const Attention a(tensors, dimensions, shapes);
-  float *result = static_cast<float *>(tensors[3]);
-  parallel::each(a.batch * a.heads, [&](int64_t task) {
-    const int64_t n = task / a.heads, head = task % a.heads;
-    float *shares = scratch(a.space()), *panels = shares + 2 * a.square();
-    a.shares(n, head, shares, panels);
-    product({shares, a.length, 1}, a.part(n, head, 2), a.length, a.length, a.depth, 1,
-            result + n * a.length * a.channels + head * a.depth, a.channels, panels);
+  float **data = reinterpret_cast<float **>(tensors);
+  const SelfAttention a(data, dimensions, shapes);
+  attend_all(a, shapes[0][0], data[3]);
+  return 0;
+}
+
+// tensors: those of SelfAttention, gradient of the result; gradients of qkv and bias
+extern "C" int attention_gradient(int, void **tensors, int *dimensions, int64_t **shapes, const char **, void *,
+                                  void *) {
+  float **data = reinterpret_cast<float **>(tensors);
+  const SelfAttention a(data, dimensions, shapes);
+  std::fill_n(data[5], a.bias ? a.heads * a.length * a.others : 1, 0.f);
+  differentiate_all(a, shapes[0][0], data[3], parts_of(data[4], a.length, a.heads * a.depth), data[5]);
+  return 0;
+}
+
+// tensors: those of CrossAttention, result (N, L, C)
+extern "C" int cross_attention(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
+  float **data = reinterpret_cast<float **>(tensors);
+  attend_all(CrossAttention(data, shapes), shapes[0][0], data[3]);
+  return 0;
+}
+
+// tensors: those of CrossAttention, gradient of the result; gradients of q and kv
+extern "C" int cross_attention_gradient(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
+  float **data = reinterpret_cast<float **>(tensors);
+  const CrossAttention a(data, shapes);
+  const Parts gradients = parts_of(data[4], data[5], a.length, a.others, a.heads * a.depth);
+  differentiate_all(a, shapes[0][0], data[3], gradients, nullptr);
+  return 0;
+}
+
+// tensors: those of Windows, result (B, H, W, C)
+extern "C" int window_attention(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
+  float **data = reinterpret_cast<float **>(tensors);
+  const Windows windows(data, shapes);
+  const int64_t size = windows.length * windows.channels;
+  parallel::each(windows.count(), [&](int64_t i) {
+    const int64_t needed = windows.within(nullptr).space();
+    float *space = scratch(needed + 4 * size), *window = space + needed, *result = window + 3 * size;
+    windows.read(i, 3 * windows.channels, data[0], window);
+    const Attention a = windows.within(window);
+    for (int64_t head = 0; head < a.heads; ++head)
+      a.attend(0, head, tokens_of(result, windows.length, windows.channels), space);
+    windows.write(i, windows.channels, result, data[2]);
   });
   return 0;
 }
 
-// tensors: qkv, bias, settings, gradient of the result; gradients of qkv and bias
-extern "C" int attention_gradient(int, void **tensors, int *dimensions, int64_t **shapes, const char **, void *,
-                                  void *) {
-  const Attention a(tensors, dimensions, shapes);
-  const float *gradient = static_cast<float *>(tensors[3]);
-  float *to = static_cast<float *>(tensors[4]), *bias_gradient = static_cast<float *>(tensors[5]);
-  std::fill_n(bias_gradient, a.bias ? a.heads * a.square() : 1, 0.f);
-  parallel::each(a.heads, [&](int64_t head) {
-    float *shares = scratch(a.space()), *slopes = shares + a.square(), *panels = slopes + a.square();
-    for (int64_t n = 0; n < a.batch; ++n) {  // not by several threads: the bias has one gradient for all sequences
-      const Rows out{gradient + n * a.length * a.channels + head * a.depth, a.channels, 1};
-      const Rows queries = a.part(n, head, 0), keys = a.part(n, head, 1), values = a.part(n, head, 2);
-      const auto write = [&](const Rows &left, const Rows &right, int64_t part, float factor) {
-        product(left, right, a.length, a.length, a.depth, factor,
-                to + (a.part(n, head, part).data - a.qkv), 3 * a.channels, panels);
-      };
-      a.shares(n, head, shares, panels);
-      product(out, transposed(values), a.length, a.depth, a.length, 1, slopes, a.length, panels);
-      for (int64_t i = 0; i < a.length; ++i) {
-        float *slope = slopes + i * a.length;
-        const float *share = shares + i * a.length;
-        for (int64_t j = 0; j < a.length; ++j) slope[j] *= share[j];
-        const float total = sum(slope, a.length);
-        for (int64_t j = 0; j < a.length; ++j) slope[j] -= total * share[j];
-      }
-      if (a.bias)
-        for (int64_t i = 0; i < a.square(); ++i) bias_gradient[head * a.square() + i] += slopes[i];
-      const Rows slope{slopes, a.length, 1}, share{shares, a.length, 1};
-      write(slope, keys, 0, a.scale);
-      write(transposed(slope), queries, 1, a.scale);
-      write(transposed(share), out, 2, 1);
-    }
+// tensors: those of Windows, gradient of the result; gradient of qkv
+extern "C" int window_attention_gradient(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
+  float **data = reinterpret_cast<float **>(tensors);
+  const Windows windows(data, shapes);
+  const int64_t size = windows.length * windows.channels;
+  parallel::each(windows.count(), [&](int64_t i) {
+    const int64_t needed = windows.within(nullptr).space();
+    float *space = scratch(needed + 7 * size), *window = space + needed, *out = window + 3 * size, *to = out + size;
+    windows.read(i, 3 * windows.channels, data[0], window);
+    windows.read(i, windows.channels, data[2], out);
+    const Attention a = windows.within(window);
+    const Parts gradients = parts_of(to, windows.length, windows.channels);
+    for (int64_t head = 0; head < a.heads; ++head)
+      a.differentiate(0, head, tokens_of(out, windows.length, windows.channels), gradients, nullptr, space);
+    windows.write(i, 3 * windows.channels, to, data[3]);
   });
   return 0;
 }

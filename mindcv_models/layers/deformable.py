@@ -2,10 +2,13 @@
 
 MindSpore's own operator is slower in training, cannot be exported and orders the offsets otherwise; ``grid_sample``
 normalises its coordinates, which puts a sample that sits on a pixel now on one side of it and now on the other, and
-with it the gradient of the offsets. Here rows of channels are gathered by integer indices: exact on every back end.
+with it the gradient of the offsets. Here rows of channels are gathered by integer indices: exact on every back end. On
+the CPU, in graph mode, a cell's samples are one operator in C++.
 """
 
+import functools
 import math
+from pathlib import Path
 from typing import Tuple
 
 import mindspore as ms
@@ -14,6 +17,10 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeUniform, Uniform, initializer
 
 from .. import backend
+from .custom import Loops, in_graph_mode
+from .products import products
+
+_SOURCE = Path(__file__).with_suffix(".cc")
 
 Pair = Tuple[int, int]
 
@@ -116,6 +123,47 @@ def deform_by_operator(x, offset, weight, bias, stride, padding, dilation):
     )  # fmt: skip
 
 
+class DeformByLoops(nn.Cell):
+    """What :func:`deformable_conv2d` computes with one group of channels, on the CPU, in graph mode.
+
+    The samples are one operator in C++, which the kernel then meets as a 1x1 convolution.
+    """
+
+    def __init__(self, library: Path, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair):
+        super().__init__()
+        self.sample = _sample_loops(library, math.prod(kernel_size))
+        self.contract = products("products.cc", "pointwise")
+        self.settings = Tensor([*kernel_size, *stride, *padding, *dilation], ms.float32)
+
+    def construct(self, x, offset, weight, bias):
+        single, settings = x.astype(ms.float32), self.settings.astype(ms.float32)
+        sampled = self.sample(single, offset.astype(ms.float32), settings)  # (B, C * taps, Ho, Wo)
+        weight = weight.astype(ms.float32).reshape(weight.shape[0], -1)  # (D, C * taps)
+        return self.contract(sampled, weight, bias.astype(ms.float32)).astype(x.dtype)
+
+
+@functools.cache
+def _sample_loops(library: Path, taps: int) -> Loops:
+    """Maps ``(B, C, H, W)``, offsets ``(B, G * taps * 2, Ho, Wo)`` and settings to ``(B, C * taps, Ho, Wo)``."""
+
+    def shape(x, offset, *_):
+        return x[0], x[1] * taps, *offset[2:]
+
+    def first(x, *_):
+        return x
+
+    def second(_, offset, *__):
+        return offset
+
+    def gradients(x, offset, settings, out, dout):
+        to_offset = differentiate_places(x, offset, settings, dout)
+        return differentiate(x, offset, settings, dout), to_offset, ops.zeros_like(settings)
+
+    differentiate = Loops(f"{library}:samples_gradient", first, first, "aot")
+    differentiate_places = Loops(f"{library}:offsets_gradient", second, second, "aot")
+    return Loops(f"{library}:samples", shape, first, "aot", bprop=gradients, attributes={"taps": taps})
+
+
 class DeformableConv2d(nn.Cell):
     """A deformable convolution whose offsets an ordinary convolution, ``conv_offset``, predicts from the same map.
 
@@ -126,6 +174,9 @@ class DeformableConv2d(nn.Cell):
         super().__init__()
         self.by_operator = backend.deform_by_operator()
         self.stride, self.padding, self.dilation = (stride, stride), (padding, padding), (dilation, dilation)
+        library = backend.compile_library(_SOURCE)
+        geometry = (kernel_size, kernel_size), self.stride, self.padding, self.dilation
+        self.loops = library and DeformByLoops(library, *geometry)
         shape = (out_channels, in_channels, kernel_size, kernel_size)
         self.weight = Parameter(initializer(HeUniform(math.sqrt(5)), shape))
         bound = 1 / math.sqrt(in_channels * kernel_size**2)
@@ -136,5 +187,8 @@ class DeformableConv2d(nn.Cell):
         )  # fmt: skip
 
     def construct(self, x):
+        offset = self.conv_offset(x)
+        if self.loops is not None and in_graph_mode():
+            return self.loops(x, offset, self.weight, self.bias)
         convolve = deform_by_operator if self.by_operator else deformable_conv2d
-        return convolve(x, self.conv_offset(x), self.weight, self.bias, self.stride, self.padding, self.dilation)
+        return convolve(x, offset, self.weight, self.bias, self.stride, self.padding, self.dilation)

@@ -26,11 +26,13 @@ from ..layers import (
     BatchNorm2d,
     ChannelNorm,
     Conv2d,
+    CrossAttention,
     DeformableConv2d,
     Dense,
     GlobalAvgPool,
     LayerNorm,
     Pointwise,
+    WindowAttention,
 )
 from .family import check_out_indices, image_config
 
@@ -66,11 +68,6 @@ class TokenNorm(LayerNorm):
     def construct(self, x):
         b, c, h, w = x.shape
         return super().construct(x.reshape(b, c, h * w).swapaxes(1, 2))
-
-
-def attend(q, k, v, scale: float):
-    """Scaled dot-product attention over the last two axes, ``(..., tokens, channels)``."""
-    return ops.matmul(ops.softmax(ops.matmul(q * scale, k.swapaxes(-2, -1)), axis=-1), v)
 
 
 class HiLo(nn.Cell):
@@ -109,18 +106,21 @@ class HiLo(nn.Cell):
             raise InputError(f"HiLo: alpha={alpha} is no share of the heads; give a number from 0 to 1.")
         if window_size < 1 or window_size != int(window_size):
             raise InputError(f"HiLo: window_size={window_size} is no side of a window; give a whole number from 1.")
-        self.dim, self.window_size, self.head_dim = dim, int(window_size), dim // num_heads
-        self.scale = qk_scale or self.head_dim**-0.5
+        head_dim = dim // num_heads
+        scale = qk_scale or head_dim**-0.5
+        self.dim, self.window_size = dim, int(window_size)
         self.low_heads = int(num_heads * alpha) if window_size > 1 else num_heads
         self.high_heads = num_heads - self.low_heads
-        self.low_dim, self.high_dim = self.low_heads * self.head_dim, self.high_heads * self.head_dim
+        self.low_dim, self.high_dim = self.low_heads * head_dim, self.high_heads * head_dim
         self.by_matmul = backend.average_by_matmul()
         if self.low_heads:
             self.l_q = linear(dim, self.low_dim, bias=qkv_bias)
             self.l_kv = linear(dim, 2 * self.low_dim, bias=qkv_bias)
+            self.to_averages = CrossAttention(self.low_heads, scale)
             self.l_proj = linear(self.low_dim, self.low_dim)
         if self.high_heads:
             self.h_qkv = linear(dim, 3 * self.high_dim, bias=qkv_bias)
+            self.within_windows = WindowAttention(self.high_heads, scale, self.window_size)
             self.h_proj = linear(self.high_dim, self.high_dim)
 
     def construct(self, x, height, width):
@@ -140,33 +140,21 @@ class HiLo(nn.Cell):
 
     def high(self, padded, height, width):
         """Attention within each window, ``(B, Hp, Wp, C)`` to ``(B, H * W, high_dim)``."""
-        b, hp, wp, _ = padded.shape
-        ws, rows, columns, heads = self.window_size, hp // self.window_size, wp // self.window_size, self.high_heads
-        qkv = self.h_qkv(padded).reshape(b * rows, ws, columns, ws, 3 * heads, self.head_dim)
-        qkv = qkv.transpose(0, 2, 4, 1, 3, 5)  # (B * rows, columns, 3 * heads, ws, ws, hd)
-        qkv = qkv.reshape(b * rows * columns, 3, heads, ws * ws, self.head_dim)
-        q, k, v = ops.unstack(qkv, 1)  # (windows, heads, ws * ws, hd) each
-        out = attend(q, k, v, self.scale).reshape(b * rows, columns, heads, ws, ws, self.head_dim)
-        out = out.transpose(0, 3, 1, 4, 2, 5).reshape(b, hp, wp, self.high_dim)
-        if (hp, wp) != (height, width):
+        out = self.within_windows(self.h_qkv(padded))
+        if padded.shape[1:3] != (height, width):
             out = out[:, :height, :width]
-        return self.h_proj(out).reshape(b, height * width, self.high_dim)
+        return self.h_proj(out).reshape(padded.shape[0], height * width, self.high_dim)
 
     def low(self, x, padded):
         """Attention of every token to the windows' averages, ``(B, N, C)`` to ``(B, N, low_dim)``."""
-        b, n, c = x.shape
+        b, _, c = x.shape
         _, hp, wp, _ = padded.shape
-        ws, heads = self.window_size, self.low_heads
+        ws = self.window_size
         pooled = x
         if ws > 1:
             pooled = self.mean_of_rows(padded.reshape(-1, ws, wp * c))  # (B * rows, 1, Wp * C)
             pooled = self.mean_of_rows(pooled.reshape(-1, ws, c)).reshape(b, hp * wp // ws**2, c)  # (B, M, C)
-        m = pooled.shape[1]
-        q = self.l_q(x).reshape(b, n, heads, self.head_dim).swapaxes(1, 2)  # (B, heads, N, hd)
-        kv = self.l_kv(pooled).reshape(b, m, 2, heads, self.head_dim).transpose(2, 0, 3, 1, 4)
-        k, v = ops.unstack(kv)  # (B, heads, M, hd) each
-        out = attend(q, k, v, self.scale).swapaxes(1, 2).reshape(b, n, self.low_dim)
-        return self.l_proj(out)
+        return self.l_proj(self.to_averages(self.l_q(x), self.l_kv(pooled)))
 
     def mean_of_rows(self, x):
         """The mean over axis 1 of ``(N, rows, columns)``, ``(N, 1, columns)``."""
