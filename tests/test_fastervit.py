@@ -245,8 +245,11 @@ def test_fused_logits_equal_the_official_deployed_ones():
     network = build(case)
     fused = mindcv_models.reparameterize(network)
     logits = fused(parity.inputs(case))
-    assert_close(logits, parity.reference(FAMILY, case)["logits"])
-    assert_close(logits, network(parity.inputs(case)).asnumpy(), tolerance=5e-6)
+    reference = parity.reference(FAMILY, case)
+    assert_close(logits, reference["logits"])
+    assert_close(logits, reference["logits_float64"])
+    # Either form's rounding errors are 5e-6 to 7e-6 with logits of up to 10, and so is what the forms differ by.
+    assert_close(logits, network(parity.inputs(case)).asnumpy(), tolerance=1e-6 * np.abs(reference["logits"]).max())
     assert sum(p.size for p in fused.trainable_params()) == case["parameters"]
     official = parity.manifest(FAMILY)["faster_vit_0_224"]
     tables = {n: list(p.shape) for n, p in fused.parameters_dict().items() if n.endswith("relative_bias")}

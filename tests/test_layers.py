@@ -34,6 +34,7 @@ from mindcv_models.layers import (
     ScaledResidual,
     SelfAttention,
     WindowAttention,
+    WindowMeans,
     activation,
     conv_norm,
     products,
@@ -262,7 +263,8 @@ OUTCOMES = """
 import hashlib
 import mindspore as ms, numpy as np
 from mindcv_models.layers import (
-    GELU, BatchNorm2d, ChannelNorm, Conv2d, DeformableConv2d, Dense, Enlarge, LayerNorm, SelfAttention, WindowAttention
+    GELU, BatchNorm2d, ChannelNorm, Conv2d, DeformableConv2d, Dense, Enlarge, LayerNorm, SelfAttention,
+    WindowAttention, WindowMeans
 )
 from tests.test_layers import WeightedSums, outcomes
 rng, digest = np.random.default_rng(0), hashlib.sha256()
@@ -277,7 +279,7 @@ for cell, shape in ((Conv2d(40, 33, 3), (2, 40, 30, 17)), (Conv2d(40, 33, 3, 2),
                     (BatchNorm2d(40).set_train(), (3, 40, 9, 17)), (ChannelNorm(40), (3, 40, 9, 17)),
                     (LayerNorm(40), (300, 40)), (GELU(), (70, 301)), (Enlarge(), (3, 40, 9, 17)),
                     (DeformableConv2d(70, 9, 2, 2), (2, 70, 9, 17)), (SelfAttention(3, 0.3), (2, 130, 90)),
-                    (WindowAttention(2, 0.3, 3), (2, 9, 12, 60))):
+                    (WindowAttention(2, 0.3, 3), (2, 9, 12, 60)), (WindowMeans(3), (2, 9, 12, 60))):
     for parameter in cell.get_parameters():
         parameter.set_data(normal(parameter.shape))
     x = normal(shape)
@@ -739,3 +741,20 @@ def test_attention_within_windows_is_exact(shape, heads, width, side):
         return out.reshape(b, rows, columns, side, side, -1).transpose(2, 3).reshape(*shape, -1)
 
     assert_exact((own, plain), [qkv], weights, exact)
+
+
+@pytest.mark.parametrize(("shape", "side"), [((2, 6, 4, 5), 2), ((1, 9, 3, 40), 3), ((3, 5, 2, 7), 1)])
+def test_means_over_windows_are_exact(shape, side):
+    own = WindowMeans(side)
+    assert own.loops is not None
+    with backend.portable_form():
+        plain = WindowMeans(side)
+    b, height, width, c = shape
+    rng = np.random.default_rng(0)
+    x = rng.normal(3, 2, shape).astype(np.float32)
+    weights = rng.standard_normal((b, height * width // side**2, c)).astype(np.float32)
+
+    def exact(x):
+        return x.reshape(b, height // side, side, width // side, side, c).mean((2, 4)).flatten(1, 2)
+
+    assert_exact((own, plain), [x], weights, exact)

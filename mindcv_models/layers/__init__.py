@@ -10,7 +10,7 @@ from .mlp import FusedMLP
 from .nms import NMS
 from .normalization import BatchNorm2d, ChannelNorm, LayerNorm
 from .pixels import PixelSums
-from .pooling import GlobalAvgPool
+from .pooling import GlobalAvgPool, WindowMeans
 from .residual import ScaledResidual
 from .resize import Enlarge, ResizeLike, resize, resize_nearest
 from .roi_align import RoIAlign
@@ -37,6 +37,7 @@ __all__ = [
     "ScaledResidual",
     "SelfAttention",
     "WindowAttention",
+    "WindowMeans",
     "conv_norm",
     "deformable_conv2d",
     "resize",

@@ -28,18 +28,14 @@ class Dense(nn.Dense):
         self.no_bias = None if has_bias else no_bias(out_channels)
 
     def construct(self, x):
-        rows = self.reshape(x, (-1, self.in_channels))
-        return self.reshape(self.of_rows(rows), _with_channels(x.shape, self.out_channels))
-
-    def of_rows(self, x):
         if self.loops is not None and in_graph_mode():
             bias = self.bias if self.has_bias else self.no_bias
             out = self.loops(x.astype(ms.float32), self.weight.astype(ms.float32), bias.astype(ms.float32))
             return out.astype(x.dtype)
-        out = self.matmul(x, self.weight)
+        out = self.matmul(self.reshape(x, (-1, self.in_channels)), self.weight)
         if self.has_bias:
             out = self.bias_add(out, self.bias)
-        return out
+        return self.reshape(out, _with_channels(x.shape, self.out_channels))
 
 
 class Pointwise(nn.Dense):

@@ -77,7 +77,7 @@ Layers layers_of(void **tensors, int64_t **dimensions) {
 }  // namespace
 
 #define OPERATOR(name) \
-  extern "C" int name(int, void **tensors, int *, int64_t **dimensions, const char **, void *, void *)
+  extern "C" int name(int, void **tensors, int *ranks, int64_t **dimensions, const char **, void *, void *)
 
 // x (B, C, H, W), residual and result (B, D, H, W)
 OPERATOR(pointwise_mlp) {
@@ -111,13 +111,13 @@ OPERATOR(pointwise_mlp) {
   return 0;
 }
 
-// x (N, C), residual and result (N, D)
+// x (..., C), residual and result (..., D)
 OPERATOR(dense_mlp) {
   const Layers layers = layers_of(tensors, dimensions);
   const float *x = static_cast<float *>(tensors[0]);
   float *result = static_cast<float *>(tensors[7]);
   each_column(
-      dimensions[0][0], layers,
+      rows_of(dimensions[0], ranks[0]), layers,
       [&](int64_t first, int64_t count, int64_t wide, float *columns) {
         pack(x + first * layers.channels, 1, layers.channels, layers.channels, count, columns, wide);
       },

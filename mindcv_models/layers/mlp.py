@@ -27,7 +27,6 @@ class FusedMLP(nn.Cell):
 
     def __init__(self, pointwise: bool = False):
         super().__init__()
-        self.pointwise = pointwise
         library = backend.compile_library(_SOURCE)
         self.loops = library and _mlp_loops(library, "pointwise" if pointwise else "dense")
 
@@ -38,21 +37,15 @@ class FusedMLP(nn.Cell):
     def construct(self, x, weight1, bias1, weight2, bias2, scale, residual):
         weight1, bias1 = weight1.astype(ms.float32), bias1.astype(ms.float32)
         weight2, bias2 = weight2.astype(ms.float32), bias2.astype(ms.float32)
-        wide, to = self.flat(x), self.flat(residual)
-        out = self.loops(wide, weight1, bias1, weight2, bias2, scale.astype(ms.float32), to)
-        return out.astype(residual.dtype).reshape(residual.shape)
-
-    def flat(self, x):
-        x = x.astype(ms.float32)
-        return x if self.pointwise else x.reshape(-1, x.shape[-1])
+        scale, to = scale.astype(ms.float32), residual.astype(ms.float32)
+        out = self.loops(x.astype(ms.float32), weight1, bias1, weight2, bias2, scale, to)
+        return out.astype(residual.dtype)
 
 
 @functools.cache
 def _mlp_loops(library: Path, layer: str) -> Loops:
     multiply, activate = products("products.cc", layer), GELU()
     differentiate = ops.GradOperation(get_all=True, sens_param=True)
-
-    others = (0, 2, 3) if layer == "pointwise" else (0,)  # axes without that of the channels
 
     def apart(x, weight1, bias1, weight2, bias2):
         return multiply(activate(multiply(x, weight1, bias1)), weight2, bias2)
@@ -61,6 +54,8 @@ def _mlp_loops(library: Path, layer: str) -> Loops:
         branch = apart(x, weight1, bias1, weight2, bias2)
         # The scale may be a constant, for which MindSpore would leave a gradient out.
         to_layers = differentiate(apart)(x, weight1, bias1, weight2, bias2, dout * scale)
-        return *to_layers, (dout * branch).sum(others).reshape(scale.shape), dout
+        to_scale = dout * branch
+        to_scale = to_scale.sum((0, 2, 3)) if layer == "pointwise" else to_scale.reshape(-1, out.shape[-1]).sum(0)
+        return *to_layers, to_scale.reshape(scale.shape), dout
 
     return Loops(f"{library}:{layer}_mlp", lambda *shapes: shapes[-1], lambda x, *_: x, "aot", bprop=gradients)

@@ -160,11 +160,11 @@ float *tensor(void **tensors, int index) { return static_cast<float *>(tensors[i
 }  // namespace
 
 #define OPERATOR(name) \
-  extern "C" int name(int, void **tensors, int *, int64_t **dimensions, const char **, void *, void *)
+  extern "C" int name(int, void **tensors, int *ranks, int64_t **dimensions, const char **, void *, void *)
 
-// tensors: x (N, C), weight (D, C), bias (D), result (N, D)
+// tensors: x (..., C), weight (D, C), bias (D), result (..., D)
 OPERATOR(dense) {
-  const int64_t n = dimensions[0][0], c = dimensions[0][1], d = dimensions[1][0];
+  const int64_t n = rows_of(dimensions[0], ranks[0]), c = dimensions[1][1], d = dimensions[1][0];
   multiply({n, d, c}, {tensor(tensors, 0), c, 1, 0}, {tensor(tensors, 1), 1, c, 0},
            {tensor(tensors, 3), d, 0, nullptr, tensor(tensors, 2)});
   return 0;
@@ -172,14 +172,14 @@ OPERATOR(dense) {
 
 // tensors: gradient of the result, weight, x (for its shape), gradient of x
 OPERATOR(dense_gradient) {
-  const int64_t n = dimensions[0][0], c = dimensions[1][1], d = dimensions[1][0];
+  const int64_t n = rows_of(dimensions[0], ranks[0]), c = dimensions[1][1], d = dimensions[1][0];
   multiply({n, c, d}, {tensor(tensors, 0), d, 1, 0}, {tensor(tensors, 1), c, 1, 0}, {tensor(tensors, 3), c, 0});
   return 0;
 }
 
 // tensors: x, gradient of the result, weight (for its shape), gradients of weight and bias
 OPERATOR(dense_weight_gradient) {
-  const int64_t n = dimensions[0][0], c = dimensions[0][1], d = dimensions[1][1];
+  const int64_t n = rows_of(dimensions[0], ranks[0]), c = dimensions[2][1], d = dimensions[2][0];
   const float *gradient = tensor(tensors, 1);
   float *bias_gradient = tensor(tensors, 4);
   multiply({d, c, n}, {gradient, 1, d, 0}, {tensor(tensors, 0), c, 1, 0}, {tensor(tensors, 3), c, 0});

@@ -18,9 +18,9 @@ _FOLDER = Path(__file__).parent
 def products(source: str, name: str, stride: int = 1) -> Optional[Loops]:
     """An operator of a source of this folder, or None where the back end has none.
 
-    It maps ``x``, a weight ``(D, ...)`` and a bias ``(D,)`` to the result: ``(N, D)`` for ``(N, C)``, and for maps
-    ``(B, C, H, W)`` a map with every ``stride``-th row and column. The gradient of ``x`` is an operator of its own
-    beside that of weight and bias, so that one that nobody asks for is not computed.
+    It maps ``x``, a weight ``(D, ...)`` and a bias ``(D,)`` to the result: ``"dense"`` maps tokens ``(..., C)`` to
+    ``(..., D)``, others maps ``(B, C, H, W)`` to a map with every ``stride``-th row and column. The gradient of ``x``
+    is an operator of its own beside that of weight and bias, so that one that nobody asks for is not computed.
     """
     library = backend.compile_library(_FOLDER / source)
     return library and _products(library, name, stride)
@@ -35,7 +35,8 @@ def _products(library, name, stride):
     to_weight = Loops(
         f"{library}:{name}_weight_gradient", lambda _, __, weight: (weight, weight[:1]), lambda x, *_: (x, x), "aot"
     )
-    return Loops(f"{library}:{name}", _shape(stride), lambda x, *_: x, "aot", bprop=gradients)
+    shape = _shape_of_tokens if name == "dense" else _shape(stride)
+    return Loops(f"{library}:{name}", shape, lambda x, *_: x, "aot", bprop=gradients)
 
 
 def depthwise(size: int, stride: int) -> Optional[Loops]:
@@ -93,6 +94,10 @@ def _shape(stride):
         return x[0], weight[0], *((side - 1) // stride + 1 for side in x[2:])
 
     return shape
+
+
+def _shape_of_tokens(x, weight, *_):
+    return *x[:-1], weight[0]
 
 
 def no_bias(outputs: int) -> Tensor:

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <numeric>
 #include <type_traits>
@@ -32,6 +33,11 @@ inline int64_t round_up(int64_t count, int64_t unit) { return parts(count, unit)
 
 // Rows of a panel where `depth` of them are equal parts of at most kDepth.
 inline int64_t part_of_depth(int64_t depth) { return parts(depth, parts(depth, kDepth)); }
+
+// Rows of a tensor (..., C).
+inline int64_t rows_of(const int64_t *shape, int rank) {
+  return std::accumulate(shape, shape + rank - 1, int64_t{1}, std::multiplies<int64_t>());
+}
 
 inline std::unique_ptr<float[]> unset(int64_t count) { return std::unique_ptr<float[]>(new float[count]); }
 

@@ -19,7 +19,6 @@ from mindcv.models.registry import register_model
 from mindspore import nn, ops
 from mindspore.common.initializer import Normal
 
-from .. import backend
 from ..errors import InputError, refuse_pretrained
 from ..layers import (
     GELU,
@@ -33,6 +32,7 @@ from ..layers import (
     LayerNorm,
     Pointwise,
     WindowAttention,
+    WindowMeans,
 )
 from .family import check_out_indices, image_config
 
@@ -112,10 +112,10 @@ class HiLo(nn.Cell):
         self.low_heads = int(num_heads * alpha) if window_size > 1 else num_heads
         self.high_heads = num_heads - self.low_heads
         self.low_dim, self.high_dim = self.low_heads * head_dim, self.high_heads * head_dim
-        self.by_matmul = backend.average_by_matmul()
         if self.low_heads:
             self.l_q = linear(dim, self.low_dim, bias=qkv_bias)
             self.l_kv = linear(dim, 2 * self.low_dim, bias=qkv_bias)
+            self.averages = WindowMeans(self.window_size)
             self.to_averages = CrossAttention(self.low_heads, scale)
             self.l_proj = linear(self.low_dim, self.low_dim)
         if self.high_heads:
@@ -147,21 +147,8 @@ class HiLo(nn.Cell):
 
     def low(self, x, padded):
         """Attention of every token to the windows' averages, ``(B, N, C)`` to ``(B, N, low_dim)``."""
-        b, _, c = x.shape
-        _, hp, wp, _ = padded.shape
-        ws = self.window_size
-        pooled = x
-        if ws > 1:
-            pooled = self.mean_of_rows(padded.reshape(-1, ws, wp * c))  # (B * rows, 1, Wp * C)
-            pooled = self.mean_of_rows(pooled.reshape(-1, ws, c)).reshape(b, hp * wp // ws**2, c)  # (B, M, C)
-        return self.l_proj(self.to_averages(self.l_q(x), self.l_kv(pooled)))
-
-    def mean_of_rows(self, x):
-        """The mean over axis 1 of ``(N, rows, columns)``, ``(N, 1, columns)``."""
-        if not self.by_matmul:
-            return x.mean(1, keep_dims=True)
-        n, rows, _ = x.shape
-        return ops.matmul(ops.full((n, 1, rows), 1 / rows, dtype=x.dtype), x)
+        averages = self.averages(padded) if self.window_size > 1 else x
+        return self.l_proj(self.to_averages(self.l_q(x), self.l_kv(averages)))
 
     def flops(self, height: int, width: int) -> int:
         """Multiply-accumulates for one map, as the authors count them: projections and attention, on the padded map."""
