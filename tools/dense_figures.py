@@ -103,12 +103,13 @@ def plot_run(results: Path, path: Path) -> None:
     figure = new_figure(8, 3.6)
     left, right = figure.subplots(1, 2)
     losses = [name for name in rows[0] if name.startswith("train_") and not name.endswith("accuracy")]
-    for axes, names in ((left, losses), (right, [name for name in SCORES if name in rows[0]])):
+    scores = [name for name in SCORES if name in rows[0]]
+    for axes, names, free in ((left, losses, "upper right"), (right, scores, "lower right")):
         for name in names:
             points = [(int(row["epoch"]), float(row[name])) for row in rows if row[name]]
             axes.plot(*zip(*points), ".-", label=name)
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(loc=free)
     left.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
     right.set(xlabel="epoch", ylabel="share", xlim=left.get_xlim(), ylim=(0, 1))
     save_figure(figure, path)

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <numeric>
+#include <type_traits>
 #include <vector>
 
 #include "folded.h"
@@ -15,10 +16,34 @@
 
 namespace {
 
-constexpr int64_t kLane = 8;          // numbers that are computed at a time
-constexpr int64_t kTile = 8 * kLane;  // outputs that are summed up at a time: in a row, or in rows below each other
+// Numbers that are computed at a time: as many as a register holds where rows are long, and fewer of short rows.
+#ifdef __AVX512F__
+constexpr int kLong = 16, kShort = 8;
+#else
+constexpr int kLong = 8, kShort = 8;
+#endif
+constexpr int kTiles = 8;  // lanes of outputs that are summed up at a time, beside or below each other
 
-typedef float Lane __attribute__((vector_size(kLane * sizeof(float))));
+template <int width>
+struct Vector {
+  typedef float Lane __attribute__((vector_size(width * sizeof(float))));
+};
+template <int width>
+using Lane = typename Vector<width>::Lane;
+
+template <int width>
+inline Lane<width> load(const float *from) {
+  Lane<width> lane;
+  std::memcpy(&lane, from, sizeof(lane));
+  return lane;
+}
+
+// Calls function(the width of a lane, a constant) for rows of so many outputs.
+template <typename Function>
+inline void with_lane(int64_t columns, Function function) {
+  if (columns > kLong) function(std::integral_constant<int, kLong>());
+  else function(std::integral_constant<int, kShort>());
+}
 
 struct Shapes {
   Shapes(const int64_t *in, const int64_t *out)
@@ -35,7 +60,7 @@ class Padded {
  public:
   explicit Padded(const Shapes &shapes)
       : height_(shapes.height), width_(shapes.width), pitch_(shapes.out_width + size / stride),
-        data_((stride * (shapes.out_height - 1 + kTile / kLane) + size) * stride * pitch_ + kTile) {}
+        data_((stride * (shapes.out_height - 1 + kTiles) + size) * stride * pitch_ + kTiles * kLong) {}
 
   int64_t pitch() const { return stride * stride * pitch_; }  // from the row that one output meets to the next
   float *tap(int64_t y, int64_t x) { return data_.data() + (y * stride + x % stride) * pitch_ + x / stride; }
@@ -66,51 +91,50 @@ class Padded {
   std::vector<float> data_;  // with what tiles at the ends read in vain
 };
 
-// The bias and all taps of a tile of outputs, `columns` wide, of which `height` x `width` are wanted.
-template <int columns, int size, int stride>
+// The bias and all taps of a tile of outputs, of which `lanes` lanes lie beside each other and `height` x `width` numbers
+// are wanted.
+template <int lane, int lanes, int size, int stride>
 void sum_taps(Padded<size, stride> &map, int64_t offset, const float *kernel, float bias, float *out, int64_t pitch,
               int64_t height, int64_t width) {
-  constexpr int lanes = columns / kLane, rows = kTile / columns;
-  Lane sums[rows][lanes] = {};
+  constexpr int rows = kTiles / lanes;
+  Lane<lane> sums[rows][lanes] = {};
   for (int y = 0; y < size; ++y) {
     for (int x = 0; x < size; ++x) {
       const float *taps = map.tap(y, x) + offset;
-      for (int row = 0; row < rows; ++row) {
-        for (int lane = 0; lane < lanes; ++lane) {
-          Lane met;
-          std::memcpy(&met, taps + row * map.pitch() + lane * kLane, sizeof(Lane));
-          sums[row][lane] += kernel[y * size + x] * met;
-        }
-      }
+      for (int row = 0; row < rows; ++row)
+        for (int i = 0; i < lanes; ++i)
+          sums[row][i] += kernel[y * size + x] * load<lane>(taps + row * map.pitch() + i * lane);
     }
   }
   for (int64_t row = 0; row < std::min<int64_t>(rows, height); ++row)
-    for (int64_t x = 0; x < std::min<int64_t>(columns, width); x += kLane) {
-      const Lane result = sums[row][x / kLane] + bias;
+    for (int64_t x = 0; x < std::min<int64_t>(lanes * lane, width); x += lane) {
+      const Lane<lane> result = sums[row][x / lane] + bias;
       float *to = out + row * pitch + x;
-      if (x + kLane <= width) std::memcpy(to, &result, sizeof(Lane));
+      if (x + lane <= width) std::memcpy(to, &result, sizeof(result));
       else for (int64_t i = 0; i < width - x; ++i) to[i] = result[i];
     }
 }
 
 // The tiles of the result below each other from column `x` on; returns how many columns that are.
-template <int columns, int size, int stride>
+template <int lane, int lanes, int size, int stride>
 int64_t sum_strip(Padded<size, stride> &map, int64_t x, const float *kernel, float bias, float *out, const Shapes &s) {
-  for (int64_t y = 0; y < s.out_height; y += kTile / columns)
-    sum_taps<columns>(map, y * map.pitch() + x, kernel, bias, out + y * s.out_width + x, s.out_width, s.out_height - y,
-                      s.out_width - x);
-  return columns;
+  for (int64_t y = 0; y < s.out_height; y += kTiles / lanes)
+    sum_taps<lane, lanes>(map, y * map.pitch() + x, kernel, bias, out + y * s.out_width + x, s.out_width,
+                          s.out_height - y, s.out_width - x);
+  return lanes * lane;
 }
 
 // A whole result.
 template <int size, int stride>
 void sum_plane(Padded<size, stride> &map, const float *kernel, float bias, float *out, const Shapes &s) {
-  for (int64_t x = 0; x < s.out_width;) {
-    const int64_t left = s.out_width - x;
-    x += left > 2 * kLane ? sum_strip<4 * kLane>(map, x, kernel, bias, out, s)
-         : left > kLane   ? sum_strip<2 * kLane>(map, x, kernel, bias, out, s)
-                          : sum_strip<kLane>(map, x, kernel, bias, out, s);
-  }
+  with_lane(s.out_width, [&](auto lane) {
+    for (int64_t x = 0; x < s.out_width;) {
+      const int64_t left = s.out_width - x;
+      x += left > 2 * lane ? sum_strip<lane, 4>(map, x, kernel, bias, out, s)
+           : left > lane   ? sum_strip<lane, 2>(map, x, kernel, bias, out, s)
+                           : sum_strip<lane, 1>(map, x, kernel, bias, out, s);
+    }
+  });
 }
 
 template <int size, int stride>
@@ -149,14 +173,14 @@ int normalized(void **tensors, int64_t **dimensions) {
 class Rows {
  public:
   Rows(int64_t height, int64_t width, int64_t taps)
-      : height_(height), width_(width), pitch_(kLane + (width + taps) / kLane * kLane + kLane),
-        data_(height * pitch_ + kLane) {}
+      : height_(height), width_(width), pitch_(kLong + (width + taps) / kLong * kLong + kLong),
+        data_(height * pitch_ + kLong) {}
 
   int64_t height() const { return height_; }
   int64_t width() const { return width_; }
-  const float *row(int64_t y) const { return data_.data() + y * pitch_ + kLane; }
+  const float *row(int64_t y) const { return data_.data() + y * pitch_ + kLong; }
   void read(const float *map) {
-    for (int64_t y = 0; y < height_; ++y) std::copy_n(map + y * width_, width_, data_.data() + y * pitch_ + kLane);
+    for (int64_t y = 0; y < height_; ++y) std::copy_n(map + y * width_, width_, data_.data() + y * pitch_ + kLong);
   }
 
  private:
@@ -164,49 +188,43 @@ class Rows {
   std::vector<float> data_;
 };
 
-inline Lane load(const float *from) {
-  Lane lane;
-  std::memcpy(&lane, from, sizeof(Lane));
-  return lane;
-}
-
 inline double sum(const float *values, int64_t count) {
-  Lane lanes = {};
-  const int64_t whole = count / kLane * kLane;
-  for (int64_t i = 0; i < whole; i += kLane) lanes += load(values + i);
+  Lane<kLong> lanes = {};
+  const int64_t whole = count / kLong * kLong;
+  for (int64_t i = 0; i < whole; i += kLong) lanes += load<kLong>(values + i);
   double total = std::accumulate(values + whole, values + count, 0.);
-  for (int lane = 0; lane < kLane; ++lane) total += lanes[lane];
+  for (int i = 0; i < kLong; ++i) total += lanes[i];
   return total;
 }
 
 // What the taps of row `y` of the kernel add to the gradient of its weights: sums over the result.
-template <int size, int stride>
+template <int lane, int size, int stride>
 void weigh(Padded<size, stride> &map, int64_t y, const Rows &rows, double *sums) {
   const float *taps[size];
   for (int k = 0; k < size; ++k) taps[k] = map.tap(y, k);
-  Lane products[size] = {};
+  Lane<lane> products[size] = {};
   for (int64_t row = 0; row < rows.height(); ++row) {
-    for (int64_t x = 0; x < rows.width(); x += kLane) {
-      const Lane gradient = load(rows.row(row) + x);
-      for (int k = 0; k < size; ++k) products[k] += gradient * load(taps[k] + row * map.pitch() + x);
+    for (int64_t x = 0; x < rows.width(); x += lane) {
+      const Lane<lane> gradient = load<lane>(rows.row(row) + x);
+      for (int k = 0; k < size; ++k) products[k] += gradient * load<lane>(taps[k] + row * map.pitch() + x);
     }
   }
   for (int k = 0; k < size; ++k)
-    for (int lane = 0; lane < kLane; ++lane) sums[k] += products[k][lane];
+    for (int i = 0; i < lane; ++i) sums[k] += products[k][i];
 }
 
 // What the taps of row `y` of the kernel, `weights`, add to the gradient of the map: each column of it is summed up over
 // the taps that met it.
-template <int size, int stride>
+template <int lane, int size, int stride>
 void spread(Padded<size, stride> &gradient, int64_t y, const float *weights, const Rows &rows) {
   for (int phase = 0; phase < stride; ++phase) {
     const int taps = (size - phase + stride - 1) / stride;
     for (int64_t row = 0; row < rows.height(); ++row) {
       float *target = gradient.tap(y, phase) + row * gradient.pitch();
-      for (int64_t x = 0; x < rows.width() + taps - 1; x += kLane) {
-        Lane sum = load(target + x);
-        for (int k = 0; k < taps; ++k) sum += weights[k * stride + phase] * load(rows.row(row) + x - k);
-        std::memcpy(target + x, &sum, sizeof(Lane));
+      for (int64_t x = 0; x < rows.width() + taps - 1; x += lane) {
+        Lane<lane> sum = load<lane>(target + x);
+        for (int k = 0; k < taps; ++k) sum += weights[k * stride + phase] * load<lane>(rows.row(row) + x - k);
+        std::memcpy(target + x, &sum, sizeof(sum));
       }
     }
   }
@@ -239,14 +257,18 @@ int differentiate(void **tensors, int64_t **dimensions) {
           rows.read(source);
           bias_sums[m] += sum(source, s.out_size());
           const float *kernel = weight + (channel * s.multiplier + m) * taps;
-          for (int64_t y = 0; y < size; ++y) weigh(map, y, rows, sums.data() + m * taps + y * size);
+          with_lane(s.out_width, [&](auto lane) {
+            for (int64_t y = 0; y < size; ++y) weigh<lane>(map, y, rows, sums.data() + m * taps + y * size);
+          });
           if (turned) {
             float kernel_turned[taps];
             std::reverse_copy(kernel, kernel + taps, kernel_turned);
             gradient.read(source);
             sum_plane(gradient, kernel_turned, 0, maps_gradient + plane * s.in_size(), s);
           } else {
-            for (int64_t y = 0; y < size; ++y) spread(gradient, y, kernel + y * size, rows);
+            with_lane(s.out_width, [&](auto lane) {
+              for (int64_t y = 0; y < size; ++y) spread<lane>(gradient, y, kernel + y * size, rows);
+            });
           }
         }
         if (!turned) gradient.write(maps_gradient + plane * s.in_size());
