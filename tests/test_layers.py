@@ -37,6 +37,7 @@ from mindcv_models.layers import (
     WindowMeans,
     activation,
     conv_norm,
+    joint_norms,
     products,
     resize,
 )
@@ -489,6 +490,77 @@ def test_batch_norm_keeps_its_statistics_in_float32(level, cells):
     for mine, right in zip(network[1].get_parameters(), exact[1].get_parameters()):
         assert mine.dtype == ms.float32
         np.testing.assert_allclose(mine.asnumpy(), right.asnumpy(), rtol=1e-2, atol=1e-3)
+
+
+class Branches(nn.Cell):
+    """Branches as FastViT's RepMixer has them."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = Conv2d(channels, channels, 1, group=channels)
+        self.scaled, self.skip, self.norm = (BatchNorm2d(channels) for _ in range(3))
+
+    def construct(self, x):
+        return joint_norms(self.conv, self.scaled, self.skip, self.norm, x)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 6, 7), (2, 5, 40, 33), (4, 5, 1, 2), (1, 40, 1, 3)])
+def test_three_normalisations_of_a_map_together_are_exact(shape):
+    channels = shape[1]
+    cell = randomize(Branches(channels)).set_train(True)
+    assert cell.scaled.joint is not None
+    rng = np.random.default_rng(0)
+    x, weights = rng.normal(3, 2, shape).astype(np.float32), rng.standard_normal(shape).astype(np.float32)
+    names = [p.name for p in cell.trainable_params()]
+    before = {p.name: p.asnumpy().astype(np.float64) for p in cell.get_parameters()}
+
+    def exact(x, *parameters):
+        values = dict(zip(names, parameters))
+
+        def norm(name, x):
+            return torch.nn.functional.batch_norm(
+                x, None, None, values[f"{name}.gamma"], values[f"{name}.beta"], True, eps=1e-5
+            )
+
+        scaled = x * values["conv.weight"].reshape(-1, 1, 1)
+        return norm("scaled", scaled) + norm("skip", x) - norm("norm", x)
+
+    parameters = [p.asnumpy() for p in cell.trainable_params()]
+    assert_exact([cell], [x], weights, exact, parameters)
+    wide = x.astype(np.float64)
+    for name, factor in (("scaled", before["conv.weight"].reshape(-1)), ("skip", 1), ("norm", 1)):
+        mean, variance = before[f"{name}.moving_mean"], before[f"{name}.moving_variance"]
+        for _ in range(2):  # the value, and the value with its gradients
+            mean = 0.9 * mean + 0.1 * factor * wide.mean((0, 2, 3))
+            variance = 0.9 * variance + 0.1 * factor**2 * wide.var((0, 2, 3), ddof=1)
+        norm = getattr(cell, name)
+        np.testing.assert_allclose(norm.moving_mean.asnumpy(), mean, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(norm.moving_variance.asnumpy(), variance, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("level", "cells"), [("O1", "[nn.Conv2d]"), ("O1", "[nn.BatchNorm2d]"), ("O2", None), ("O3", None)]
+)
+def test_three_normalisations_of_a_map_run_in_mixed_precision(level, cells):
+    exact = randomize(Branches(5)).set_train(True)
+    mixed = copy.deepcopy(exact)
+    auto_mixed_precision(mixed, level, cells)
+    x = ms.Tensor(np.random.default_rng(0).normal(3, 2, (3, 5, 16, 16)).astype(np.float32))
+    expected = exact(x).asnumpy()
+    np.testing.assert_allclose(mixed(x).asnumpy(), expected, rtol=0, atol=1e-2 * np.abs(expected).max())
+    for mine, right in zip(mixed.get_parameters(), exact.get_parameters()):
+        np.testing.assert_allclose(mine.asnumpy().astype(np.float32), right.asnumpy(), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("state", ["training", "evaluation", "frozen"])
+def test_three_normalisations_of_a_map_are_those_apart_in_every_state(state, mode):
+    cell = randomize(Branches(5)).set_train(state != "evaluation")
+    if state == "frozen":
+        cell.norm.use_batch_statistics = False
+    x = ms.Tensor(np.random.default_rng(0).normal(3, 2, (3, 5, 6, 7)).astype(np.float32))
+    found = cell(x).asnumpy()
+    apart = cell.scaled(cell.conv(x)) + cell.skip(x) - cell.norm(x)
+    np.testing.assert_allclose(found, apart.asnumpy(), rtol=0, atol=5e-6)
 
 
 def test_loops_that_write_take_float32_only():

@@ -8,7 +8,7 @@ from .dense import Dense, Pointwise
 from .kernel import Kernel
 from .mlp import FusedMLP
 from .nms import NMS
-from .normalization import BatchNorm2d, ChannelNorm, LayerNorm
+from .normalization import BatchNorm2d, ChannelNorm, LayerNorm, joint_norms
 from .pixels import PixelSums
 from .pooling import GlobalAvgPool, WindowMeans
 from .residual import ScaledResidual
@@ -40,6 +40,7 @@ __all__ = [
     "WindowMeans",
     "conv_norm",
     "deformable_conv2d",
+    "joint_norms",
     "resize",
     "resize_nearest",
 ]

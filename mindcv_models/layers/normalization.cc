@@ -177,6 +177,29 @@ int differentiate_layer(void **tensors, const Layer &of) {
   return 0;
 }
 
+// What a normalisation makes of a channel of maps that are `factor` times those with a variance: (x - mean) * slope(),
+// and how the slope changes with factor and variance, both over the gain.
+struct Branch {
+  Branch(double factor, double gain, double variance, double epsilon)
+      : factor(factor), gain(gain), deviation(std::sqrt(factor * factor * variance + epsilon)), epsilon(epsilon) {}
+  double slope() const { return gain * factor / deviation; }
+  double by_factor() const { return epsilon / (deviation * deviation * deviation); }
+  double by_variance() const { return -0.5 * factor * factor * factor / (deviation * deviation * deviation); }
+  double factor, gain, deviation, epsilon;
+};
+
+constexpr int kBranches = 3;
+constexpr double kSigns[kBranches] = {1, 1, -1};
+
+// The sum of term(i) over the numbers i of a channel of all maps.
+template <typename Term>
+double sum_channel(const Shape &s, int64_t channel, Term term) {
+  double total = 0;
+  for (int64_t b = 0; b < s.batch; ++b)
+    total += sum(s.plane, [&, offset = s.offset(b, channel)](int64_t i) { return term(offset + i); });
+  return total;
+}
+
 }  // namespace
 
 // tensors: values (..., C), gain (C), shift (C) and epsilon (1); then the result (..., C), the means (...) and
@@ -264,6 +287,73 @@ extern "C" int batch_norm_gradient(int, void **tensors, int *, int64_t **dimensi
     }
     gain_gradient[channel] = products * scale;
     shift_gradient[channel] = total;
+  });
+  return 0;
+}
+
+// Three normalisations of one map: first(factor * x) + second(x) - third(x). tensors: x (B, C, H, W), factor (C, ...);
+// gains, shifts, running means and running variances (C) of each, of which the last two are written; settings as above;
+// then the result (B, C, H, W), means (C) and variances (C) of x
+extern "C" int joint_norms(int, void **tensors, int *, int64_t **dimensions, const char **, void *, void *) {
+  float **data = reinterpret_cast<float **>(tensors);
+  const float *maps = data[0], *factors = data[1], *settings = data[14];
+  float **gains = data + 2, **shifts = data + 5, **running_means = data + 8, **running_variances = data + 11;
+  float *result = data[15], *means = data[16], *variances = data[17];
+  const Shape s(dimensions[0]);
+  const double count = s.count(), keep = settings[0];
+  parallel::each(s.channels, [&](int64_t c) {
+    const float mean = sum_channel(s, c, [=](int64_t i) { return maps[i]; }) / count;
+    const double squares =
+        sum_channel(s, c, [=](int64_t i) { return (maps[i] - mean) * (maps[i] - mean); });
+    double slopes = 0, shift = 0;
+    for (int k = 0; k < kBranches; ++k) {
+      const double factor = k == 0 ? factors[c] : 1;
+      slopes += kSigns[k] * Branch(factor, gains[k][c], squares / count, settings[1]).slope();
+      shift += kSigns[k] * shifts[k][c];
+      const double variance = factor * factor * squares / std::max(count - 1, 1.);  // unbiased
+      running_means[k][c] = keep * running_means[k][c] + (1 - keep) * factor * mean;
+      running_variances[k][c] = keep * running_variances[k][c] + (1 - keep) * variance;
+    }
+    const float slope = slopes, base = shift;
+    for (int64_t b = 0; b < s.batch; ++b) {
+      const float *map = maps + s.offset(b, c);
+      float *out = result + s.offset(b, c);
+      for (int64_t i = 0; i < s.plane; ++i) out[i] = (map[i] - mean) * slope + base;
+    }
+    means[c] = mean;
+    variances[c] = squares / count;
+  });
+  return 0;
+}
+
+// tensors: x, gradient of the result, factor, three gains, means, variances and settings, as above; then the gradients
+// of x and factor, of the gains and of the shifts
+extern "C" int joint_norms_gradient(int, void **tensors, int *, int64_t **dimensions, const char **, void *, void *) {
+  float **data = reinterpret_cast<float **>(tensors);
+  const float *maps = data[0], *given = data[1], *factors = data[2], *means = data[6], *variances = data[7];
+  const float epsilon = data[8][1];
+  float **gains = data + 3, *to_maps = data[9], *to_factor = data[10], **to_gains = data + 11, **to_shifts = data + 14;
+  const Shape s(dimensions[0]);
+  parallel::each(s.channels, [&](int64_t c) {
+    const float mean = means[c];
+    const double total = sum_channel(s, c, [=](int64_t i) { return given[i]; });
+    const double products = sum_channel(s, c, [=](int64_t i) { return given[i] * (maps[i] - mean); });
+    double slopes = 0, to_variance = 0;
+    for (int k = 0; k < kBranches; ++k) {
+      const Branch branch(k == 0 ? factors[c] : 1, gains[k][c], variances[c], epsilon);
+      const double share = kSigns[k] * products;
+      slopes += kSigns[k] * branch.slope();
+      to_variance += share * branch.gain * branch.by_variance();
+      if (k == 0) to_factor[c] = share * branch.gain * branch.by_factor();
+      to_gains[k][c] = share * branch.factor / branch.deviation;
+      to_shifts[k][c] = kSigns[k] * total;
+    }
+    const float slope = slopes, average = slopes * total / s.count(), bend = 2 * to_variance / s.count();
+    for (int64_t b = 0; b < s.batch; ++b) {
+      const float *map = maps + s.offset(b, c), *gradient = given + s.offset(b, c);
+      float *out = to_maps + s.offset(b, c);
+      for (int64_t i = 0; i < s.plane; ++i) out[i] = slope * gradient[i] - average + bend * (map[i] - mean);
+    }
   });
   return 0;
 }

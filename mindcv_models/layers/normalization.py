@@ -28,7 +28,7 @@ class FusibleBatchNorm2d(nn.BatchNorm2d):
     def __init__(self, channels, eps, momentum):
         super().__init__(channels, eps=eps, momentum=momentum)
         library = backend.compile_library(_SOURCE)
-        self.loops = library and _batch_norm_loops(library)
+        self.loops, self.joint = library and _batch_norm_loops(library), library and _joint_loops(library)
         self.settings = Tensor([momentum, eps], ms.float32)
 
     def add_flags(self, **flags):
@@ -66,6 +66,49 @@ def _batch_norm_loops(library: Path) -> Loops:
     return Loops(
         f"{library}:batch_norm", lambda x, gain, *_: (x, gain, gain), lambda x, *_: (x, x, x), "aot", bprop=gradients,
         writes=(False, False, False, True, True, False),
+    )  # fmt: skip
+
+
+def joint_norms(conv, scaled, skip, norm, x):
+    """``scaled(conv(x)) + skip(x) - norm(x)``, with batch normalisations and a depthwise 1x1 convolution without bias.
+
+    In training in float32, where there are loops, one operator: what the three see has the means and variances of ``x``
+    up to a factor for each channel, so that one look at the batch serves all.
+    """
+    # Within a cell that casts, a cell has no attributes of its own.
+    is_one = hasattr(conv, "weight") and sees_batch(scaled) and sees_batch(skip) and sees_batch(norm)
+    if not is_one or x.dtype != ms.float32 or not in_graph_mode():
+        return scaled(conv(x)) + skip(x) - norm(x)
+    gains, shifts = (scaled.gamma, skip.gamma, norm.gamma), (scaled.beta, skip.beta, norm.beta)
+    means = scaled.moving_mean, skip.moving_mean, norm.moving_mean
+    variances = scaled.moving_variance, skip.moving_variance, norm.moving_variance
+    return scaled.joint(x, conv.weight, *gains, *shifts, *means, *variances, scaled.settings)[0]
+
+
+def sees_batch(norm):
+    """Whether a cell is batch normalisation by loops that takes the statistics of the batch."""
+    return getattr(norm, "joint", None) is not None and norm.training and norm.use_batch_statistics is None
+
+
+@functools.cache
+def _joint_loops(library: Path) -> Loops:
+    """Maps, factor, gains, shifts, running means, running variances, settings to the result, means and variances."""
+
+    def gradients(x, factor, gain1, gain2, gain3, shift1, shift2, shift3, mean1, mean2, mean3, variance1, variance2,
+                  variance3, settings, out, dout):  # fmt: skip
+        found = differentiate(x, dout[0], factor, gain1, gain2, gain3, out[1], out[2], settings)
+        zeros = ops.zeros_like(mean1)
+        return *found, zeros, zeros, zeros, zeros, zeros, zeros, ops.zeros_like(settings)
+
+    def kinds(x, *_):
+        return (x,) * 8
+
+    differentiate = Loops(
+        f"{library}:joint_norms_gradient", lambda x, _, factor, gain, *__: (x, factor, *[gain] * 6), kinds, "aot"
+    )
+    return Loops(
+        f"{library}:joint_norms", lambda x, _, gain, *__: (x, gain, gain), lambda x, *_: (x, x, x), "aot",
+        bprop=gradients, writes=(*[False] * 8, *[True] * 6, False),
     )  # fmt: skip
 
 

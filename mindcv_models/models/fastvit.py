@@ -30,6 +30,7 @@ from ..layers import (
     ScaledResidual,
     SelfAttention,
     conv_norm,
+    joint_norms,
 )
 from .family import check_out_indices, image_config
 
@@ -191,7 +192,10 @@ class RepMixer(nn.Cell):
         return FusedBlock((Kernel.identity(conv.in_channels, size, groups) + mixed).conv(like=conv))
 
     def construct(self, x):
-        return self.residual(x, self.layer_scale, self.mixer(x) - self.norm(x))
+        mixer = self.mixer  # without squeeze and excitation and GELU
+        scale = mixer.rbr_scale
+        rest = joint_norms(scale.conv, scale.bn, mixer.rbr_skip, self.norm.rbr_skip, x)
+        return self.residual(x, self.layer_scale, mixer.rbr_conv[0](x) + rest)
 
 
 class Attention(nn.Cell):
