@@ -15,13 +15,14 @@ from pathlib import Path
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn, ops
+from mindspore import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mindcv_models.evaluation import csv_table, new_figure, save_figure
 from mindcv_models.files import write_text
-from mindcv_models.models.litv2 import HiLo, attend, linear, pad_to_multiple
+from mindcv_models.layers import CrossAttention
+from mindcv_models.models.litv2 import HiLo, linear, pad_to_multiple
 
 
 class MultiHead(HiLo):
@@ -43,21 +44,18 @@ class SpatialReduction(nn.Cell):
 
     def __init__(self, dim, num_heads, reduction=2):
         super().__init__()
-        self.dim, self.num_heads, self.reduction = dim, num_heads, reduction
+        self.dim, self.reduction = dim, reduction
         self.q, self.kv, self.proj = linear(dim, dim, bias=False), linear(dim, 2 * dim, bias=False), linear(dim, dim)
         self.sr = nn.Conv2d(dim, dim, reduction, reduction, pad_mode="pad", has_bias=True)
         self.norm = nn.LayerNorm((dim,), epsilon=1e-5)
+        self.attention = CrossAttention(num_heads, (dim // num_heads) ** -0.5)
 
     def construct(self, x, height, width):
-        b, n, c = x.shape
-        head_dim = c // self.num_heads
+        b, _, c = x.shape
         grid = x.swapaxes(1, 2).reshape(b, c, height, width)
         grid = self.sr(pad_to_multiple(pad_to_multiple(grid, 2, self.reduction), 3, self.reduction))
         reduced = self.norm(grid.reshape(b, c, -1).swapaxes(1, 2))  # (B, M, C)
-        q = self.q(x).reshape(b, n, self.num_heads, head_dim).swapaxes(1, 2)  # (B, heads, N, hd)
-        kv = self.kv(reduced).reshape(b, -1, 2, self.num_heads, head_dim).transpose(2, 0, 3, 1, 4)
-        k, v = ops.unstack(kv)  # (B, heads, M, hd) each
-        return self.proj(attend(q, k, v, head_dim**-0.5).swapaxes(1, 2).reshape(b, n, c))
+        return self.proj(self.attention(self.q(x), self.kv(reduced)))
 
     def flops(self, height, width):
         tokens, dim = height * width, self.dim
