@@ -8,6 +8,7 @@
 #include "parallel.h"
 #include "power.h"
 #include "tiles.h"
+#include "windows.h"
 
 namespace {
 
@@ -202,33 +203,40 @@ struct CrossAttention : Attention {
 };
 
 // tensors: qkv (B, H, W, 3 * C), the number of heads, the scale and the side of a window (3)
-struct Windows {
-  Windows(float **tensors, int64_t **shapes)
-      : settings(tensors[1]), side(std::lround(settings[2])), length(side * side), channels(shapes[0][3] / 3),
-        rows(shapes[0][0] * shapes[0][1] / side), columns(shapes[0][2] / side) {}
+struct WindowAttention {
+  WindowAttention(float **tensors, int64_t **shapes)
+      : qkv(tensors[0]), settings(tensors[1]), windows(shapes[0], std::lround(settings[2])),
+        length(windows.side * windows.side), channels(shapes[0][3] / 3) {}
 
-  int64_t count() const { return rows * columns; }
-
-  // Calls function(numbers of the window, numbers of the map, how many) for each row of window i; a token has `width`.
-  template <typename Function>
-  void each_row(int64_t i, int64_t width, Function function) const {
-    const int64_t run = side * width;
-    for (int64_t y = 0; y < side; ++y) function(y * run, ((i / columns * side + y) * columns + i % columns) * run, run);
-  }
+  // Copies of a window's tokens of a map, and back.
   void read(int64_t i, int64_t width, const float *map, float *window) const {
-    each_row(i, width, [=](int64_t to, int64_t from, int64_t run) { std::copy_n(map + from, run, window + to); });
+    windows.each_row(i, width, [=](int64_t at, int64_t from, int64_t run) {
+      std::copy_n(map + from, run, window + at);
+    });
   }
   void write(int64_t i, int64_t width, const float *window, float *map) const {
-    each_row(i, width, [=](int64_t from, int64_t to, int64_t run) { std::copy_n(window + from, run, map + to); });
+    windows.each_row(i, width, [=](int64_t at, int64_t to, int64_t run) { std::copy_n(window + at, run, map + to); });
   }
 
-  // Attention within a window that was read.
   Attention within(float *window) const {
     return {parts_of(window, length, channels), settings, nullptr, length, length, channels};
   }
+  Tokens tokens(float *data) const { return tokens_of(data, length, channels); }
 
-  const float *settings;
-  int64_t side, length, channels, rows, columns;
+  // Calls function(i, attention within window i, its space, `spare` times as many numbers as the window's results).
+  template <typename Function>
+  void each(int64_t spare, Function function) const {
+    const int64_t needed = within(nullptr).space(), size = length * channels;
+    parallel::each(windows.count(), [&](int64_t i) {
+      float *space = scratch(needed + (3 + spare) * size), *window = space + needed;
+      read(i, 3 * channels, qkv, window);
+      function(i, within(window), space, window + 3 * size);
+    });
+  }
+
+  const float *qkv, *settings;
+  Windows windows;
+  int64_t length, channels;
 };
 
 }  // namespace
@@ -267,38 +275,28 @@ extern "C" int cross_attention_gradient(int, void **tensors, int *, int64_t **sh
   return 0;
 }
 
-// tensors: those of Windows, result (B, H, W, C)
+// tensors: those of WindowAttention, result (B, H, W, C)
 extern "C" int window_attention(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
   float **data = reinterpret_cast<float **>(tensors);
-  const Windows windows(data, shapes);
-  const int64_t size = windows.length * windows.channels;
-  parallel::each(windows.count(), [&](int64_t i) {
-    const int64_t needed = windows.within(nullptr).space();
-    float *space = scratch(needed + 4 * size), *window = space + needed, *result = window + 3 * size;
-    windows.read(i, 3 * windows.channels, data[0], window);
-    const Attention a = windows.within(window);
-    for (int64_t head = 0; head < a.heads; ++head)
-      a.attend(0, head, tokens_of(result, windows.length, windows.channels), space);
-    windows.write(i, windows.channels, result, data[2]);
+  const WindowAttention w(data, shapes);
+  w.each(1, [&](int64_t i, const Attention &a, float *space, float *result) {
+    for (int64_t head = 0; head < a.heads; ++head) a.attend(0, head, w.tokens(result), space);
+    w.write(i, w.channels, result, data[2]);
   });
   return 0;
 }
 
-// tensors: those of Windows, gradient of the result; gradient of qkv
+// tensors: those of WindowAttention, gradient of the result; gradient of qkv
 extern "C" int window_attention_gradient(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
   float **data = reinterpret_cast<float **>(tensors);
-  const Windows windows(data, shapes);
-  const int64_t size = windows.length * windows.channels;
-  parallel::each(windows.count(), [&](int64_t i) {
-    const int64_t needed = windows.within(nullptr).space();
-    float *space = scratch(needed + 7 * size), *window = space + needed, *out = window + 3 * size, *to = out + size;
-    windows.read(i, 3 * windows.channels, data[0], window);
-    windows.read(i, windows.channels, data[2], out);
-    const Attention a = windows.within(window);
-    const Parts gradients = parts_of(to, windows.length, windows.channels);
+  const WindowAttention w(data, shapes);
+  w.each(4, [&](int64_t i, const Attention &a, float *space, float *out) {
+    float *to = out + w.length * w.channels;
+    w.read(i, w.channels, data[2], out);
+    const Parts gradients = parts_of(to, w.length, w.channels);
     for (int64_t head = 0; head < a.heads; ++head)
-      a.differentiate(0, head, tokens_of(out, windows.length, windows.channels), gradients, nullptr, space);
-    windows.write(i, 3 * windows.channels, to, data[3]);
+      a.differentiate(0, head, w.tokens(out), gradients, nullptr, space);
+    w.write(i, 3 * w.channels, to, data[3]);
   });
   return 0;
 }

@@ -41,6 +41,15 @@ double sum(int64_t size, Term term) {
   return total;
 }
 
+// The sum of term(i) over the numbers i of a channel of all maps.
+template <typename Term>
+double sum_channel(const Shape &s, int64_t channel, Term term) {
+  double total = 0;
+  for (int64_t b = 0; b < s.batch; ++b)
+    total += sum(s.plane, [&, offset = s.offset(b, channel)](int64_t i) { return term(offset + i); });
+  return total;
+}
+
 // Layer normalisation of (outer, C, inner): over the channels of every row or, with an inner size, of every position.
 struct Layer {
   Layer(const int64_t *shape, int dimensions, int axis)
@@ -191,15 +200,6 @@ struct Branch {
 constexpr int kBranches = 3;
 constexpr double kSigns[kBranches] = {1, 1, -1};
 
-// The sum of term(i) over the numbers i of a channel of all maps.
-template <typename Term>
-double sum_channel(const Shape &s, int64_t channel, Term term) {
-  double total = 0;
-  for (int64_t b = 0; b < s.batch; ++b)
-    total += sum(s.plane, [&, offset = s.offset(b, channel)](int64_t i) { return term(offset + i); });
-  return total;
-}
-
 }  // namespace
 
 // tensors: values (..., C), gain (C), shift (C) and epsilon (1); then the result (..., C), the means (...) and
@@ -236,16 +236,8 @@ extern "C" int batch_norm(int, void **tensors, int *, int64_t **dimensions, cons
   const Shape s(dimensions[0]);
   const double count = s.count(), keep = settings[0];
   parallel::each(s.channels, [&](int64_t channel) {
-    double total = 0, squares = 0;
-    for (int64_t b = 0; b < s.batch; ++b) {
-      const float *map = maps + s.offset(b, channel);
-      total += sum(s.plane, [map](int64_t i) { return map[i]; });
-    }
-    const float mean = total / count;
-    for (int64_t b = 0; b < s.batch; ++b) {
-      const float *map = maps + s.offset(b, channel);
-      squares += sum(s.plane, [map, mean](int64_t i) { return (map[i] - mean) * (map[i] - mean); });
-    }
+    const float mean = sum_channel(s, channel, [=](int64_t i) { return maps[i]; }) / count;
+    const double squares = sum_channel(s, channel, [=](int64_t i) { return (maps[i] - mean) * (maps[i] - mean); });
     const float scale = 1 / std::sqrt(squares / count + settings[1]), factor = scale * gain[channel];
     for (int64_t b = 0; b < s.batch; ++b) {
       const float *map = maps + s.offset(b, channel);
@@ -272,12 +264,9 @@ extern "C" int batch_norm_gradient(int, void **tensors, int *, int64_t **dimensi
   const Shape s(dimensions[0]);
   parallel::each(s.channels, [&](int64_t channel) {
     const float mean = means[channel], scale = scales[channel];
-    double total = 0, products = 0;  // of the gradient, and of the gradient and the centred map
-    for (int64_t b = 0; b < s.batch; ++b) {
-      const float *map = maps + s.offset(b, channel), *gradient = result_gradient + s.offset(b, channel);
-      total += sum(s.plane, [gradient](int64_t i) { return gradient[i]; });
-      products += sum(s.plane, [map, gradient, mean](int64_t i) { return gradient[i] * (map[i] - mean); });
-    }
+    const double total = sum_channel(s, channel, [=](int64_t i) { return result_gradient[i]; });
+    const double products =  // of the gradient and the centred map
+        sum_channel(s, channel, [=](int64_t i) { return result_gradient[i] * (maps[i] - mean); });
     const float factor = gain[channel] * scale, average = total / s.count();
     const float slope = products * scale * scale / s.count();
     for (int64_t b = 0; b < s.batch; ++b) {
@@ -303,8 +292,7 @@ extern "C" int joint_norms(int, void **tensors, int *, int64_t **dimensions, con
   const double count = s.count(), keep = settings[0];
   parallel::each(s.channels, [&](int64_t c) {
     const float mean = sum_channel(s, c, [=](int64_t i) { return maps[i]; }) / count;
-    const double squares =
-        sum_channel(s, c, [=](int64_t i) { return (maps[i] - mean) * (maps[i] - mean); });
+    const double squares = sum_channel(s, c, [=](int64_t i) { return (maps[i] - mean) * (maps[i] - mean); });
     double slopes = 0, shift = 0;
     for (int k = 0; k < kBranches; ++k) {
       const double factor = k == 0 ? factors[c] : 1;
